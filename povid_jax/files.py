@@ -1,0 +1,73 @@
+"""Files and folders that appear whole or not at all."""
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from povid_jax.errors import UserError
+
+
+def _temporary(path: Path) -> Path:
+  return path.with_name(f".{path.name}.tmp-{uuid.uuid4().hex[:8]}")
+
+
+def ensure_parent(path: Path) -> None:
+  """Makes the parent folder; raises UserError where that cannot be done."""
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(
+      f"cannot write to {path.parent}: {error.strerror}; "
+      "choose a folder you may write to"
+    ) from error
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
+  """Opens a file that takes its name only when the block ends well.
+
+  Raises:
+    UserError: the folder cannot be written to.
+  """
+  path = Path(path)
+  ensure_parent(path)
+  temporary = _temporary(path)
+  try:
+    encoding = None if "b" in mode else "utf-8"
+    with open(temporary, mode, encoding=encoding) as file:
+      yield file
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  except PermissionError as error:
+    raise UserError(f"cannot write {path}: {error.strerror}") from error
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_dir(path: str | Path) -> Iterator[Path]:
+  """Gives a temporary folder that is renamed to `path` when the block ends.
+
+  Raises:
+    UserError: `path` exists already, or its parent cannot be written to.
+  """
+  path = Path(path)
+  if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    raise UserError(f"{path} exists already; remove it or name another folder")
+  ensure_parent(path)
+  temporary = _temporary(path)
+  try:
+    temporary.mkdir()
+    yield temporary
+    if path.is_dir():
+      path.rmdir()
+    os.replace(temporary, path)
+  except PermissionError as error:
+    raise UserError(f"cannot write {path}: {error.strerror}") from error
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
