@@ -1,0 +1,58 @@
+"""python -m data_gen COMMAND: preference data, from pictures to TFRecords."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from povid_jax.errors import run
+
+# Each name is a module of this package, imported only when it is called, so
+# that one command never pays for (or needs) the libraries of another.
+COMMANDS = {
+  "scenes": "draw the toy world: pictures, captions, questions, COCO labels",
+  "tokenizer": "train the toy's small tokenizer on the captions",
+  "inject": "make dispreferred answers from correct ones (rules or an LLM)",
+  "write": "turn samples and pictures into TFRecords for training",
+  "sample-noisy": "dispreferred answers from a checkpoint on noisy pictures",
+  "inspect": "counts, histograms and a page of pairs to look at",
+}
+
+
+def usage() -> str:
+  width = max(map(len, COMMANDS))
+  rows = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+  return "\n".join(
+    [
+      "usage: python -m data_gen COMMAND [options]",
+      "",
+      "commands:",
+      *rows,
+      "",
+      "`python -m data_gen COMMAND --help` says more about one of them.",
+    ]
+  )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  argv = list(sys.argv[1:] if argv is None else argv)
+  if not argv or argv[0] in ("-h", "--help"):
+    print(usage())
+    return 0 if argv else 2
+  name, rest = argv[0], argv[1:]
+  if name not in COMMANDS:
+    print(usage(), file=sys.stderr)
+    print(f"\nerror: no command {name!r}", file=sys.stderr)
+    return 2
+  module = importlib.import_module(f"data_gen.{name.replace('-', '_')}")
+  parser = argparse.ArgumentParser(
+    prog=f"python -m data_gen {name}",
+    description=module.__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  module.add_arguments(parser)
+  return module.main(parser.parse_args(rest))
+
+
+if __name__ == "__main__":
+  run(main)
