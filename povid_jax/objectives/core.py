@@ -1,0 +1,100 @@
+"""What an objective is: its inputs, its outputs, and how a step adds them up.
+
+An objective sees sums of log-probs, never a model, so anyone can check it by
+hand. It returns one loss per example. A step combines them with
+`Objective.weights` and `weighted_mean`:
+
+  total = sum of weights over the whole batch, every device, every microbatch
+  loss  = sum over examples of weight * loss / total
+
+`total` depends on the data alone (on loss masks, not on parameters), so it is
+known before the forward pass. A step that splits its batch gives each
+microbatch the same `total` and adds up losses and gradients: the result is
+that of one big batch, also where examples weigh differently (`sft` weighs by
+tokens, so that its mean is the mean over tokens).
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Metrics = dict[str, Array]
+
+
+class Logps(NamedTuple):
+  """Log-probs of one model: sums over scored tokens, nats, float32[B].
+
+  Attributes:
+    chosen: the preferred answer, clean image.
+    rejected: the injected (dispreferred) answer, clean image.
+    noise: the tokens that a model prefers under the noisy image, position by
+      position of the chosen answer, scored under the clean image.
+    corrupted: the chosen answer under the distorted image (mdpo).
+  """
+
+  chosen: Array
+  rejected: Array | None = None
+  noise: Array | None = None
+  corrupted: Array | None = None
+
+
+class Counts(NamedTuple):
+  """Numbers of scored tokens, [B]; zero marks a row that only fills a batch."""
+
+  chosen: Array
+  rejected: Array | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """A loss by name; `get` returns one with its hyper-parameters bound.
+
+  Attributes:
+    name: its name in the registry.
+    fn: (policy: Logps, reference: Logps | None, counts: Counts, **hyper) ->
+      (loss float32[B], metrics: name -> float32[B]).
+    needs: which of rejected, noise, corrupted, reference the step must supply.
+    noise_reference: whose noise tokens the reference scores: its "own" (the
+      released code) or the "policy"'s (a true log-ratio); None without noise.
+    defaults: hyper-parameters; after `get`, the values in force.
+    term_weights: need -> the hyper-parameter that switches it off when zero,
+      so that a stage without noise compiles no noisy pass.
+    weight_by: "pair" (every example counts once) or "token".
+    check: raises UserError for values that make no sense.
+  """
+
+  name: str
+  fn: Callable[..., tuple[Array, Metrics]]
+  needs: frozenset[str]
+  noise_reference: str | None
+  defaults: Mapping[str, Any]
+  term_weights: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  weight_by: str = "pair"
+  check: Callable[[Mapping[str, Any]], None] = lambda hyper: None
+
+  def weights(self, counts: Counts) -> Array:
+    """float32[B]: the share of each example in the mean; 0 for filler rows."""
+    count_B = counts.chosen.astype(jnp.float32)
+    if self.weight_by == "token":
+      return count_B
+    return (count_B > 0).astype(jnp.float32)
+
+
+def weighted_mean(
+  values_B: Array, weights_B: Array, total: Array | None = None
+) -> Array:
+  """sum(weights * values) / total; float32 scalar.
+
+  Args:
+    values_B: float32[B], a loss or a metric per example.
+    weights_B: float32[B], see `Objective.weights`.
+    total: the sum of weights of the whole batch where this is one microbatch
+      of several; by default the sum of `weights_B`.
+  """
+  total = jnp.sum(weights_B) if total is None else total
+  kept_B = jnp.where(weights_B > 0, weights_B * values_B, 0.0)
+  return jnp.sum(kept_B) / jnp.maximum(total, 1e-9)

@@ -1,0 +1,239 @@
+"""The objectives: formulas from sums of log-probs to a loss per example.
+
+Notation, for policy p and reference q (nats, float32[B]):
+  r(y) = log p(y | x) - log q(y | x)
+A "reward" is beta * r(y); a margin is the chosen reward minus another one.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from povid_jax.objectives.core import Array, Counts, Logps, Metrics
+
+
+def sft(policy: Logps, reference: Logps | None, counts: Counts):
+  """Cross-entropy: -log p(chosen) / tokens, nats per token.
+
+  With weights by token (see `core`) the mean over a batch is the mean over
+  its tokens, as one big batch gives it.
+  """
+  del reference
+  tokens_B = jnp.maximum(counts.chosen, 1).astype(jnp.float32)
+  loss_B = -policy.chosen / tokens_B
+  return loss_B, {
+    "logps/chosen": policy.chosen,
+    "tokens/chosen": counts.chosen.astype(jnp.float32),
+  }
+
+
+def dpo(
+  policy: Logps,
+  reference: Logps,
+  counts: Counts,
+  *,
+  beta: float,
+  loss_type: str,
+  label_smoothing: float,
+  smoothing_variant: str,
+  sft_weight: float,
+  length_normalised: bool,
+):
+  """Direct preference optimisation and its kin.
+
+  h = r(chosen) - r(rejected), each divided by its own number of tokens when
+  `length_normalised`. With e = label_smoothing:
+    sigmoid        -log s(beta h)             Eq. 7, arXiv 2305.18290
+    .. cdpo        -(1-e) log s(beta h) - e log s(-beta h)
+                   (conservative DPO: labels wrong with probability e)
+    .. robust      (-(1-e) log s(beta h) + e log s(-beta h)) / (1 - 2e)
+                   Eq. 12, arXiv 2403.00409
+    hinge          max(0, 1 - beta h)         arXiv 2305.10425
+    ipo            (h - 1 / (2 beta))^2       Eq. 17, arXiv 2310.12036
+  plus sft_weight * (-log p(chosen) / tokens).
+
+  IPO is published with sums; libraries that average want length_normalised.
+  """
+  chosen_B = policy.chosen - reference.chosen
+  rejected_B = policy.rejected - reference.rejected
+  if length_normalised:
+    chosen_B = chosen_B / jnp.maximum(counts.chosen, 1)
+    rejected_B = rejected_B / jnp.maximum(counts.rejected, 1)
+  h_B = chosen_B - rejected_B
+  loss_B = _preference(h_B, beta, loss_type, label_smoothing, smoothing_variant)
+  if sft_weight:
+    loss_B = loss_B - sft_weight * policy.chosen / jnp.maximum(counts.chosen, 1)
+  metrics = {
+    **common_metrics(policy, reference, counts),
+    **reward_metrics(beta * chosen_B, injected=beta * rejected_B),
+  }
+  return loss_B, metrics
+
+
+def _preference(
+  h_B: Array, beta: float, loss_type: str, smoothing: float, variant: str
+) -> Array:
+  if loss_type == "hinge":
+    return jax.nn.relu(1.0 - beta * h_B)
+  if loss_type == "ipo":
+    return jnp.square(h_B - 1.0 / (2.0 * beta))
+  right_B = -jax.nn.log_sigmoid(beta * h_B)
+  if not smoothing:
+    return right_B
+  wrong_B = -jax.nn.log_sigmoid(-beta * h_B)
+  if variant == "cdpo":
+    return (1 - smoothing) * right_B + smoothing * wrong_B
+  return ((1 - smoothing) * right_B - smoothing * wrong_B) / (1 - 2 * smoothing)
+
+
+def povid(
+  policy: Logps,
+  reference: Logps,
+  counts: Counts,
+  *,
+  beta: float,
+  text_weight: float,
+  noise_weight: float,
+):
+  """POVID stage 2 as released: a weighted sum of two DPO losses.
+
+    text_weight * -log s(beta (r(chosen) - r(rejected)))
+    + noise_weight * -log s(beta (r(chosen) - (q_p - q_q)))
+
+  q_p is the log-prob that the policy gives, under the clean image, to the
+  tokens it prefers under the noisy image; q_q the same of the reference. In
+  `povid` the reference prefers its own tokens (released code), in
+  `povid_shared` it scores the policy's, which makes q_p - q_q a true
+  log-ratio. The formula is one; the step supplies the tokens.
+  Source: POVID tool/dpo_trainer_inherent.py, get_batch_metrics. Weights (1, 0)
+  are stage 1, (0.5, 0) half weight, (0, 1) noise only.
+  """
+  chosen_B = beta * (policy.chosen - reference.chosen)
+  loss_B = jnp.zeros_like(chosen_B)
+  rewards = {}
+  if text_weight:
+    rewards["injected"] = beta * (policy.rejected - reference.rejected)
+    loss_B -= text_weight * jax.nn.log_sigmoid(chosen_B - rewards["injected"])
+  if noise_weight:
+    rewards["noise"] = beta * (policy.noise - reference.noise)
+    loss_B -= noise_weight * jax.nn.log_sigmoid(chosen_B - rewards["noise"])
+  metrics = {
+    **common_metrics(policy, reference, counts),
+    **reward_metrics(chosen_B, **rewards),
+  }
+  return loss_B, metrics
+
+
+def povid_paper(
+  policy: Logps,
+  reference: Logps,
+  counts: Counts,
+  *,
+  alpha: float,
+  beta1: float,
+  beta2: float,
+):
+  """POVID as its paper writes it: one sigmoid over a weighted sum.
+
+    -log s(alpha r(chosen) - (beta1 r(injected) + beta2 r(noise)))
+
+  Source: arXiv 2402.11411, the objective of section 3. The paper gives no
+  values that we could find; the defaults (0.1, 0.05, 0.05) have, where policy
+  and reference are equal, the gradient of the released code.
+  """
+  chosen_B = alpha * (policy.chosen - reference.chosen)
+  rewards, h_B = {}, chosen_B
+  if beta1:
+    rewards["injected"] = beta1 * (policy.rejected - reference.rejected)
+    h_B = h_B - rewards["injected"]
+  if beta2:
+    rewards["noise"] = beta2 * (policy.noise - reference.noise)
+    h_B = h_B - rewards["noise"]
+  metrics = {
+    **common_metrics(policy, reference, counts),
+    **reward_metrics(chosen_B, **rewards),
+    "margin/joint": h_B,
+    "accuracy/joint": _positive(h_B),
+  }
+  return -jax.nn.log_sigmoid(h_B), metrics
+
+
+def mdpo(
+  policy: Logps,
+  reference: Logps,
+  counts: Counts,
+  *,
+  beta: float,
+  anchor: float,
+  conditional_weight: float,
+  anchor_weight: float,
+):
+  """mDPO: text preference + image preference + reward anchor.
+
+    -log s(beta (r(chosen) - r(rejected)))
+    - conditional_weight * log s(beta (r(chosen) - r'(chosen)))
+    - anchor_weight * log s(beta r(chosen) - anchor)
+
+  r' is the log-ratio of the same answer under the distorted image; the policy
+  needs a gradient there too. Source: Eq. 4-7, arXiv 2406.11839 (weights 1 and
+  anchor 0, a plain sum of three).
+  """
+  chosen_B = beta * (policy.chosen - reference.chosen)
+  rewards = {"injected": beta * (policy.rejected - reference.rejected)}
+  loss_B = -jax.nn.log_sigmoid(chosen_B - rewards["injected"])
+  if conditional_weight:
+    rewards["corrupted"] = beta * (policy.corrupted - reference.corrupted)
+    log_s_B = jax.nn.log_sigmoid(chosen_B - rewards["corrupted"])
+    loss_B -= conditional_weight * log_s_B
+  if anchor_weight:
+    loss_B -= anchor_weight * jax.nn.log_sigmoid(chosen_B - anchor)
+  metrics = {
+    **common_metrics(policy, reference, counts),
+    **reward_metrics(chosen_B, **rewards),
+  }
+  return loss_B, metrics
+
+
+def reward_metrics(chosen_B: Array, **others: Array) -> Metrics:
+  """Rewards, margins and accuracies, one set per kind of negative; no grad.
+
+  Names: rewards/chosen, and for each kind K (injected, noise, corrupted)
+  rewards/K, margin/K (nats, scaled by beta) and accuracy/K (1 where the
+  margin is positive).
+  """
+  metrics = {"rewards/chosen": chosen_B}
+  for kind, reward_B in others.items():
+    metrics[f"rewards/{kind}"] = reward_B
+    metrics[f"margin/{kind}"] = chosen_B - reward_B
+    metrics[f"accuracy/{kind}"] = _positive(chosen_B - reward_B)
+  return jax.tree.map(jax.lax.stop_gradient, metrics)
+
+
+def common_metrics(policy: Logps, reference: Logps, counts: Counts) -> Metrics:
+  """What every preference run wants to watch; float32[B] each, no gradient.
+
+  drift/chosen            log p - log q of the chosen answer, nats; falling
+                          means that the good answer is being unlearnt
+  drift/chosen_per_token  the same, nats per token
+  kl/chosen_per_token     exp(d) - 1 - d with d the drift per token: the
+                          low-variance estimate of KL(q || p) on the
+                          dataset's answers (not on the policy's own)
+  logps/*, tokens/*       policy log-probs (nats) and scored tokens
+  """
+  drift_B = policy.chosen - reference.chosen
+  per_token_B = drift_B / jnp.maximum(counts.chosen, 1)
+  metrics = {
+    "drift/chosen": drift_B,
+    "drift/chosen_per_token": per_token_B,
+    "kl/chosen_per_token": jnp.expm1(per_token_B) - per_token_B,
+    "tokens/chosen": counts.chosen.astype(jnp.float32),
+  }
+  if counts.rejected is not None:
+    metrics["tokens/rejected"] = counts.rejected.astype(jnp.float32)
+  for name, logps_B in policy._asdict().items():
+    if logps_B is not None:
+      metrics[f"logps/{name}"] = logps_B
+  return jax.tree.map(jax.lax.stop_gradient, metrics)
+
+
+def _positive(margin_B: Array) -> Array:
+  return (margin_B > 0).astype(jnp.float32)
