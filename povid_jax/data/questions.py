@@ -1,0 +1,22 @@
+"""One question about pictures: what a model is asked and how it is named."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Question:
+  """A question, its pictures and whatever its benchmark keeps with it.
+
+  Attributes:
+    question_id: unique within one benchmark; answers are matched by it.
+    images: the pictures, in the order in which the model sees them.
+    text: the question without `<image>`.
+    extra: ground truth and labels; never shown to the model.
+  """
+
+  question_id: str | int
+  images: tuple[Path, ...]
+  text: str
+  extra: dict[str, Any] = field(default_factory=dict)

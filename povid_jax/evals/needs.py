@@ -1,0 +1,81 @@
+"""Finds a benchmark's files, and says what is missing and where it is from."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from povid_jax.errors import UserError
+from povid_jax.evals.protocol import Benchmark, Options
+
+
+def check(benchmark: Benchmark, folder: Path) -> None:
+  """Raises a UserError that names every missing file and its source."""
+  missing = [
+    need
+    for need in benchmark.needs
+    if not need.optional and not any(folder.glob(need.pattern))
+  ]
+  if missing:
+    lines = "; ".join(
+      f"{need.pattern} (from {need.source})" for need in missing
+    )
+    raise UserError(
+      f"{benchmark.name}: not found in {folder}: {lines}. Nothing is downloaded: "
+      "put the official files there under these names"
+    )
+
+
+def image_folder(folder: Path, options: Options) -> Path:
+  """Where the pictures are: --images, else images/ here, beside, or here."""
+  if options.images is not None:
+    return options.images
+  for candidate in (folder / "images", folder.parent / "images"):
+    if candidate.is_dir():
+      return candidate
+  return folder
+
+
+def read_text(path: Path) -> str:
+  """A file's text; a UserError names the file when it is not UTF-8."""
+  try:
+    return path.read_text(encoding="utf-8-sig")
+  except UnicodeDecodeError as error:
+    raise UserError(
+      f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8"
+    ) from error
+  except OSError as error:
+    raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def read_json(path: Path) -> Any:
+  """A JSON file's value; a UserError names file and place."""
+  try:
+    return json.loads(read_text(path))
+  except json.JSONDecodeError as error:
+    raise UserError(
+      f"{path}: not JSON (line {error.lineno}: {error.msg})"
+    ) from error
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+  """The objects of a file with one JSON object per line; blank lines pass."""
+  for number, line in enumerate(read_text(path).splitlines(), 1):
+    if not line.strip():
+      continue
+    try:
+      row = json.loads(line)
+    except json.JSONDecodeError as error:
+      raise UserError(
+        f"{path}: line {number} is not JSON: {error.msg}"
+      ) from error
+    if not isinstance(row, dict):
+      raise UserError(f"{path}: line {number} is not a JSON object")
+    yield row
+
+
+def field(row: dict[str, Any], name: str, path: Path, number: int) -> Any:
+  """row[name], or a UserError that names file, entry and field."""
+  if name not in row:
+    raise UserError(f"{path}: entry {number} has no field {name!r}")
+  return row[name]

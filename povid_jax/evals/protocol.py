@@ -1,0 +1,174 @@
+"""What a benchmark is: questions in, answers judged, (name, value) out.
+
+A benchmark is one file that ends in `BENCHMARK = Benchmark(...)`, made of three
+functions without shared state:
+
+  questions(data, options) -> [Question]     reads DATA/<name>/, official files
+  score(data, questions, answers, options)   judges answers[i] to questions[i]
+    -> Scored                                (None: there is no answer)
+  metrics(totals) -> (name, value) pairs     totals of the counts of `Scored`
+
+`score` never divides. It leaves, for every unit of resampling (as a rule the
+image), counts that can be summed; `metrics` turns sums into rates. So the value
+of a metric is `metrics(sum over units)`, and a bootstrap replicate is the same
+call on the sum over resampled units. `totals` holds float64[R] arrays, one entry
+per replicate: write `metrics` with numpy operators and `ratio`.
+
+The number of items behind metric "a/b" is found in the totals as "a/b/n", else
+"a/n", else "n": count them in `score`.
+
+A benchmark that looks into the model (attention, preference) gives `measure`
+instead of `questions` and `score`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from povid_jax.data.questions import Question
+
+Totals = Mapping[str, np.ndarray]  # name -> float64[R]
+Metrics = Iterator[tuple[str, np.ndarray]]  # (name, float64[R])
+
+
+@dataclass(frozen=True)
+class Need:
+  """A file under DATA/<benchmark>/: a glob pattern and where it comes from."""
+
+  pattern: str
+  source: str
+  optional: bool = False
+
+
+@dataclass(frozen=True)
+class Column:
+  """A column of results.md: a metric, its heading, the factor shown."""
+
+  metric: str
+  heading: str
+  scale: float = 100.0
+
+
+@dataclass(frozen=True)
+class Options:
+  """Choices of the user that change questions or scores.
+
+  Attributes:
+    clean_rules: judge by the clean rule where the original has a quirk.
+    prompt: replaces the benchmark's own question or instruction.
+    limit: use only this many questions (whole images where it matters).
+    seed: of every random choice (subset of images, bootstrap).
+    images: folder of the pictures; None looks in the benchmark's folder.
+    split: which part of a benchmark that has several.
+    synonyms: CHAIR's table of names, in the original's file format.
+    singular: CHAIR's singulariser, "inflect" or "pattern".
+    nouns: AMBER's noun finder, "vocabulary", "nltk".
+    similarity: AMBER's likeness of nouns, "stem" or "spacy".
+    out: the run's folder, for what must survive an interruption.
+    extra: settings of benchmarks that bring their own flags.
+  """
+
+  clean_rules: bool = False
+  prompt: str | None = None
+  limit: int | None = None
+  seed: int = 0
+  images: Path | None = None
+  split: str | None = None
+  synonyms: Path | None = None
+  singular: str = "inflect"
+  nouns: str = "vocabulary"
+  similarity: str = "stem"
+  out: Path | None = None
+  extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Scored:
+  """What scoring leaves: counts per unit and one verdict per question.
+
+  Attributes:
+    units: unit of resampling -> counts.
+    verdicts: one row per question, with at least `question_id`, `unit` and, if
+      the answer can be right or wrong, `correct`.
+    notes: what a reader of the numbers must know (said once in results.md).
+  """
+
+  units: dict[str, dict[str, float]] = field(default_factory=dict)
+  verdicts: list[dict[str, Any]] = field(default_factory=list)
+  notes: list[str] = field(default_factory=list)
+
+  def count(self, unit: Any, counts: Mapping[str, float]) -> None:
+    """Adds counts to a unit."""
+    held = self.units.setdefault(str(unit), {})
+    for name, value in counts.items():
+      held[name] = held.get(name, 0.0) + float(value)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+  """One benchmark; see the module's text for the three functions.
+
+  Attributes:
+    name: on the command line, and its folder below DATA.
+    title: in tables.
+    needs: files it reads, with their official source.
+    columns: the paper's columns for results.md.
+    max_new_tokens: default length of an answer.
+    key: from the id of an answer row to a question's id.
+    subset: answers may cover a part of the questions (CHAIR on 500 images).
+    measure: (policy, data, options) -> Scored, instead of asking.
+    write: (out, questions, answers) -> leaves an official submission file.
+  """
+
+  name: str
+  title: str
+  needs: tuple[Need, ...]
+  metrics: Callable[[Totals], Metrics]
+  columns: tuple[Column, ...] = ()
+  questions: Callable[[Path, Options], list[Question]] | None = None
+  score: (
+    Callable[[Path, Sequence[Question], Sequence[str | None], Options], Scored]
+    | None
+  ) = None
+  max_new_tokens: int = 1024
+  key: Callable[[Any], Any] = lambda row_id: row_id
+  subset: bool = False
+  measure: Callable[[Any, Path, Options], Scored] | None = None
+  write: (
+    Callable[[Path, Sequence[Question], Sequence[str | None]], None] | None
+  ) = None
+
+
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+  """part / whole, and 0 where there is nothing to divide by.
+
+  Every rate of an empty set is 0 here: precision without a predicted yes, CHAIRi
+  without an object. The originals stop with ZeroDivisionError.
+  """
+  part, whole = np.asarray(part, float), np.asarray(whole, float)
+  return np.divide(part, whole, out=np.zeros_like(part), where=whole != 0)
+
+
+def f1(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
+  """Harmonic mean of the two; 0 where both are 0."""
+  return ratio(2 * precision * recall, precision + recall)
+
+
+def total(units: Mapping[str, Mapping[str, float]]) -> dict[str, np.ndarray]:
+  """Sums the counts over all units: name -> float64[1]."""
+  sums: dict[str, float] = {}
+  for counts in units.values():
+    for name, value in counts.items():
+      sums[name] = sums.get(name, 0.0) + value
+  return {name: np.array([value]) for name, value in sums.items()}
+
+
+def items(totals: Totals, metric: str) -> int:
+  """How many items stand behind a metric (see the module's text)."""
+  for name in (f"{metric}/n", f"{metric.rpartition('/')[0]}/n", "n"):
+    if name in totals:
+      return int(totals[name].flat[0])
+  return 0
