@@ -1,0 +1,256 @@
+"""Where the numbers of a run go: JSONL, TensorBoard, W&B, standard output."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from povid_jax import files
+from povid_jax.errors import UserError
+
+# Dense bf16 FLOP/s of one device, from the vendors' data sheets; looked up by
+# substring of jax.Device.device_kind, in this order. A v4 or v5p device of
+# JAX is a whole chip; so is a v5e or v6e.
+PEAK_FLOPS = (
+  ("a100", 312e12),
+  ("h100", 989e12),
+  ("h200", 989e12),
+  ("l40s", 362e12),
+  ("v6 lite", 918e12),
+  ("v6e", 918e12),
+  ("v5 lite", 197e12),
+  ("v5litepod", 197e12),
+  ("v5e", 197e12),
+  ("v5p", 459e12),
+  ("tpu v5", 459e12),
+  ("tpu v4", 275e12),
+)
+
+# What the line on standard output shows, if the step reports it.
+_SHOWN = (
+  ("loss", "loss {:.4f}"),
+  ("margin/injected", "margin injected {:+.3f}"),
+  ("margin/noise", "noise {:+.3f}"),
+  ("drift/chosen", "drift {:+.2f}"),
+  ("grad_norm", "grad {:.3g}"),
+  ("lr", "lr {:.3g}"),
+  ("skipped", "skipped {:.0f}"),
+)
+
+
+def peak_flops(device_kind: str) -> float | None:
+  """Dense bf16 FLOP/s of a device kind; None where we do not know it."""
+  kind = device_kind.lower()
+  return next((flops for name, flops in PEAK_FLOPS if name in kind), None)
+
+
+class Rates:
+  """Pairs/s, tokens/s and MFU between calls.
+
+  Args:
+    peak: FLOP/s of all devices together, or None when not known.
+    clock: seconds; given by tests.
+  """
+
+  def __init__(
+    self, peak: float | None = None, clock: Callable[[], float] = time.monotonic
+  ):
+    self._peak = peak
+    self._clock = clock
+    self._last: float | None = None
+
+  def tick(
+    self, pairs: float = 0, tokens: float = 0, flops: float = 0
+  ) -> dict[str, float]:
+    """Rates of the work done since the last tick.
+
+    The first tick only starts the clock: the time before it was compilation.
+    """
+    now, last = self._clock(), self._last
+    self._last = now
+    if last is None or now <= last:
+      return {}
+    seconds = now - last
+    rates = {
+      "seconds": seconds,
+      "pairs_per_s": pairs / seconds,
+      "tokens_per_s": tokens / seconds,
+    }
+    if flops and self._peak:
+      rates["mfu"] = flops / seconds / self._peak
+    return rates
+
+
+class Writer:
+  """Writes one row per step to WORKDIR/metrics, and a line now and then.
+
+  train.jsonl holds one JSON object per step ({"step", "loss", ...}; a number
+  that is not finite is null) and is flushed at every row: a killed process
+  loses nothing, and half a line is dropped at the next start.
+
+  Args:
+    workdir: run directory.
+    start_step: first step of this process. Rows of that step and later, left
+      by a process that died after its last checkpoint, are removed, so that
+      the sequence has neither gaps nor duplicates.
+    every: steps between lines on standard output; 0 prints none.
+    total_steps: for the line; None when not known.
+    peak: FLOP/s of all devices, for MFU (see `peak_flops`).
+    tensorboard: also write TensorBoard events to the same folder.
+    wandb: keyword arguments of `wandb.init` ({"project": ...}), or None.
+    enabled: False on all hosts but the first; then nothing is written.
+
+  Raises:
+    UserError: the folder cannot be written, W&B asked for and not installed.
+  """
+
+  def __init__(
+    self,
+    workdir: str | Path,
+    *,
+    start_step: int = 0,
+    every: int = 10,
+    total_steps: int | None = None,
+    peak: float | None = None,
+    tensorboard: bool = True,
+    wandb: Mapping[str, Any] | None = None,
+    enabled: bool = True,
+  ):
+    self._every, self._total, self._enabled = every, total_steps, enabled
+    self._rates = Rates(peak)
+    self._file = self._board = self._wandb = None
+    if not enabled:
+      return
+    folder = Path(workdir) / "metrics"
+    path = folder / "train.jsonl"
+    files.ensure_parent(path)
+    truncate(path, start_step)
+    self._file = open(path, "a", encoding="utf-8")
+    if tensorboard:
+      from tensorboardX import SummaryWriter
+
+      self._board = SummaryWriter(str(folder), purge_step=start_step)
+    if wandb is not None:
+      self._wandb = _start_wandb(Path(workdir), wandb)
+
+  def write(
+    self,
+    step: int,
+    values: Mapping[str, Any],
+    *,
+    pairs: float = 0,
+    tokens: float = 0,
+    flops: float = 0,
+  ) -> dict[str, float]:
+    """Writes a step; returns the row, with the rates since the last call.
+
+    Args:
+      step: optimizer step, rising.
+      values: name -> number (anything that float() takes).
+      pairs, tokens, flops: work done since the last call, all devices.
+    """
+    row = {name: float(value) for name, value in values.items()}
+    row |= self._rates.tick(pairs, tokens, flops)
+    if not self._enabled:
+      return row
+    clean = {k: v if math.isfinite(v) else None for k, v in row.items()}
+    self._file.write(json.dumps({"step": int(step), **clean}) + "\n")
+    self._file.flush()
+    if self._board is not None:
+      for name, value in clean.items():
+        if value is not None:
+          self._board.add_scalar(name, value, step)
+    if self._wandb is not None:
+      self._wandb.log(row, step=step)
+    if self._every and step % self._every == 0:
+      print(line(step, row, self._total), flush=True)
+    return row
+
+  def close(self) -> None:
+    if self._file is not None:
+      self._file.close()
+    if self._board is not None:
+      self._board.close()
+    if self._wandb is not None:
+      self._wandb.finish()
+    self._file = self._board = self._wandb = None
+    self._enabled = False
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+  ) -> None:
+    self.close()
+
+
+def line(step: int, row: Mapping[str, float], total: int | None = None) -> str:
+  """One step for a reader: loss, margins, rates."""
+  parts = [f"step {step}/{total}" if total else f"step {step}"]
+  parts += [form.format(row[name]) for name, form in _SHOWN if name in row]
+  if row.get("pairs_per_s"):
+    parts.append(f"{row['pairs_per_s']:.3g} pairs/s")
+  if row.get("tokens_per_s"):
+    parts.append(f"{_short(row['tokens_per_s'])} tokens/s")
+  if "mfu" in row:
+    parts.append(f"MFU {row['mfu']:.1%}")
+  return "  ".join(parts)
+
+
+def _short(number: float) -> str:
+  for unit, scale in (("M", 1e6), ("k", 1e3)):
+    if number >= scale:
+      return f"{number / scale:.3g}{unit}"
+  return f"{number:.3g}"
+
+
+def read(path: str | Path) -> list[dict[str, Any]]:
+  """Rows of a train.jsonl, in order; half a last line is left out.
+
+  Raises:
+    UserError: a line in the middle that is not a JSON object with a step.
+  """
+  lines = Path(path).read_text(encoding="utf-8").split("\n")
+  rows = []
+  for number, text in enumerate(lines, start=1):
+    if not text:
+      continue
+    try:
+      row = json.loads(text)
+      rows.append({**row, "step": int(row["step"])})
+    except (ValueError, KeyError, TypeError) as error:
+      if number == len(lines):  # no newline after it: the writer was killed
+        break
+      raise UserError(
+        f"{path} line {number}: want a JSON object with a step, got {text[:60]}"
+      ) from error
+  return rows
+
+
+def truncate(path: str | Path, start_step: int) -> None:
+  """Removes the rows of `start_step` and later, and half a last line."""
+  path = Path(path)
+  if not path.exists():
+    return
+  kept = [row for row in read(path) if row["step"] < start_step]
+  with files.atomic_write(path) as file:
+    file.writelines(json.dumps(row) + "\n" for row in kept)
+
+
+def _start_wandb(workdir: Path, options: Mapping[str, Any]) -> Any:
+  try:
+    import wandb
+  except ImportError as error:
+    raise UserError(
+      "wandb was asked for and is not installed: pip install wandb, "
+      "or leave it out of the config"
+    ) from error
+  settings = {"name": workdir.name, "dir": str(workdir), "resume": "allow"}
+  return wandb.init(**{**settings, **options})
