@@ -1,0 +1,98 @@
+"""Linear (with its low-rank adapter), norms and activations."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+Array = jax.Array
+
+
+class LoRA(nnx.Param):
+  """An adapter weight; a class of its own so that it can be selected."""
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+  "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+  "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+  "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+  "silu": jax.nn.silu,
+}
+
+
+class Linear(nnx.Module):
+  """y = x W + b, plus (alpha / r) x A B while the adapter is on.
+
+  Weights are stored in whatever dtype they were loaded in and used in the
+  dtype of `x`. `stack` gives a leading axis for layers that are scanned.
+  """
+
+  def __init__(
+    self,
+    d_in: int,
+    d_out: int,
+    *,
+    rngs: nnx.Rngs,
+    bias: bool = False,
+    stack: tuple[int, ...] = (),
+  ):
+    shape = (*stack, d_in, d_out)
+    self.kernel = nnx.Param(0.02 * jax.random.normal(rngs.params(), shape))
+    self.bias = nnx.Param(jnp.zeros((*stack, d_out))) if bias else None
+    self.lora_a = nnx.data(None)
+    self.lora_b = nnx.data(None)
+    self.lora_scale = 0.0
+
+  def add_lora(self, rank: int, scale: float, rngs: nnx.Rngs) -> None:
+    """A ~ U(-1/sqrt(d_in), 1/sqrt(d_in)), B = 0 (facts B5); float32."""
+    *stack, d_in, d_out = self.kernel.shape
+    bound = 1.0 / math.sqrt(d_in)
+    a = jax.random.uniform(
+      rngs.params(), (*stack, d_in, rank), minval=-bound, maxval=bound
+    )
+    self.lora_a = LoRA(a)
+    self.lora_b = LoRA(jnp.zeros((*stack, rank, d_out)))
+    self.lora_scale = scale
+
+  def __call__(self, x: Array, adapter: bool = True) -> Array:
+    y = x @ self.kernel[...].astype(x.dtype)
+    if self.bias is not None:
+      y = y + self.bias[...].astype(x.dtype)
+    if adapter and self.lora_a is not None:
+      low = x @ self.lora_a[...].astype(x.dtype)
+      delta = low @ self.lora_b[...].astype(x.dtype)
+      y = y + jnp.asarray(self.lora_scale, x.dtype) * delta
+    return y
+
+
+class LayerNorm(nnx.Module):
+  """Layer normalisation in float32."""
+
+  def __init__(self, dim: int, eps: float, stack: tuple[int, ...] = ()):
+    self.scale = nnx.Param(jnp.ones((*stack, dim)))
+    self.bias = nnx.Param(jnp.zeros((*stack, dim)))
+    self.eps = eps
+
+  def __call__(self, x: Array) -> Array:
+    h = x.astype(jnp.float32)
+    h = h - h.mean(axis=-1, keepdims=True)
+    h = h * jax.lax.rsqrt((h * h).mean(axis=-1, keepdims=True) + self.eps)
+    scale = self.scale[...].astype(jnp.float32)
+    bias = self.bias[...].astype(jnp.float32)
+    return (h * scale + bias).astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+  """Root-mean-square normalisation in float32."""
+
+  def __init__(self, dim: int, eps: float, stack: tuple[int, ...] = ()):
+    self.scale = nnx.Param(jnp.ones((*stack, dim)))
+    self.eps = eps
+
+  def __call__(self, x: Array) -> Array:
+    h = x.astype(jnp.float32)
+    h = h * jax.lax.rsqrt((h * h).mean(axis=-1, keepdims=True) + self.eps)
+    # the product is taken in the model's dtype, as Llama does
+    return h.astype(x.dtype) * self.scale[...].astype(x.dtype)

@@ -1,0 +1,172 @@
+"""The Llama-family decoder: one stacked layer, scanned."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from povid_jax.errors import UserError
+from povid_jax.models.config import DecoderConfig
+from povid_jax.models.layers import Linear, RMSNorm
+from povid_jax.models.rope import rotary_table, rotate
+
+Array = jax.Array
+# (queries, keys, values, this layer's slice of `inputs`)
+#   -> (attention output, what to stack over layers)
+Attend = Callable[[Array, Array, Array, Any], tuple[Array, Any]]
+
+_POLICIES = jax.checkpoint_policies
+REMAT: dict[str, Any] = {
+  "none": None,  # keep every intermediate
+  "full": _POLICIES.nothing_saveable,  # keep the layer's input only
+  "attention": _POLICIES.save_only_these_names("attention"),
+  "dots": _POLICIES.dots_with_no_batch_dims_saveable,  # keep matmul outputs
+}
+
+
+class _Attention(nnx.Module):
+  def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+    dim, head = config.hidden_size, config.head_dim
+    stack = (config.num_layers,)
+    bias = config.attention_bias
+    heads, kv_heads = config.num_heads * head, config.num_kv_heads * head
+    self.q_proj = Linear(dim, heads, rngs=rngs, bias=bias, stack=stack)
+    self.k_proj = Linear(dim, kv_heads, rngs=rngs, bias=bias, stack=stack)
+    self.v_proj = Linear(dim, kv_heads, rngs=rngs, bias=bias, stack=stack)
+    self.o_proj = Linear(
+      heads, dim, rngs=rngs, bias=config.output_bias, stack=stack
+    )
+    self.head_dim = head
+
+  def __call__(
+    self,
+    x_BTD: Array,
+    rotary: tuple[Array, Array],
+    attend: Attend,
+    inputs: Any,
+    adapter: bool,
+  ) -> tuple[Array, Any]:
+    split = lambda x: x.reshape(*x.shape[:-1], -1, self.head_dim)
+    q = rotate(split(self.q_proj(x_BTD, adapter)), *rotary)
+    k = rotate(split(self.k_proj(x_BTD, adapter)), *rotary)
+    v = split(self.v_proj(x_BTD, adapter))
+    out, outputs = attend(q, k, v, inputs)
+    out = checkpoint_name(out.reshape(*x_BTD.shape[:-1], -1), "attention")
+    return self.o_proj(out, adapter), outputs
+
+
+class _Mlp(nnx.Module):
+  def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+    dim, wide = config.hidden_size, config.intermediate_size
+    stack = (config.num_layers,)
+    self.gate_proj = Linear(dim, wide, rngs=rngs, stack=stack)
+    self.up_proj = Linear(dim, wide, rngs=rngs, stack=stack)
+    self.down_proj = Linear(wide, dim, rngs=rngs, stack=stack)
+
+  def __call__(self, x_BTD: Array, adapter: bool) -> Array:
+    gate = jax.nn.silu(self.gate_proj(x_BTD, adapter))
+    return self.down_proj(gate * self.up_proj(x_BTD, adapter), adapter)
+
+
+class _Layer(nnx.Module):
+  def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+    dim, eps = config.hidden_size, config.rms_norm_eps
+    stack = (config.num_layers,)
+    self.input_layernorm = RMSNorm(dim, eps, stack)
+    self.self_attn = _Attention(config, rngs)
+    self.post_attention_layernorm = RMSNorm(dim, eps, stack)
+    self.mlp = _Mlp(config, rngs)
+
+  def __call__(
+    self,
+    x_BTD: Array,
+    rotary: tuple[Array, Array],
+    attend: Attend,
+    inputs: Any,
+    adapter: bool,
+  ) -> tuple[Array, Any]:
+    h, outputs = self.self_attn(
+      self.input_layernorm(x_BTD), rotary, attend, inputs, adapter
+    )
+    x_BTD = x_BTD + h
+    h = self.mlp(self.post_attention_layernorm(x_BTD), adapter)
+    return x_BTD + h, outputs
+
+
+class _Embedding(nnx.Module):
+  def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+    shape = (config.vocab_size, config.hidden_size)
+    self.embedding = nnx.Param(0.02 * jax.random.normal(rngs.params(), shape))
+
+
+class Llama(nnx.Module):
+  """Token embedding, decoder layers, final norm and vocabulary head."""
+
+  def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+    self.embed_tokens = _Embedding(config, rngs)
+    self.layers = _Layer(config, rngs)
+    self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+    self.lm_head = (
+      None
+      if config.tie_embeddings
+      else Linear(config.hidden_size, config.vocab_size, rngs=rngs)
+    )
+    self.config = config
+
+  def embed(self, ids: Array, dtype: jnp.dtype) -> Array:
+    """int[...] token ids to float[..., D]; ids outside 0..V-1 give row 0."""
+    table = self.embed_tokens.embedding[...]
+    inside = (ids >= 0) & (ids < table.shape[0])
+    return table[jnp.where(inside, ids, 0)].astype(dtype)
+
+  def __call__(
+    self,
+    x_BTD: Array,
+    positions_BT: Array,
+    attend: Attend,
+    *,
+    inputs: Any = None,
+    adapter: bool = True,
+    remat: str = "none",
+  ) -> tuple[Array, Any]:
+    """Runs the layers and the final norm.
+
+    Args:
+      x_BTD: float[B, T, D] embeddings.
+      positions_BT: int[B, T] rotary positions.
+      attend: how tokens see each other; see `Attend`.
+      inputs: a tree of arrays with a leading layer axis, sliced for `attend`.
+      adapter: whether LoRA takes part.
+      remat: a name in REMAT.
+
+    Returns:
+      float[B, T, D] hidden states and the stacked outputs of `attend`.
+    """
+    if remat not in REMAT:
+      raise UserError(f"remat: want one of {sorted(REMAT)}, got {remat!r}")
+    rotary = rotary_table(self.config, positions_BT)
+    graph, stacked = nnx.split(self.layers)
+
+    def body(x: Array, per_layer: tuple) -> tuple[Array, Any]:
+      layer, layer_inputs = per_layer
+      return nnx.merge(graph, layer)(x, rotary, attend, layer_inputs, adapter)
+
+    if REMAT[remat] is not None:
+      body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=False)
+    x_BTD, outputs = jax.lax.scan(body, x_BTD, (stacked, inputs))
+    return self.norm(x_BTD), outputs
+
+  def logits(self, hidden: Array) -> Array:
+    """float[..., D] to float32[..., V]."""
+    if self.lm_head is None:
+      kernel = self.embed_tokens.embedding[...].T
+    else:
+      kernel = self.lm_head.kernel[...]
+    return jnp.matmul(
+      hidden,
+      kernel.astype(hidden.dtype),
+      preferred_element_type=jnp.float32,
+    )

@@ -1,0 +1,246 @@
+"""LLaVA: vision tower, projector and decoder over a prefix and N branches."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from povid_jax.models.attention import branch_attention, self_attention
+from povid_jax.models.clip import ClipVision, normalise
+from povid_jax.models.config import LlavaConfig
+from povid_jax.models.layers import Linear
+from povid_jax.models.llama import Llama
+
+Array = jax.Array
+IMAGE_TOKEN = -200  # the placeholder in prefix_ids, one per image token
+
+
+class Cache(NamedTuple):
+  """Keys and values of every layer, float[L, B, T, K, A]."""
+
+  keys: Array
+  values: Array
+
+
+class Projector(nnx.Module):
+  """Vision features to the decoder's width."""
+
+  def __init__(self, config: LlavaConfig, rngs: nnx.Rngs):
+    d_in, d_out = config.vision.hidden_size, config.decoder.hidden_size
+    self.linear_1 = Linear(d_in, d_out, rngs=rngs, bias=True)
+    self.linear_2 = (
+      Linear(d_out, d_out, rngs=rngs, bias=True)
+      if config.projector == "mlp2x_gelu"
+      else None
+    )
+
+  def __call__(self, features: Array) -> Array:
+    h = self.linear_1(features)
+    if self.linear_2 is None:
+      return h
+    return self.linear_2(jax.nn.gelu(h, approximate=False))
+
+
+class Llava(nnx.Module):
+  """The whole model. See DESIGN's "prefix and N branches" for the layout."""
+
+  def __init__(
+    self,
+    config: LlavaConfig,
+    rngs: nnx.Rngs,
+    *,
+    dtype: jnp.dtype = jnp.float32,
+    remat: str = "none",
+  ):
+    self.vision = ClipVision(config.vision, rngs)
+    self.projector = Projector(config, rngs)
+    self.decoder = Llama(config.decoder, rngs)
+    self.config = config
+    self.dtype = dtype
+    self.remat = remat
+
+  def encode_images(
+    self, images: Array, noise: tuple[Array, Array] | None = None
+  ) -> Array:
+    """Image tokens of a batch, each distinct image encoded once.
+
+    Args:
+      images: uint8[B, I, H, W, 3].
+      noise: (scale, eps): the normalised pixels become
+        scale[0] * pixels + scale[1] * eps, eps float[B, I, H, W, 3]
+        (the `pixels` noise site).
+
+    Returns:
+      float[B, I * image_tokens, D] in the order of the placeholders.
+    """
+    batch, count = images.shape[:2]
+    if count == 0:
+      return jnp.zeros((batch, 0, self.config.decoder.hidden_size), self.dtype)
+    pixels = normalise(images)
+    if noise is not None:
+      scale, eps = noise
+      pixels = scale[0] * pixels + scale[1] * eps
+    pixels = pixels.reshape(batch * count, *images.shape[2:])
+    features = self.projector(self.vision(pixels.astype(self.dtype)))
+    return features.reshape(batch, -1, features.shape[-1])
+
+  def embed_prefix(self, prefix_ids: Array, image_embeds: Array) -> Array:
+    """Token embeddings with image tokens put at their placeholders.
+
+    Args:
+      prefix_ids: int32[B, P]; IMAGE_TOKEN where an image token belongs.
+      image_embeds: float[B, M, D], at least as many as placeholders.
+
+    Returns:
+      float[B, P, D].
+    """
+    embeds = self.decoder.embed(prefix_ids, self.dtype)
+    if image_embeds.shape[1] == 0:
+      return embeds
+    is_image = prefix_ids == IMAGE_TOKEN
+    index = jnp.cumsum(is_image, axis=1) - 1
+    index = jnp.clip(index, 0, image_embeds.shape[1] - 1)
+    placed = jnp.take_along_axis(image_embeds, index[..., None], axis=1)
+    return jnp.where(is_image[..., None], placed, embeds)
+
+  def prefill(
+    self, prefix_ids: Array, image_embeds: Array, *, adapter: bool = True
+  ) -> tuple[Array, Cache]:
+    """Hidden states float[B, P, D] of the prefix, and its keys and values."""
+    window = self.config.decoder.sliding_window
+
+    def attend(q: Array, k: Array, v: Array, _: None) -> tuple[Array, tuple]:
+      return self_attention(q, k, v, causal=True, window=window), (k, v)
+
+    x = self.embed_prefix(prefix_ids, image_embeds)
+    positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
+    hidden, (keys, values) = self.decoder(x, positions, attend, adapter=adapter)
+    return hidden, Cache(keys, values)
+
+  def branches(
+    self,
+    prefix_ids: Array,
+    prefix_len: Array,
+    branch_ids: Array,
+    image_embeds: Array,
+    *,
+    adapter: bool = True,
+  ) -> Array:
+    """Hidden states that predict each branch token, the prefix run once.
+
+    Prefix and branches travel through the layers as one row of P + N * C
+    tokens; only attention tells them apart.
+
+    Args:
+      prefix_ids: int32[B, P], right-padded.
+      prefix_len: int32[B] real tokens.
+      branch_ids: int32[B, N, C], right-padded.
+      image_embeds: float[B, M, D] from `encode_images`.
+      adapter: whether LoRA takes part (off: the reference model).
+
+    Returns:
+      float[B, N, C, D]: entry c predicts branch token c. Entry 0 is the
+      last prefix token's state, entry c > 0 that of branch token c - 1.
+    """
+    batch, count, length = branch_ids.shape
+    prefix = prefix_ids.shape[1]
+    window = self.config.decoder.sliding_window
+    own = lambda x: x[:, prefix:].reshape(batch, count, length, *x.shape[2:])
+
+    def attend(q: Array, k: Array, v: Array, _: None) -> tuple[Array, None]:
+      head = self_attention(
+        q[:, :prefix], k[:, :prefix], v[:, :prefix], causal=True, window=window
+      )
+      tail = branch_attention(
+        own(q),
+        k[:, :prefix],
+        v[:, :prefix],
+        own(k),
+        own(v),
+        prefix_len,
+        jnp.arange(length),
+        window,
+      )
+      tail = tail.reshape(batch, count * length, *tail.shape[3:])
+      return jnp.concatenate([head, tail], axis=1), None
+
+    x = jnp.concatenate(
+      [
+        self.embed_prefix(prefix_ids, image_embeds),
+        self.decoder.embed(branch_ids.reshape(batch, -1), self.dtype),
+      ],
+      axis=1,
+    )
+    after = prefix_len[:, None] + jnp.arange(length)
+    positions = jnp.concatenate(
+      [
+        jnp.broadcast_to(jnp.arange(prefix), (batch, prefix)),
+        jnp.tile(after, (1, count)),
+      ],
+      axis=1,
+    )
+    hidden, _ = self.decoder(
+      x, positions, attend, adapter=adapter, remat=self.remat
+    )
+    last = jnp.take_along_axis(
+      hidden[:, :prefix], (prefix_len - 1)[:, None, None], axis=1
+    )
+    last = jnp.broadcast_to(last[:, None], (batch, count, 1, last.shape[-1]))
+    return jnp.concatenate([last, own(hidden)[:, :, :-1]], axis=2)
+
+  def decode_step(
+    self,
+    ids: Array,
+    step: Array,
+    prefix_len: Array,
+    prefix_cache: Cache,
+    own_cache: Cache,
+    *,
+    adapter: bool = True,
+  ) -> tuple[Array, Cache]:
+    """One generated token for each row.
+
+    Args:
+      ids: int32[B] the tokens just chosen.
+      step: int32[] their index in the branch.
+      prefix_len: int32[B].
+      prefix_cache: keys and values of the prefix, [L, B, P, K, A].
+      own_cache: those of the branch so far, [L, B, C, K, A].
+
+    Returns:
+      float32[B, V] logits of the next token and the new `own_cache`.
+    """
+    window = self.config.decoder.sliding_window
+
+    def attend(q: Array, k: Array, v: Array, caches: tuple) -> tuple:
+      prefix_k, prefix_v, own_k, own_v = caches
+      put = lambda cache, new: jax.lax.dynamic_update_slice_in_dim(
+        cache, new, step, axis=1
+      )
+      own_k, own_v = put(own_k, k), put(own_v, v)
+      out = branch_attention(
+        q[:, None],
+        prefix_k,
+        prefix_v,
+        own_k[:, None],
+        own_v[:, None],
+        prefix_len,
+        step[None],
+        window,
+      )
+      return out[:, 0], (k, v)
+
+    x = self.decoder.embed(ids[:, None], self.dtype)
+    positions = (prefix_len + step)[:, None]
+    inputs = (*prefix_cache, *own_cache)
+    hidden, new = self.decoder(
+      x, positions, attend, inputs=inputs, adapter=adapter
+    )
+    own_cache = Cache(
+      *(
+        jax.lax.dynamic_update_slice_in_dim(cache, fresh, step, axis=2)
+        for cache, fresh in zip(own_cache, new, strict=True)
+      )
+    )
+    return self.decoder.logits(hidden[:, 0]), own_cache

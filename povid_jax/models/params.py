@@ -1,0 +1,112 @@
+"""Parameters by flat path: build without arrays, load, split, put together."""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from povid_jax.errors import UserError
+from povid_jax.models.config import LlavaConfig, LoraConfig
+from povid_jax.models.layers import Linear
+from povid_jax.models.llava import Llava
+
+Params = dict[str, Any]  # "decoder/norm/scale" -> array or ShapeDtypeStruct
+
+
+def build(
+  config: LlavaConfig,
+  lora: LoraConfig | None = None,
+  *,
+  seed: int = 0,
+  dtype: jnp.dtype = jnp.float32,
+  remat: str = "none",
+) -> Llava:
+  """A model with random weights; adapters added where `lora.targets` match.
+
+  Under `jax.eval_shape` nothing is allocated: see `abstract`.
+
+  Raises:
+    UserError: `lora.targets` matches no linear layer.
+  """
+  model = Llava(config, nnx.Rngs(seed), dtype=dtype, remat=remat)
+  if lora is not None:
+    _add_lora(model, lora, nnx.Rngs(seed + 1))
+  return model
+
+
+def _add_lora(model: Llava, lora: LoraConfig, rngs: nnx.Rngs) -> None:
+  matched = False
+  for path, module in nnx.iter_modules(model):
+    name = "/".join(map(str, path))
+    if isinstance(module, Linear) and re.search(lora.targets, name):
+      module.add_lora(lora.rank, lora.scale, rngs)
+      matched = True
+  if not matched:
+    raise UserError(
+      f"lora.targets={lora.targets!r} matches no linear layer; "
+      "paths look like decoder/layers/self_attn/q_proj"
+    )
+
+
+def abstract(
+  config: LlavaConfig, lora: LoraConfig | None = None, **options: Any
+) -> tuple[nnx.GraphDef, Params]:
+  """The graph and {path: ShapeDtypeStruct}, without allocating a weight."""
+  model = nnx.eval_shape(lambda: build(config, lora, **options))
+  graph, state = nnx.split(model)
+  return graph, flatten(state)
+
+
+def flatten(state: nnx.State | Llava) -> Params:
+  """{'decoder/norm/scale': array, ...}, sorted by path."""
+  if isinstance(state, nnx.Module):
+    state = nnx.state(state)
+  leaves = nnx.to_flat_state(state)
+  flat = {"/".join(map(str, path)): leaf.get_value() for path, leaf in leaves}
+  return dict(sorted(flat.items()))
+
+
+def merge(graph: nnx.GraphDef, *parts: Params) -> Llava:
+  """The model made of these arrays; together they must cover every path."""
+  flat = {k: v for part in parts for k, v in part.items()}
+  nested: dict[str, Any] = {}
+  for path, array in flat.items():
+    *folders, name = path.split("/")
+    node = nested
+    for folder in folders:
+      node = node.setdefault(folder, {})
+    node[name] = array
+  return nnx.merge(graph, nnx.State(nested))
+
+
+def is_lora(path: str) -> bool:
+  return path.endswith(("/lora_a", "/lora_b"))
+
+
+def select(params: Params, pattern: str) -> tuple[Params, Params]:
+  """(those whose path matches the regex, the rest)."""
+  hit = {k: v for k, v in params.items() if re.search(pattern, k)}
+  return hit, {k: v for k, v in params.items() if k not in hit}
+
+
+def merge_lora(params: Params, scale: float) -> Params:
+  """Folds adapters into their kernels: W + scale * A B, in float32.
+
+  Returns:
+    The parameters without any lora_a / lora_b, kernels in their own dtype.
+  """
+  out = {k: v for k, v in params.items() if not is_lora(k)}
+  for path in params:
+    if not path.endswith("/lora_a"):
+      continue
+    stem = path.removesuffix("/lora_a")
+    a = jnp.asarray(params[path], jnp.float32)
+    b = jnp.asarray(params[f"{stem}/lora_b"], jnp.float32)
+    kernel = params[f"{stem}/kernel"]
+    delta = scale * jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+    out[f"{stem}/kernel"] = (kernel.astype(jnp.float32) + delta).astype(
+      kernel.dtype
+    )
+  return out
