@@ -1,0 +1,276 @@
+"""Model folders and run directories: what is on disk, written and read.
+
+A model folder holds frozen weights:
+
+  model.json   dimensions, conversation template, image mode
+  params/      Orbax checkpoint of the parameters
+  tokenizer/   tokenizer.model or tokenizer.json
+
+A run directory holds what a training run changed, and names what it started
+from (which may be another run, so a chain of stages copies no weights):
+
+  config.json            the whole training config, `init` with its step
+  checkpoints/<step>/    Orbax: trained parameters, optimizer state, data
+                         iterator, step
+  metrics/train.jsonl
+
+Everywhere a checkpoint is asked for, either kind will do: FOLDER, RUN or
+RUN@STEP.
+"""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import jax
+import orbax.checkpoint as ocp
+
+from povid_jax import files
+from povid_jax.errors import UserError
+from povid_jax.models.config import LlavaConfig, LoraConfig
+from povid_jax.models.params import Params, merge_lora
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+  """A restored model: arrays by path, and how to talk to it.
+
+  `params` hold lora_a / lora_b arrays when `lora` is not None.
+  """
+
+  config: LlavaConfig
+  params: Params
+  lora: LoraConfig | None
+  template: str
+  image_mode: str
+  tokenizer: Path
+  fingerprint: str
+
+  def merged(self) -> "Weights":
+    """The same model with its adapters folded into the kernels."""
+    if self.lora is None:
+      return self
+    params = merge_lora(self.params, self.lora.scale)
+    return dataclasses.replace(self, params=params, lora=None)
+
+
+def nest(flat: Params) -> dict[str, Any]:
+  """{'a/b': x} to {'a': {'b': x}}, the shape that Orbax stores."""
+  nested: dict[str, Any] = {}
+  for path, leaf in flat.items():
+    *folders, name = path.split("/")
+    node = nested
+    for folder in folders:
+      node = node.setdefault(folder, {})
+    node[name] = leaf
+  return nested
+
+
+def unnest(nested: dict[str, Any], prefix: str = "") -> Params:
+  """The inverse of `nest`."""
+  flat: Params = {}
+  for name, value in nested.items():
+    path = f"{prefix}{name}"
+    if isinstance(value, dict):
+      flat.update(unnest(value, f"{path}/"))
+    else:
+      flat[path] = value
+  return flat
+
+
+def save_model_folder(
+  path: str | Path,
+  config: LlavaConfig,
+  params: Params,
+  *,
+  template: str,
+  image_mode: str,
+  tokenizer: str | Path,
+) -> None:
+  """Writes a model folder; it appears whole or not at all."""
+  with files.atomic_dir(path) as folder:
+    description = {
+      **config.to_dict(),
+      "template": template,
+      "image_mode": image_mode,
+    }
+    (folder / "model.json").write_text(json.dumps(description, indent=2))
+    shutil.copytree(tokenizer, folder / "tokenizer")
+    with ocp.StandardCheckpointer() as checkpointer:
+      checkpointer.save((folder / "params").absolute(), nest(params))
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+  """A JSON object from a file; UserError says which file and why not."""
+  try:
+    value = json.loads(path.read_text())
+  except FileNotFoundError as error:
+    raise UserError(f"no {path}: {what}") from error
+  except (ValueError, OSError) as error:
+    raise UserError(f"{path} cannot be read ({error}); {what}") from error
+  if not isinstance(value, dict):
+    raise UserError(f"{path}: want a JSON object; {what}")
+  return value
+
+
+def _split_spec(spec: str) -> tuple[Path, int | None]:
+  folder, at, step = spec.rpartition("@")
+  if at and step.isdigit():
+    return Path(folder), int(step)
+  return Path(spec), None
+
+
+def steps_of(run: Path) -> list[int]:
+  """Steps of the complete checkpoints of a run, in order."""
+  folder = run / "checkpoints"
+  if not folder.is_dir():
+    return []
+  return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+
+
+def resolve(spec: str | Path) -> str:
+  """FOLDER, or RUN@STEP with the step made explicit.
+
+  Raises:
+    UserError: nothing there, or neither a model folder nor a run.
+  """
+  path, step = _split_spec(str(spec))
+  if not path.exists():
+    raise UserError(
+      f"no checkpoint at {path}; want a model folder (povid_jax.convert makes "
+      "one) or the directory of a finished training run"
+    )
+  if (path / "model.json").is_file():
+    return str(path)
+  steps = steps_of(path)
+  if not steps:
+    raise UserError(
+      f"{path} is neither a model folder (no model.json) nor a run with a "
+      "saved step (nothing in checkpoints/); run the stage before this one"
+    )
+  if step is None:
+    return f"{path}@{steps[-1]}"
+  if step not in steps:
+    raise UserError(f"{path} has no step {step}; it has {steps}")
+  return f"{path}@{step}"
+
+
+def fingerprint(spec: str | Path) -> str:
+  """Hash of every byte that decides the model's outputs, as 16 hex digits."""
+  spec = resolve(spec)
+  path, step = _split_spec(spec)
+  digest = hashlib.sha256()
+  if step is None:
+    parts = [path / "model.json", path / "params", path / "tokenizer"]
+  else:
+    run = read_json(path / "config.json", "it describes the run")
+    digest.update(fingerprint(_init_of(path, run)).encode())
+    parts = [path / "checkpoints" / str(step) / "params"]
+  for part in parts:
+    names = [part] if part.is_file() else sorted(part.rglob("*"))
+    for name in names:
+      if name.is_file():
+        relative = name.relative_to(path).as_posix()
+        digest.update(f"{relative}:{_crc(name)}".encode())
+  return digest.hexdigest()[:16]
+
+
+def _crc(path: Path) -> str:
+  crc = google_crc32c.Checksum()
+  with open(path, "rb") as file:
+    while block := file.read(1 << 22):
+      crc.update(block)
+  return crc.hexdigest().decode()
+
+
+def _init_of(run: Path, config: dict[str, Any]) -> str:
+  """What a run started from; a relative path may be relative to the run."""
+  init = config["init"]
+  folder, _ = _split_spec(init)
+  beside = run.parent / folder.name
+  if not folder.exists() and beside.exists():
+    return init.replace(str(folder), str(beside))
+  return init
+
+
+def load(
+  spec: str | Path, shardings: Any = None, dtype: Any = None
+) -> Weights:
+  """Restores a model folder, or a run on top of what it started from.
+
+  Args:
+    spec: FOLDER, RUN or RUN@STEP.
+    shardings: None (first device), or a function from a parameter path and
+      shape to a jax.sharding.Sharding.
+    dtype: the dtype that floating-point parameters are restored in; adapters
+      stay float32. None: as stored.
+
+  Raises:
+    UserError: nothing to load there, or a folder that is not whole.
+  """
+  spec = resolve(spec)
+  path, step = _split_spec(spec)
+  if step is None:
+    return _load_folder(path, shardings, dtype)
+  run = read_json(path / "config.json", "it describes the run")
+  base = load(_init_of(path, run), shardings, dtype).merged()
+  folder = path / "checkpoints" / str(step) / "params"
+  trained = _restore(folder, shardings, dtype)
+  lora = LoraConfig.from_dict(run["lora"]) if run.get("lora") else None
+  return dataclasses.replace(
+    base,
+    params={**base.params, **trained},
+    lora=lora,
+    fingerprint=fingerprint(spec),
+  )
+
+
+def _load_folder(path: Path, shardings: Any, dtype: Any) -> Weights:
+  what = "it holds the model's dimensions"
+  described = read_json(path / "model.json", what)
+  template = described.pop("template", "vicuna_v1")
+  image_mode = described.pop("image_mode", "pad")
+  return Weights(
+    config=LlavaConfig.from_dict(described),
+    params=_restore(path / "params", shardings, dtype),
+    lora=None,
+    template=template,
+    image_mode=image_mode,
+    tokenizer=path / "tokenizer",
+    fingerprint=fingerprint(path),
+  )
+
+
+def _restore(folder: Path, shardings: Any, dtype: Any) -> Params:
+  if not folder.is_dir():
+    raise UserError(f"no weights in {folder}; the folder is not whole")
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  with ocp.StandardCheckpointer() as checkpointer:
+    metadata = checkpointer.metadata(folder.absolute())
+    stored = unnest(_tree(metadata))
+
+    def target(name: str, leaf: Any) -> jax.ShapeDtypeStruct:
+      wanted = dtype if dtype is not None and "/lora_" not in name else None
+      sharding = shardings(name, leaf.shape) if shardings else device
+      return jax.ShapeDtypeStruct(
+        leaf.shape, wanted or leaf.dtype, sharding=sharding
+      )
+
+    wanted = {name: target(name, leaf) for name, leaf in stored.items()}
+    try:
+      restored = checkpointer.restore(folder.absolute(), nest(wanted))
+    except (ValueError, OSError) as error:
+      reason = str(error).splitlines()[0]
+      raise UserError(f"{folder} cannot be restored: {reason}") from error
+  return dict(sorted(unnest(restored).items()))
+
+
+def _tree(metadata: Any) -> dict[str, Any]:
+  """The tree inside Orbax's metadata, whose wrapper differs by version."""
+  for name in ("item_metadata", "tree"):
+    metadata = getattr(metadata, name, metadata)
+  return metadata
