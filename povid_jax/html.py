@@ -1,0 +1,170 @@
+"""Small pieces of self-contained HTML: text, pictures, marked differences."""
+
+import base64
+import difflib
+import html
+import io
+import re
+
+import numpy as np
+from PIL import Image
+
+# One look for every page of the project; the reader's system chooses between
+# light and dark. Marks differ by line style too, not by colour alone.
+STYLE = """
+:root { color-scheme: light dark; --paper: #fdfdfb; --ink: #1d2126;
+  --soft: #5f6b76; --line: #d9dee3; --card: #ffffff; --accent: #0b63b5;
+  --bad: #a3162b; --bad-paper: #fde4e6; --good: #12663b;
+  --good-paper: #dcf3e4; }
+@media (prefers-color-scheme: dark) { :root { --paper: #14171a;
+  --ink: #e7eaed; --soft: #9aa6b1; --line: #30373e; --card: #1c2126;
+  --accent: #7db8f5; --bad: #ffb3bb; --bad-paper: #50202a;
+  --good: #a6e5bf; --good-paper: #17402a; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1.25rem clamp(.75rem, 3vw, 2rem) 4rem;
+  max-width: 76rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.55 system-ui, sans-serif; overflow-wrap: break-word; }
+h1 { font-size: 1.6rem; line-height: 1.25; margin: .5rem 0; }
+h2 { font-size: 1.2rem; margin: 2.25rem 0 .75rem; }
+a { color: var(--accent); }
+.soft { color: var(--soft); }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .75rem .25rem 0; text-align: left;
+  border-bottom: 1px solid var(--line); vertical-align: top; }
+td.number, th.number { text-align: right; }
+img { max-width: 100%; height: auto; border-radius: 4px; display: block; }
+figure { margin: 0; }
+figcaption { color: var(--soft); font-size: .85rem; }
+mark { border-radius: 3px; padding: 0 .15em; }
+mark.good { background: var(--good-paper); color: var(--good);
+  text-decoration: underline; text-underline-offset: .2em; }
+mark.bad { background: var(--bad-paper); color: var(--bad);
+  text-decoration: underline wavy; text-underline-offset: .2em; }
+pre, code { font: .875em/1.5 ui-monospace, monospace; }
+pre { overflow-x: auto; padding: .75rem; border: 1px solid var(--line);
+  border-radius: 6px; background: var(--card); }
+"""
+
+_WORDS = re.compile(r"\s+|\w+(?:['’-]\w+)*|[^\w\s]")
+
+
+def escape(text: object) -> str:
+  """Text made safe for an element's content or a quoted attribute."""
+  return html.escape(str(text), quote=True)
+
+
+def page(title: str, body: str, style: str = "", script: str = "") -> str:
+  """A whole document around `body` (trusted HTML); needs no other file."""
+  tail = f"<script>{script}</script>" if script else ""
+  return (
+    '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+    f"<title>{escape(title)}</title>\n<style>{STYLE}{style}</style></head>\n"
+    f"<body>\n{body}\n{tail}</body></html>\n"
+  )
+
+
+def thumbnail(
+  picture: Image.Image | np.ndarray, side: int = 320, quality: int = 82
+) -> str:
+  """A picture as a data: URI, its longer side at most `side` pixels.
+
+  Args:
+    picture: a Pillow image, or uint8[H, W, 3].
+  """
+  if isinstance(picture, np.ndarray):
+    picture = Image.fromarray(picture)
+  picture = picture.convert("RGB")
+  picture.thumbnail((side, side))
+  out = io.BytesIO()
+  picture.save(out, "WEBP", quality=quality, method=4)
+  return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def image(source: str, alt: str, caption: str = "") -> str:
+  """A figure with a picture; `source` is a data: URI."""
+  text = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+  return (
+    f'<figure><img loading="lazy" src="{escape(source)}" '
+    f'alt="{escape(alt)}">{text}</figure>'
+  )
+
+
+def table(header: list[str], rows: list[list[object]]) -> str:
+  """A table; numbers are set to the right."""
+
+  def cell(tag: str, value: object) -> str:
+    kind = ' class="number"' if isinstance(value, (int, float)) else ""
+    return f"<{tag}{kind}>{escape(value)}</{tag}>"
+
+  head = "".join(cell("th", name) for name in header)
+  body = "".join(
+    "<tr>" + "".join(cell("td", value) for value in row) + "</tr>"
+    for row in rows
+  )
+  return (
+    f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+    f"<tbody>{body}</tbody></table></div>"
+  )
+
+
+def split_words(text: str) -> list[str]:
+  """Words, blanks and marks, which joined give `text` again.
+
+  "a cat's tail." -> ["a", " ", "cat's", " ", "tail", "."]
+  """
+  return _WORDS.findall(text)
+
+
+def word_spans(
+  before: str, after: str
+) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
+  """Both texts as runs (text, changed); the unchanged runs are common.
+
+  "a red bus", "a blue bus" ->
+    [("a ", False), ("red", True), (" bus", False)],
+    [("a ", False), ("blue", True), (" bus", False)]
+  """
+  words = split_words(before), split_words(after)
+  # The exact matcher is quadratic; a text of a book's length gets the quick
+  # one, which may mark too much but never too little.
+  long = max(map(len, words)) > 4000
+  matcher = difflib.SequenceMatcher(None, *words, autojunk=long)
+  runs: tuple[list, list] = ([], [])
+  for kind, *spans in _merge_blanks(matcher.get_opcodes(), words[0]):
+    for run, word, (lo, hi) in zip(
+      runs, words, (spans[:2], spans[2:]), strict=True
+    ):
+      if hi > lo:
+        run.append(("".join(word[lo:hi]), kind))
+  return runs
+
+
+def _merge_blanks(
+  opcodes: list[tuple], words: list[str]
+) -> list[tuple[bool, int, int, int, int]]:
+  """Joins changes that only a blank keeps apart, so one mark covers them."""
+  merged: list[list] = []
+  for number, (tag, *span) in enumerate(opcodes):
+    inside = 0 < number < len(opcodes) - 1
+    blank = "".join(words[span[0] : span[1]]).isspace()
+    changed = tag != "equal" or (inside and blank)
+    if merged and merged[-1][0] == changed:
+      merged[-1][2], merged[-1][4] = span[1], span[3]
+    else:
+      merged.append([changed, *span])
+  return [tuple(span) for span in merged]
+
+
+def word_diff(before: str, after: str) -> tuple[str, str]:
+  """Two texts as HTML, words of the first marked good, of the second bad."""
+
+  def render(runs: list[tuple[str, bool]], kind: str) -> str:
+    return "".join(
+      f'<mark class="{kind}">{escape(text)}</mark>' if changed else escape(text)
+      for text, changed in runs
+    )
+
+  left, right = word_spans(before, after)
+  return render(left, "good"), render(right, "bad")
