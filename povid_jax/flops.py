@@ -1,0 +1,284 @@
+"""Matrix-product FLOPs of one training step, counted from the dimensions.
+
+A product of [m, k] and [k, n] is 2 m k n. Norms, softmax, rotary embedding and
+the optimizer are left out: they cost memory traffic, not FLOPs. Attention is
+counted as the `xla` backend computes it (the whole square, masked); padding
+counts like any token. So the numbers agree with what the compiler counts, and
+an MFU from them charges us for our own padding.
+
+Every part is a `Work` of three numbers:
+  forward    of all passes, with or without gradient
+  backward   input gradients, and weight gradients where a weight is trained
+  recompute  forward work done again because of rematerialisation
+"Model FLOPs" (for MFU) are the first two, "hardware FLOPs" all three.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator
+
+from povid_jax.models.config import LlavaConfig, LoraConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+  """FLOPs by kind; they add up, and scale by a number."""
+
+  forward: float = 0.0
+  backward: float = 0.0
+  recompute: float = 0.0
+
+  @property
+  def model(self) -> float:
+    return self.forward + self.backward
+
+  @property
+  def hardware(self) -> float:
+    return self.forward + self.backward + self.recompute
+
+  def __add__(self, other: "Work") -> "Work":
+    return Work(
+      self.forward + other.forward,
+      self.backward + other.backward,
+      self.recompute + other.recompute,
+    )
+
+  def __mul__(self, times: float) -> "Work":
+    return Work(
+      self.forward * times, self.backward * times, self.recompute * times
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+  """One run of the decoder over `rows` rows of a prefix and its branches.
+
+  Attributes:
+    rows: examples.
+    prefix: P, tokens of the (padded) prefix, image tokens included.
+    branches: N.
+    length: C, tokens of a (padded) branch; N * C of a row are scored.
+    adapter: LoRA takes part.
+    gradient: a backward pass follows.
+    head: the vocabulary head runs over the scored positions.
+  """
+
+  rows: int
+  prefix: int
+  branches: int
+  length: int
+  adapter: bool = True
+  gradient: bool = False
+  head: bool = True
+
+  @property
+  def tokens(self) -> int:
+    return self.rows * (self.prefix + self.branches * self.length)
+
+  @property
+  def scored(self) -> int:
+    return self.rows * self.branches * self.length
+
+  @property
+  def attended(self) -> int:
+    """(query, key) pairs of one layer: causal prefix, branches over both."""
+    branch = self.branches * self.length * (self.prefix + self.length)
+    return self.rows * (self.prefix**2 + branch)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """What `of` needs to know of a run.
+
+  Attributes:
+    config: dimensions.
+    lora: adapters, or None.
+    trains: whether the parameter at a flat path gets a gradient.
+    remat: name of the rematerialisation policy (see models.llama.REMAT).
+    chunk: rows of logits at a time in the head.
+  """
+
+  config: LlavaConfig
+  lora: LoraConfig | None = None
+  trains: Callable[[str], bool] = lambda path: path.endswith(
+    ("/lora_a", "/lora_b")
+  )
+  remat: str = "none"
+  chunk: int = 256
+
+
+def decoder_linears(model: Model) -> Iterator[tuple[str, int, int]]:
+  """(path, inputs, outputs) of the linear layers of one decoder layer."""
+  config = model.config.decoder
+  dim, wide = config.hidden_size, config.intermediate_size
+  heads = config.num_heads * config.head_dim
+  kv_heads = config.num_kv_heads * config.head_dim
+  attention, mlp = "decoder/layers/self_attn/", "decoder/layers/mlp/"
+  yield attention + "q_proj", dim, heads
+  yield attention + "k_proj", dim, kv_heads
+  yield attention + "v_proj", dim, kv_heads
+  yield attention + "o_proj", heads, dim
+  yield mlp + "gate_proj", dim, wide
+  yield mlp + "up_proj", dim, wide
+  yield mlp + "down_proj", wide, dim
+
+
+def vision(model: Model, images: int, gradient: bool = True) -> Work:
+  """The vision tower up to its feature layer, for `images` distinct images.
+
+  With `gradient` a backward pass is counted where the tower is trained.
+  """
+  config = model.config.vision
+  dim, tokens = config.hidden_size, config.num_patches + 1
+  patch = 2 * config.num_patches * 3 * config.patch_size**2 * dim
+  weights = 4 * dim**2 + 2 * dim * config.intermediate_size
+  layer = 2 * tokens * weights + 4 * tokens**2 * dim
+  forward = patch + config.num_used_layers * layer
+  trained = gradient and model.trains("vision/layers/self_attn/q_proj/kernel")
+  return Work(forward, 2 * forward if trained else 0.0) * images
+
+
+def projector(model: Model, images: int, gradient: bool = True) -> Work:
+  """The projector over the tokens of `images` images."""
+  config = model.config
+  inputs, dim = config.vision.hidden_size, config.decoder.hidden_size
+  first, second = inputs * dim, dim**2
+  if config.projector == "linear":
+    second = 0
+  tokens = images * config.image_tokens
+  forward = 2 * tokens * (first + second)
+  if not gradient or not model.trains("projector/linear_1/kernel"):
+    return Work(forward)
+  # weight gradients of both, input gradient of the second only
+  return Work(forward, forward + 2 * tokens * second)
+
+
+def decoder(model: Model, run: Pass) -> Work:
+  """Linear layers (adapters included) and attention of all layers."""
+  config = model.config.decoder
+  total = _attention(model, run)
+  for path, inputs, outputs in decoder_linears(model):
+    total += _linear(model, run, path, inputs, outputs)
+  return total * config.num_layers
+
+
+def _linear(
+  model: Model, run: Pass, path: str, inputs: int, outputs: int
+) -> Work:
+  base = 2 * run.tokens * inputs * outputs
+  low = high = 0  # x A and (x A) B
+  if run.adapter and model.lora and re.search(model.lora.targets, path):
+    low = 2 * run.tokens * inputs * model.lora.rank
+    high = 2 * run.tokens * model.lora.rank * outputs
+  if not run.gradient:
+    return Work(base + low + high)
+  backward = base + low + high
+  backward += base if model.trains(f"{path}/kernel") else 0
+  backward += low if model.trains(f"{path}/lora_a") else 0
+  backward += high if model.trains(f"{path}/lora_b") else 0
+  again = 0.0
+  if model.remat in ("full", "attention"):
+    again = base + low + high
+    if path.endswith("down_proj"):
+      # nothing in the layer reads its output, so only x A is needed again
+      again = low
+  return Work(base + low + high, backward, again)
+
+
+def _attention(model: Model, run: Pass) -> Work:
+  config = model.config.decoder
+  product = 2 * run.attended * config.num_heads * config.head_dim
+  if not run.gradient:
+    return Work(2 * product)
+  # "attention" keeps the output, so only queries x keys is done again
+  again = {"none": 0, "attention": 1}.get(model.remat, 2)
+  return Work(2 * product, 4 * product, again * product)
+
+
+def head(model: Model, run: Pass) -> Work:
+  """The vocabulary head at the scored positions, in whole chunks."""
+  if not run.head:
+    return Work()
+  config = model.config.decoder
+  rows = min(model.chunk, run.scored)
+  padded = -(-run.scored // rows) * rows
+  product = 2 * padded * config.hidden_size * config.vocab_size
+  if not run.gradient:
+    return Work(product)
+  name = "embed_tokens/embedding" if config.tie_embeddings else "lm_head/kernel"
+  trained = model.trains(f"decoder/{name}")
+  # logits are not kept for the backward pass: every chunk is done again
+  return Work(product, product * (2 if trained else 1), product)
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """The work of one optimizer step.
+
+  Attributes:
+    batch: examples of the step (all devices, all microbatches).
+    prefix, branches, length: P, N, C; N counts what the policy scores with a
+      gradient under the clean image (2 for a preference pair).
+    images: images per example.
+    reference: none | online | cached.
+    noise: None, or whose noise tokens the reference scores: own | policy.
+    corrupted: the chosen answer is scored under a distorted image (mdpo).
+    share_prefix: False runs prefix and image once for each branch.
+  """
+
+  batch: int
+  prefix: int
+  branches: int
+  length: int
+  images: int = 1
+  reference: str = "none"
+  noise: str | None = None
+  corrupted: bool = False
+  share_prefix: bool = True
+
+  def passes(self) -> list[Pass]:
+    """Every run of the decoder in the step."""
+    rows, branches = self.batch, self.branches
+    if not self.share_prefix:
+      rows, branches = rows * branches, 1
+    pair = Pass(rows, self.prefix, branches, self.length, gradient=True)
+    one = Pass(self.batch, self.prefix, 1, self.length)
+    off = lambda run: dataclasses.replace(run, adapter=False, gradient=False)
+    online = self.reference == "online"
+    runs = [pair, *([off(pair)] if online else [])]
+    if self.noise:
+      runs.append(one)
+    if self.noise == "own" and online:
+      runs.append(off(one))
+    if self.noise == "policy" and self.reference == "cached":
+      runs.append(off(one))  # these tokens change with the policy
+    if self.corrupted:
+      wide = dataclasses.replace(one, gradient=True)
+      runs += [wide, *([off(wide)] if online else [])]
+    return runs
+
+
+def of(model: Model, step: Step) -> dict[str, Work]:
+  """FLOPs of a step by part: vision, projector, decoder, head, total.
+
+  The clean image is encoded once for policy and reference; a noisy or
+  distorted image is one more.
+  """
+  clean = step.batch * step.images
+  if not step.share_prefix:
+    clean *= step.branches
+  extra = step.batch * step.images * (bool(step.noise) + step.corrupted)
+  parts = {
+    "vision": vision(model, clean) + vision(model, extra, step.corrupted),
+    "projector": projector(model, clean)
+    + projector(model, extra, step.corrupted),
+    "decoder": Work(),
+    "head": Work(),
+  }
+  for run in step.passes():
+    parts["decoder"] += decoder(model, run)
+    parts["head"] += head(model, run)
+  total = Work()
+  for work in parts.values():
+    total += work
+  return {**parts, "total": total}
