@@ -1,0 +1,239 @@
+"""The training config: every field, its unit and meaning, and how it is set.
+
+A config file (configs/*.py) has `get_config(variant)` that returns the fields
+in which its run differs from `default()`. Fields on the command line
+(`--config.lr=1e-6`) come last. A field that does not exist, or a value of
+another type, is an error that names the nearest valid field.
+"""
+
+import ast
+import difflib
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from povid_jax.errors import UserError
+
+
+def default() -> ConfigDict:
+  """All fields. Lengths are in tokens, images included."""
+  c = ConfigDict()
+  # what the run starts from: a model folder, RUN or RUN@STEP
+  c.init = ""
+  c.seed = 0  # of the data order, the noise and new adapters
+
+  # --- data ---
+  c.data = ConfigDict()
+  c.data.train = ""  # directory written by `data_gen write`
+  c.data.val = ""  # the same, for eval of the loss; "" for none
+  c.data.split = "train"  # which split of it
+  c.data.max_prefix = 0  # longest prefix; 0: that of the data
+  c.data.max_branch = 0  # longest answer; 0: that of the data
+  c.data.buckets = 3  # at most so many lengths each of prefix and answer
+  c.data.bucket_multiple = 32  # bucket lengths are multiples of this
+  c.data.on_too_long = "refuse"  # refuse | drop (ids are listed either way)
+  c.data.on_bad_sample = "raise"  # raise | skip (ids go to a file)
+  c.data.workers = 0  # processes that read and decode; 0: in this one
+  c.data.limit = 0  # use only the first so many records; 0: all
+
+  # --- what is learnt from a pair ---
+  c.objective = ConfigDict()
+  c.objective.name = "povid"  # see povid_jax/objectives
+  # hyper-parameters of that objective, {"beta": 0.1} for example
+  c.objective.hyper = ConfigDict()
+  c.noise = ConfigDict()
+  c.noise.step = 500  # diffusion step, 0..999
+  c.noise.tokens = "argmax"  # argmax | argmax_exclude_gold
+  c.noise.overflow = "wrap"  # wrap (as released) | clip
+  c.noise.site = "image"  # image (raw picture, as released) | pixels (VCD)
+  c.noise.per_epoch = True  # a new draw each epoch; False: one per sample
+  # online (adapter off, or the initial weights) | cached (precomputed)
+  c.reference = "online"
+  c.reference_cache = ""  # folder; "": WORKDIR/reference
+
+  # --- what is trained ---
+  # lora | decoder (all of it) | all | a regex on parameter paths
+  c.trainable = "lora"
+  c.lora = ConfigDict()
+  c.lora.rank = 128
+  c.lora.alpha = 256.0  # output scale alpha / rank
+  c.lora.targets = (
+    r"decoder/layers/(self_attn/[qkvo]_proj|mlp/(gate|up|down)_proj)$"
+  )
+  c.projector_lr = 0.0  # peak learning rate of the projector; 0 freezes it
+
+  # --- optimizer ---
+  c.lr = 1e-7  # peak learning rate
+  c.schedule = "cosine"  # cosine | linear | constant
+  c.warmup_ratio = 0.03  # share of the steps
+  c.warmup_steps = -1  # steps; -1: by warmup_ratio
+  c.weight_decay = 0.0
+  c.b1 = 0.9
+  c.b2 = 0.999
+  c.eps = 1e-8
+  c.clip_norm = 0.0  # global gradient norm; 0 does not clip
+  c.batch_size = 1  # pairs per step, all devices together
+  c.grad_accum = 1  # microbatches a step is cut into
+  c.epochs = 1.0  # passes over the data
+  c.steps = 0  # optimizer steps; 0: by epochs
+  c.on_nonfinite = "raise"  # raise | skip (skipped steps are counted)
+
+  # --- arithmetic ---
+  c.dtype = "bfloat16"  # of activations, and of frozen weights
+  c.attention = "auto"  # auto | xla | cudnn | splash
+  c.remat = "full"  # none | full | attention | dots
+  c.head_chunk = 256  # rows of logits held at one time
+  c.share_prefix = True  # False: run image and question once per answer
+  c.mesh = ConfigDict()
+  c.mesh.data = 1  # copies of the parameters; -1 takes what is left
+  c.mesh.fsdp = -1  # parameters cut over these devices, batch too
+  c.mesh.tensor = 1  # layers cut over these devices
+
+  # --- checkpoints, logs, evaluation ---
+  c.checkpoint = ConfigDict()
+  c.checkpoint.every = 200  # steps
+  c.checkpoint.keep = 1  # newest so many
+  c.checkpoint.best = ""  # metric whose best step is kept too, or ""
+  c.checkpoint.best_mode = "min"  # min | max
+  c.log = ConfigDict()
+  c.log.every = 10  # steps between lines on standard output
+  c.log.tensorboard = True
+  c.log.wandb = ""  # project name, or "" for none
+  c.log.profile_steps = 0  # trace so many steps after the first ten
+  c.eval = ConfigDict()
+  c.eval.every = 0  # steps; 0: never
+  c.eval.benchmarks = ""  # names as in povid_jax.eval, comma-separated
+  c.eval.data = ""  # data folder of those benchmarks
+  c.eval.limit = 0  # questions per benchmark; 0: all
+  c.eval.patience = 0  # stop after so many evals without a better best
+  return c
+
+
+def flat_fields(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+  """{'data.train': value, ...}; free dicts (objective.hyper) stay whole."""
+  flat: dict[str, Any] = {}
+  for name, value in config.items():
+    path = f"{prefix}{name}"
+    if isinstance(value, ConfigDict) and path != "objective.hyper":
+      flat.update(flat_fields(value, f"{path}."))
+    else:
+      flat[path] = value
+  return flat
+
+
+def _typed(path: str, value: Any, wanted: Any) -> Any:
+  kind = type(wanted)
+  if kind is bool and isinstance(value, str):
+    lowered = value.lower()
+    if lowered in ("true", "1", "yes", "false", "0", "no"):
+      return lowered in ("true", "1", "yes")
+  elif kind is str and isinstance(value, str):
+    return value
+  elif kind in (int, float) and not isinstance(value, bool):
+    try:
+      number = float(value)
+    except (TypeError, ValueError):
+      number = None
+    if number is not None and (kind is float or number == int(number)):
+      return kind(number)
+  elif isinstance(value, kind):
+    return value
+  raise UserError(f"config.{path}: want {kind.__name__}, got {value!r}")
+
+
+def set_field(config: ConfigDict, path: str, value: Any) -> None:
+  """Sets one field by its dotted path.
+
+  Raises:
+    UserError: no such field (the nearest is named), or another type.
+  """
+  if path.startswith("objective.hyper."):
+    name = path.removeprefix("objective.hyper.")
+    with config.unlocked():
+      config.objective.hyper[name] = _literal(value)
+    return
+  fields = flat_fields(config)
+  if path not in fields:
+    near = difflib.get_close_matches(path, fields, 1, 0.0)
+    raise UserError(
+      f"config has no field {path!r}; did you mean {near[0]!r}? "
+      "(--help lists them all)"
+    )
+  *folders, name = path.split(".")
+  node = config
+  for folder in folders:
+    node = node[folder]
+  node[name] = _typed(path, value, fields[path])
+
+
+def _literal(value: Any) -> Any:
+  if not isinstance(value, str):
+    return value
+  try:
+    return ast.literal_eval(value)
+  except (ValueError, SyntaxError):
+    return {"true": True, "false": False}.get(value.lower(), value)
+
+
+def load(spec: str, overrides: Sequence[tuple[str, Any]] = ()) -> ConfigDict:
+  """The whole config of FILE[:VARIANT], with overrides, locked.
+
+  Raises:
+    UserError: no such file or variant, a field that does not exist.
+  """
+  path, _, variant = spec.partition(":")
+  config = default()
+  for name, value in flat_fields(_read_file(Path(path), variant)).items():
+    if name == "objective.hyper":
+      for key, item in value.items():
+        set_field(config, f"{name}.{key}", item)
+    else:
+      set_field(config, name, value)
+  for name, value in overrides:
+    set_field(config, name, value)
+  return config.lock()
+
+
+def _read_file(path: Path, variant: str) -> ConfigDict:
+  if not path.is_file():
+    raise UserError(f"no config file {path}; see configs/ for those there are")
+  module_spec = importlib.util.spec_from_file_location(path.stem, path)
+  assert module_spec is not None and module_spec.loader is not None
+  module = importlib.util.module_from_spec(module_spec)
+  try:
+    module_spec.loader.exec_module(module)
+  except Exception as error:
+    raise UserError(f"{path} cannot be loaded: {error!r}") from error
+  if not hasattr(module, "get_config"):
+    raise UserError(f"{path} has no get_config(variant)")
+  variants = getattr(module, "VARIANTS", ())
+  if variant and variant not in variants:
+    raise UserError(
+      f"{path} has no variant {variant!r}; it has {list(variants)}"
+    )
+  return module.get_config(variant) if variant else module.get_config()
+
+
+def take_overrides(
+  arguments: Sequence[str],
+) -> tuple[list[tuple[str, str]], list[str]]:
+  """Splits `--config.a.b=value` (or `--config.a.b value`) from the rest."""
+  overrides, rest = [], []
+  items = iter(arguments)
+  for item in items:
+    if not item.startswith("--config."):
+      rest.append(item)
+      continue
+    name, equals, value = item.removeprefix("--config.").partition("=")
+    if not equals:
+      value = next(items, "")
+    overrides.append((name, value))
+  return overrides, rest
+
+
+def to_json(config: ConfigDict) -> str:
+  return json.dumps(config.to_dict(), indent=2)
