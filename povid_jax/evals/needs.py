@@ -21,8 +21,8 @@ def check(benchmark: Benchmark, folder: Path) -> None:
       f"{need.pattern} (from {need.source})" for need in missing
     )
     raise UserError(
-      f"{benchmark.name}: not found in {folder}: {lines}. Nothing is downloaded: "
-      "put the official files there under these names"
+      f"{benchmark.name}: not found in {folder}: {lines}. "
+      "Nothing is downloaded: put the official files there under these names"
     )
 
 
@@ -60,7 +60,7 @@ def read_json(path: Path) -> Any:
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
   """The objects of a file with one JSON object per line; blank lines pass."""
-  for number, line in enumerate(read_text(path).splitlines(), 1):
+  for number, line in enumerate(read_text(path).split("\n"), 1):
     if not line.strip():
       continue
     try:

@@ -6,13 +6,13 @@ functions without shared state:
   questions(data, options) -> [Question]     reads DATA/<name>/, official files
   score(data, questions, answers, options)   judges answers[i] to questions[i]
     -> Scored                                (None: there is no answer)
-  metrics(totals) -> (name, value) pairs     totals of the counts of `Scored`
+  metrics(totals, options) -> (name, value)  totals of the counts of `Scored`
 
 `score` never divides. It leaves, for every unit of resampling (as a rule the
-image), counts that can be summed; `metrics` turns sums into rates. So the value
-of a metric is `metrics(sum over units)`, and a bootstrap replicate is the same
-call on the sum over resampled units. `totals` holds float64[R] arrays, one entry
-per replicate: write `metrics` with numpy operators and `ratio`.
+image), counts that can be summed; `metrics` turns sums into rates. The value of
+a metric is `metrics(sum over units)`, and a bootstrap replicate is the same call
+on the sum over resampled units. `totals` holds float64[R] arrays, one entry per
+replicate: write `metrics` with numpy operators and `ratio`.
 
 The number of items behind metric "a/b" is found in the totals as "a/b/n", else
 "a/n", else "n": count them in `score`.
@@ -65,8 +65,8 @@ class Options:
     split: which part of a benchmark that has several.
     synonyms: CHAIR's table of names, in the original's file format.
     singular: CHAIR's singulariser, "inflect" or "pattern".
-    nouns: AMBER's noun finder, "vocabulary", "nltk".
-    similarity: AMBER's likeness of nouns, "stem" or "spacy".
+    nouns: AMBER's noun finder, "vocabulary" or "nltk".
+    similarity: AMBER's likeness of nouns, "exact" or "spacy".
     out: the run's folder, for what must survive an interruption.
     extra: settings of benchmarks that bring their own flags.
   """
@@ -80,7 +80,7 @@ class Options:
   synonyms: Path | None = None
   singular: str = "inflect"
   nouns: str = "vocabulary"
-  similarity: str = "stem"
+  similarity: str = "exact"
   out: Path | None = None
   extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -107,6 +107,17 @@ class Scored:
       held[name] = held.get(name, 0.0) + float(value)
 
 
+def row_id(row: Mapping[str, Any]) -> Any:
+  """The id of an answer row under whichever name its format uses; or None."""
+  for name in ("question_id", "id", "image_id", "index"):
+    if row.get(name) is not None:
+      return row[name]
+  return None
+
+
+Answers = Sequence[str | None]  # one per question; None: there is none
+
+
 @dataclass(frozen=True)
 class Benchmark:
   """One benchmark; see the module's text for the three functions.
@@ -117,35 +128,37 @@ class Benchmark:
     needs: files it reads, with their official source.
     columns: the paper's columns for results.md.
     max_new_tokens: default length of an answer.
-    key: from the id of an answer row to a question's id.
-    subset: answers may cover a part of the questions (CHAIR on 500 images).
+    row_id: from an answer row to a question's id; None: no id in the row.
+    missing: what an unanswered question means unless the user says: "error",
+      "skip" (it is left out) or "empty" (scored as None).
+    read: own reader of an answer path of its own format; None: not that format.
+    prepare: leaves the pictures that questions name, just before asking.
+    write: leaves an official submission file in the run's folder.
     measure: (policy, data, options) -> Scored, instead of asking.
-    write: (out, questions, answers) -> leaves an official submission file.
   """
 
   name: str
   title: str
   needs: tuple[Need, ...]
-  metrics: Callable[[Totals], Metrics]
+  metrics: Callable[[Totals, Options], Metrics]
   columns: tuple[Column, ...] = ()
   questions: Callable[[Path, Options], list[Question]] | None = None
   score: (
-    Callable[[Path, Sequence[Question], Sequence[str | None], Options], Scored]
-    | None
+    Callable[[Path, Sequence[Question], Answers, Options], Scored] | None
   ) = None
   max_new_tokens: int = 1024
-  key: Callable[[Any], Any] = lambda row_id: row_id
-  subset: bool = False
+  row_id: Callable[[Mapping[str, Any]], Any] = row_id
+  missing: str = "error"
+  read: Callable[[Path], list[dict[str, Any]] | None] | None = None
+  prepare: Callable[[Path, Sequence[Question], Options], None] | None = None
+  write: Callable[[Path, Path, Sequence[Question], Answers], None] | None = None
   measure: Callable[[Any, Path, Options], Scored] | None = None
-  write: (
-    Callable[[Path, Sequence[Question], Sequence[str | None]], None] | None
-  ) = None
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
   """part / whole, and 0 where there is nothing to divide by.
 
-  Every rate of an empty set is 0 here: precision without a predicted yes, CHAIRi
+  A rate of an empty set is 0 here: precision without a predicted yes, CHAIRi
   without an object. The originals stop with ZeroDivisionError.
   """
   part, whole = np.asarray(part, float), np.asarray(whole, float)
