@@ -1,0 +1,138 @@
+"""tf.train.Example on the wire, without TensorFlow.
+
+Only what the records use: features that are lists of bytes or of int64. The
+messages are Example{1: Features{1: map<string, Feature>}} with
+Feature{1: BytesList, 2: FloatList, 3: Int64List}, each list a repeated field 1.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+Values = Sequence[bytes] | Sequence[int]
+
+_INT64 = 1 << 64
+_BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
+_VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
+
+
+def _varint(value: int) -> bytes:
+  value %= _INT64  # negative numbers as two's complement
+  out = bytearray()
+  while value > 0x7F:
+    out.append(value & 0x7F | 0x80)
+    value >>= 7
+  out.append(value)
+  return bytes(out)
+
+
+def _field(number: int, payload: bytes) -> bytes:
+  return bytes([number << 3 | _DELIMITED]) + _varint(len(payload)) + payload
+
+
+def _feature(values: Values) -> bytes:
+  if values and isinstance(values[0], int):
+    packed = b"".join(map(_varint, values))
+    return _field(_INT64_LIST, _field(1, packed))
+  return _field(_BYTES_LIST, b"".join(_field(1, value) for value in values))
+
+
+def encode_example(features: Mapping[str, Values]) -> bytes:
+  """Serialises an Example; features in the order of their names.
+
+  A list of ints becomes an Int64List, any other (an empty one too) a BytesList.
+  """
+  entries = (
+    _field(1, _field(1, name.encode()) + _field(2, _feature(features[name])))
+    for name in sorted(features)
+  )
+  return _field(1, b"".join(entries))
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+  value = shift = 0
+  while True:
+    if at >= len(data) or shift > 63:
+      raise ValueError("a number is cut off")
+    byte = data[at]
+    value |= (byte & 0x7F) << shift
+    at += 1
+    if byte < 0x80:
+      return value % _INT64, at
+    shift += 7
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, bytes | int]]:
+  """Yields (field number, payload); fixed-width fields are stepped over."""
+  at = 0
+  while at < len(data):
+    key, at = _read_varint(data, at)
+    wire = key & 7
+    if wire == _VARINT:
+      value, at = _read_varint(data, at)
+      yield key >> 3, value
+      continue
+    if wire == _DELIMITED:
+      size, at = _read_varint(data, at)
+    elif wire in (_FIXED64, _FIXED32):
+      size = 8 if wire == _FIXED64 else 4
+    else:
+      raise ValueError(f"unknown wire type {wire}")
+    if at + size > len(data):
+      raise ValueError("a field is cut off")
+    if wire == _DELIMITED:
+      yield key >> 3, data[at : at + size]
+    at += size
+
+
+def _messages(data: bytes, number: int) -> Iterator[bytes]:
+  for field, payload in _fields(data):
+    if field == number:
+      if not isinstance(payload, bytes):
+        raise ValueError(f"field {number} is a number, want a message")
+      yield payload
+
+
+def _signed(value: int) -> int:
+  return value - _INT64 if value >= _INT64 >> 1 else value
+
+
+def _int64s(data: bytes) -> Iterator[int]:
+  for field, payload in _fields(data):
+    if field != 1:
+      continue
+    if isinstance(payload, int):  # unpacked: old writers do that
+      yield _signed(payload)
+      continue
+    at = 0
+    while at < len(payload):
+      value, at = _read_varint(payload, at)
+      yield _signed(value)
+
+
+def _values(feature: bytes) -> Values:
+  out: Values = []
+  for kind, payload in _fields(feature):
+    if not isinstance(payload, bytes):
+      raise ValueError("a feature holds a number, want a list")
+    if kind == _BYTES_LIST:
+      out = list(_messages(payload, 1))
+    elif kind == _INT64_LIST:
+      out = list(_int64s(payload))
+    elif kind == _FLOAT_LIST:
+      raise ValueError("a feature holds floats, want bytes or int64")
+  return out
+
+
+def decode_example(data: bytes) -> dict[str, Values]:
+  """Parses a serialised Example, whatever the order of its features.
+
+  Raises:
+    ValueError: not an Example, or one with features of floats.
+  """
+  out: dict[str, Values] = {}
+  for features in _messages(data, 1):
+    for entry in _messages(features, 1):
+      name = b"".join(_messages(entry, 1)).decode()
+      out[name] = []
+      for feature in _messages(entry, 2):
+        out[name] = _values(feature)
+  return out

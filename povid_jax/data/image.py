@@ -1,0 +1,137 @@
+"""Pictures as CLIP wants them: decoded, squared, resized; uint8 throughout.
+
+The floats (scaling, mean, standard deviation) are left to the device: see
+models/clip.py, which uses MEAN and STD from here.
+"""
+
+import io
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from povid_jax.errors import UserError
+
+MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+BACKGROUND = (122, 116, 104)  # MEAN in bytes, rounded down
+
+Mode = Literal["pad", "resize"]
+
+# A tall picture is squared in bands of rows of about this many pixels, so that
+# a long strip never needs a canvas of its length squared.
+_BAND_PIXELS = 4_000_000
+
+
+def _name(source: bytes | str | Path, name: str | None) -> str:
+  if name is not None:
+    return name
+  return "image bytes" if isinstance(source, bytes) else str(source)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+  transparency = image.info.get("transparency")
+  if image.mode == "P" and isinstance(transparency, bytes):
+    # The same colours by a way on which Pillow does not warn.
+    image = image.convert("RGBA")
+  return image.convert("RGB")
+
+
+def open_image(
+  source: bytes | str | Path, name: str | None = None
+) -> Image.Image:
+  """Decodes a picture to RGB the way LLaVA does.
+
+  Orientation tags (EXIF) are ignored, as LLaVA ignores them: a photograph that
+  a viewer would turn stays as it is stored. Alpha is dropped, not blended.
+
+  Args:
+    source: an encoded picture, or the path of one.
+    name: what error messages call the picture; the path if not given.
+
+  Raises:
+    UserError: not a picture, a broken or truncated one, one that cannot be
+      read, or one with more pixels than Pillow's limit against bombs.
+  """
+  label = _name(source, name)
+  try:
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    with Image.open(file) as image:
+      limit = Image.MAX_IMAGE_PIXELS
+      if limit and image.width * image.height > limit:
+        raise Image.DecompressionBombError(f"{image.width}x{image.height}")
+      return _to_rgb(image)
+  except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
+    raise UserError(
+      f"{label}: refused, it unpacks to more than {Image.MAX_IMAGE_PIXELS:,} "
+      "pixels; want an ordinary photograph"
+    ) from e
+  except FileNotFoundError as e:
+    raise UserError(f"{label}: no such file") from e
+  except Exception as e:  # decoders raise whatever they like on broken input
+    reason = "not a picture" if "cannot identify" in str(e) else f"broken: {e}"
+    raise UserError(f"{label}: {reason}; want JPEG, PNG or WebP") from e
+
+
+def _pad_sideways(image: Image.Image, width: int, size: int) -> Image.Image:
+  """Pads to `width` left and right and resizes the width alone to `size`."""
+  rows = max(1, _BAND_PIXELS // width)
+  out = Image.new("RGB", (size, image.height))
+  left = (width - image.width) // 2
+  for top in range(0, image.height, rows):
+    bottom = min(top + rows, image.height)
+    band = Image.new("RGB", (width, bottom - top), BACKGROUND)
+    band.paste(image.crop((0, top, image.width, bottom)), (left, 0))
+    band = band.resize((size, bottom - top), Image.Resampling.BICUBIC)
+    out.paste(band, (0, top))
+  return out
+
+
+def _pad(image: Image.Image, size: int) -> Image.Image:
+  """Pads to a square with the mean colour, then resizes to size x size.
+
+  Pillow resizes in two passes, across and then down, and rounds to bytes in
+  between. The passes are made apart here: rows are independent in the first,
+  and rows of one colour keep it, so they need not go through it. The bytes are
+  those of the plain way (a test compares) without its square canvas.
+  """
+  width, height = image.size
+  if width < height:
+    across = _pad_sideways(image, height, size)
+  else:
+    across = image.resize((size, height), Image.Resampling.BICUBIC)
+  square = Image.new("RGB", (size, max(width, height)), BACKGROUND)
+  square.paste(across, (0, (square.height - height) // 2))
+  return square.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def _resize(image: Image.Image, size: int) -> Image.Image:
+  """Resizes the shortest edge to `size` and cuts the centre out."""
+  width, height = image.size
+  short = min(width, height)
+  new = (int(size * width / short), int(size * height / short))
+  image = image.resize(new, Image.Resampling.BICUBIC)
+  left, top = (new[0] - size) // 2, (new[1] - size) // 2
+  return image.crop((left, top, left + size, top + size))
+
+
+def preprocess(image: Image.Image, size: int, mode: Mode = "pad") -> np.ndarray:
+  """A square picture, equal to what CLIPImageProcessor makes with Pillow.
+
+  Args:
+    image: RGB, any size.
+    size: edge of the result in pixels, 336 for LLaVA-1.5.
+    mode: "pad" pads to a square with the mean colour first (LLaVA-1.5);
+      "resize" does not, and cuts the centre out.
+
+  Returns:
+    uint8[size, size, 3].
+
+  Raises:
+    UserError: a mode that does not exist.
+  """
+  if mode not in ("pad", "resize"):
+    raise UserError(f"image mode {mode!r}: want 'pad' or 'resize'")
+  squared = _pad(image, size) if mode == "pad" else _resize(image, size)
+  return np.array(squared)

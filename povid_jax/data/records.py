@@ -1,0 +1,266 @@
+"""Preference records in TFRecord files, read by random access.
+
+One tf.train.Example per record (povid_jax/data/example.py), TFRecord framing
+with masked CRC32C, shards named `povid-{split}.tfrecord-00000-of-00008`.
+TensorFlow is needed neither to write nor to read them.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import SupportsIndex
+
+import google_crc32c
+import numpy as np
+
+from povid_jax.data import example, record_index
+from povid_jax.errors import UserError
+from povid_jax.files import atomic_write
+
+_HEADER = struct.Struct("<QI")  # length, its CRC
+_FOOTER = struct.Struct("<I")  # CRC of the data
+_MAX_OPEN = 256  # descriptors kept; the usual limit of a process is 1,024
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """A preference pair with its encoded pictures; `rejected` may be ()."""
+
+  id: str
+  images: tuple[bytes, ...]
+  image_noisy: bytes | None
+  noise_step: int  # -1: none stored
+  noise_seed: int  # 63 bit
+  prompt_turns: tuple[str, ...]
+  chosen: tuple[str, ...]
+  rejected: tuple[str, ...]
+  category: str
+  injector: str
+
+
+def encode(record: Record) -> bytes:
+  """A record as a serialised tf.train.Example, the same bytes every time."""
+
+  def texts(values: Sequence[str]) -> list[bytes]:
+    return [value.encode() for value in values]
+
+  noisy = record.image_noisy
+  return example.encode_example(
+    {
+      "id": texts([record.id]),
+      "image": record.images,
+      "image_noisy": [] if noisy is None else [noisy],
+      "noise_step": [int(record.noise_step)],
+      "noise_seed": [int(record.noise_seed)],
+      "prompt_turns": texts(record.prompt_turns),
+      "chosen": texts(record.chosen),
+      "rejected": texts(record.rejected),
+      "category": texts([record.category]),
+      "injector": texts([record.injector]),
+    }
+  )
+
+
+def _take(
+  features: dict[str, example.Values], name: str, kind: type
+) -> example.Values:
+  if name not in features:
+    raise ValueError(f"feature {name} is missing")
+  values = features[name]
+  if any(not isinstance(value, kind) for value in values):
+    raise ValueError(f"feature {name}: want a list of {kind.__name__}")
+  return values
+
+
+def _one(
+  features: dict[str, example.Values], name: str, kind: type
+) -> bytes | int:
+  values = _take(features, name, kind)
+  if len(values) != 1:
+    raise ValueError(f"feature {name} has {len(values)} values, want one")
+  return values[0]
+
+
+def _decode(data: bytes) -> Record:
+  features = example.decode_example(data)
+  # Writers may leave empty lists out altogether.
+  optional = {"image": [], "image_noisy": [], "rejected": []}
+  features = optional | features
+
+  def text(name: str) -> str:
+    return _one(features, name, bytes).decode()
+
+  def texts(name: str) -> tuple[str, ...]:
+    return tuple(v.decode() for v in _take(features, name, bytes))
+
+  noisy = _take(features, "image_noisy", bytes)
+  if len(noisy) > 1:
+    raise ValueError(f"feature image_noisy has {len(noisy)} values, want one")
+  return Record(
+    id=text("id"),
+    images=tuple(_take(features, "image", bytes)),
+    image_noisy=noisy[0] if noisy else None,
+    noise_step=_one(features, "noise_step", int),
+    noise_seed=_one(features, "noise_seed", int),
+    prompt_turns=texts("prompt_turns"),
+    chosen=texts("chosen"),
+    rejected=texts("rejected"),
+    category=text("category"),
+    injector=text("injector"),
+  )
+
+
+def decode(data: bytes) -> Record:
+  """Parses what `encode` or TensorFlow wrote.
+
+  Raises:
+    UserError: says what is wrong with the bytes.
+  """
+  try:
+    return _decode(data)
+  except ValueError as error:
+    raise UserError(f"not a preference record: {error}") from error
+
+
+def masked_crc(data: bytes) -> int:
+  """The CRC32C of TFRecord files, rotated and offset."""
+  crc = google_crc32c.value(data)
+  return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def shard_name(split: str, index: int, count: int) -> str:
+  """`povid-train.tfrecord-00003-of-00008`."""
+  return f"povid-{split}.tfrecord-{index:05d}-of-{count:05d}"
+
+
+class RecordWriter:
+  """Writes one shard; the file appears only when the writer is closed.
+
+  Use it as a context manager: an exception inside leaves no file behind.
+  """
+
+  def __init__(self, path: str | Path) -> None:
+    self._stack = contextlib.ExitStack()
+    self._file = self._stack.enter_context(atomic_write(path, "wb"))
+
+  def write(self, record: Record | bytes) -> None:
+    data = record if isinstance(record, bytes) else encode(record)
+    length = struct.pack("<Q", len(data))
+    self._file.write(length + _FOOTER.pack(masked_crc(length)))
+    self._file.write(data)
+    self._file.write(_FOOTER.pack(masked_crc(data)))
+
+  def close(self) -> None:
+    self._stack.close()
+
+  def __enter__(self) -> "RecordWriter":
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    self._stack.__exit__(*error)
+
+
+class RecordSource:
+  """Random access to all records of a split: `len(source)`, `source[i]`.
+
+  Records are numbered through the shards in the order of their names. The
+  first opening walks the shards once and keeps an index of offsets next to
+  them (or under ~/.cache/povid_jax if that folder cannot be written to); it is
+  made again whenever a shard's size or time of change differs. Can be pickled
+  and shared between threads and worker processes.
+
+  Args:
+    path: a folder of shards, or a glob pattern.
+    split: "train", "validation", ... for a folder; unused for a pattern.
+
+  Raises:
+    UserError: no shards, one of them missing, truncated or not a TFRecord.
+  """
+
+  def __init__(self, path: str | Path, split: str = "train") -> None:
+    self._index = record_index.open_index(record_index.find_shards(path, split))
+    self._fingerprint: str | None = None
+    self._files: dict[int, int] = {}
+
+  def __len__(self) -> int:
+    return len(self._index.offsets)
+
+  def __repr__(self) -> str:
+    # Grain stores it in checkpoints: equal for equal content, wherever it is.
+    return f"RecordSource({self.fingerprint()[:16]}, {len(self)} records)"
+
+  def __getstate__(self) -> dict:
+    return self.__dict__ | {"_files": {}}
+
+  def __del__(self) -> None:
+    for descriptor in self.__dict__.get("_files", {}).values():
+      os.close(descriptor)
+
+  def read(self, i: SupportsIndex) -> bytes:
+    """The serialised Example of record i, its CRC checked.
+
+    Raises:
+      IndexError: no such record.
+      UserError: the file was cut or changed; names it and the record.
+    """
+    i = int(i)
+    if not 0 <= i < len(self):
+      raise IndexError(f"record {i} of {len(self)}")
+    index = self._index
+    shard = int(np.searchsorted(index.starts, i, side="right")) - 1
+    size = int(index.lengths[i])
+    data = self._pread(shard, size + 4, int(index.offsets[i]))
+    where = f"{index.shards[shard]}, record {i - int(index.starts[shard])}"
+    if len(data) < size + 4:
+      raise UserError(f"{where}: the file ends too early")
+    payload = data[:size]
+    if masked_crc(payload) != _FOOTER.unpack_from(data, size)[0]:
+      raise UserError(f"{where}: wrong CRC, the data is damaged")
+    return payload
+
+  def __getitem__(self, i: SupportsIndex) -> Record:
+    data = self.read(i)
+    try:
+      return _decode(data)
+    except ValueError as error:
+      shard, row = self.locate(int(i))
+      raise UserError(f"{shard}, record {row}: {error}") from error
+
+  def locate(self, i: int) -> tuple[Path, int]:
+    """The shard of record i and its number in there."""
+    shard = int(np.searchsorted(self._index.starts, i, side="right")) - 1
+    return self._index.shards[shard], i - int(self._index.starts[shard])
+
+  def _pread(self, shard: int, size: int, offset: int) -> bytes:
+    try:
+      if (descriptor := self._files.get(shard)) is not None:
+        return os.pread(descriptor, size, offset)
+      descriptor = os.open(self._index.shards[shard], os.O_RDONLY)
+      if len(self._files) < _MAX_OPEN:
+        # Of two threads that get here at once, one descriptor is kept.
+        if self._files.setdefault(shard, descriptor) == descriptor:
+          return os.pread(descriptor, size, offset)
+      try:
+        return os.pread(descriptor, size, offset)
+      finally:
+        os.close(descriptor)
+    except OSError as error:
+      raise UserError(
+        f"{self._index.shards[shard]}: {error.strerror}"
+      ) from error
+
+  def fingerprint(self) -> str:
+    """Hash of the shards' names, sizes and record CRCs; not of their folder."""
+    if self._fingerprint is None:
+      digest = hashlib.sha256()
+      for shard, size in zip(
+        self._index.shards, self._index.sizes, strict=True
+      ):
+        digest.update(f"{shard.name}\0{int(size)}\0".encode())
+      digest.update(self._index.crcs.astype("<u4").tobytes())
+      self._fingerprint = digest.hexdigest()
+    return self._fingerprint

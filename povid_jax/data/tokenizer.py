@@ -1,0 +1,199 @@
+"""Tokenizers from a folder: SentencePiece's tokenizer.model or tokenizer.json."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from povid_jax.errors import UserError
+
+_USUAL = {
+  "bos": ("<s>", "<|begin_of_text|>", "<bos>"),
+  "eos": ("</s>", "<|end_of_text|>", "<|im_end|>", "<eos>", "<|endoftext|>"),
+  "pad": ("<pad>", "<unk>"),
+}
+
+
+class Tokenizer(Protocol):
+  """Text to ids and back.
+
+  `encode` takes all text as text: a "</s>" written in it becomes the pieces
+  of those four characters, never the special token, whose id only the caller
+  can put. `decode` leaves special tokens, image placeholders and ids outside
+  of the vocabulary out.
+  """
+
+  bos_id: int | None
+  eos_id: int
+  pad_id: int
+  vocab_size: int
+  folder: Path
+
+  def encode(self, text: str, bos: bool = False) -> list[int]: ...
+
+  def decode(self, ids: Sequence[int]) -> str: ...
+
+  def token_id(self, token: str) -> int | None:
+    """Id of a special token by its name, None if there is no such."""
+    ...
+
+
+class _SentencePiece:
+  """The slow Llama tokenizer: each call adds the dummy space in front."""
+
+  def __init__(self, folder: Path) -> None:
+    import sentencepiece
+
+    self.folder = folder
+    path = folder / "tokenizer.model"
+    try:
+      self._model = sentencepiece.SentencePieceProcessor(
+        model_proto=path.read_bytes()
+      )
+    except (RuntimeError, OSError) as error:
+      raise UserError(f"{path}: not a SentencePiece model") from error
+    self._added = _added_tokens(folder)
+    names = _special_names(folder)
+    model = self._model
+    bos = self._named(names["bos"], model.bos_id())
+    eos = self._named(names["eos"], model.eos_id())
+    if eos is None:
+      raise UserError(f"{path}: no end-of-text token; want one with </s>")
+    # As in LLaVA, padding is <unk> where nothing else is named.
+    pad = self._named(names["pad"], model.unk_id())
+    self.bos_id, self.eos_id = bos, eos
+    self.pad_id = eos if pad is None else pad
+    self._size = model.vocab_size()
+    self.vocab_size = max([self._size, *(i + 1 for i in self._added.values())])
+
+  def _named(self, name: str | None, default: int) -> int | None:
+    if name is not None and (found := self.token_id(name)) is not None:
+      return found
+    return None if default < 0 else default
+
+  def encode(self, text: str, bos: bool = False) -> list[int]:
+    ids = self._model.encode(text)
+    return [self.bos_id, *ids] if bos and self.bos_id is not None else ids
+
+  def decode(self, ids: Sequence[int]) -> str:
+    special = {self.bos_id, self.eos_id, self.pad_id}
+    kept = [int(i) for i in ids]
+    kept = [i for i in kept if 0 <= i < self._size and i not in special]
+    return self._model.decode(kept)
+
+  def token_id(self, token: str) -> int | None:
+    if token in self._added:
+      return self._added[token]
+    found = self._model.piece_to_id(token)
+    known = found != self._model.unk_id() or token == "<unk>"
+    return found if known and self._model.id_to_piece(found) == token else None
+
+  def __reduce__(self) -> tuple:
+    return _SentencePiece, (self.folder,)
+
+
+class _Tokenizers:
+  """A tokenizer.json by the tokenizers package, without its post-processor."""
+
+  def __init__(self, folder: Path) -> None:
+    import tokenizers
+
+    self.folder = folder
+    path = folder / "tokenizer.json"
+    try:
+      spec = _read_json(path)
+      # A marker inside a text is text. `encode_special_tokens` sees to that
+      # for tokens that are declared special, as some exports forget to do.
+      names = _special_names(folder)
+      for token in spec.get("added_tokens") or ():
+        if token["content"] in {*names.values(), "<image>", "<pad>"}:
+          token["special"] = True
+      spec["truncation"] = spec["padding"] = None
+      self._model = tokenizers.Tokenizer.from_str(json.dumps(spec))
+    except UserError:
+      raise
+    except Exception as error:  # the package raises bare Exception
+      raise UserError(f"{path}: not a tokenizer.json: {error}") from error
+    self._model.encode_special_tokens = True
+    self.bos_id = self._find("bos", names)
+    eos = self._find("eos", names)
+    if eos is None:
+      raise UserError(f"{path}: no end-of-text token; want one with </s>")
+    self.eos_id = eos
+    pad = self._find("pad", names)
+    self.pad_id = eos if pad is None else pad
+    vocab = self._model.get_vocab(with_added_tokens=True)
+    self.vocab_size = max(vocab.values()) + 1
+    self._special = {self.bos_id, self.eos_id, self.pad_id}
+
+  def _find(self, kind: str, names: dict[str, str | None]) -> int | None:
+    for name in (names[kind], *_USUAL[kind]):
+      if name is not None and (found := self.token_id(name)) is not None:
+        return found
+    return None
+
+  def encode(self, text: str, bos: bool = False) -> list[int]:
+    ids = self._model.encode(text, add_special_tokens=False).ids
+    return [self.bos_id, *ids] if bos and self.bos_id is not None else ids
+
+  def decode(self, ids: Sequence[int]) -> str:
+    kept = [int(i) for i in ids]
+    kept = [i for i in kept if 0 <= i < self.vocab_size]
+    kept = [i for i in kept if i not in self._special]
+    return self._model.decode(kept, skip_special_tokens=True)
+
+  def token_id(self, token: str) -> int | None:
+    return self._model.token_to_id(token)
+
+  def __reduce__(self) -> tuple:
+    return _Tokenizers, (self.folder,)
+
+
+def _read_json(path: Path) -> Any:
+  try:
+    return json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError, RecursionError) as error:
+    raise UserError(f"{path}: not JSON: {error}") from error
+
+
+def _added_tokens(folder: Path) -> dict[str, int]:
+  """Tokens that a slow tokenizer keeps outside of its model file."""
+  added: dict[str, int] = {}
+  if (path := folder / "added_tokens.json").is_file():
+    added |= _read_json(path)
+  if (path := folder / "tokenizer_config.json").is_file():
+    decoder = _read_json(path).get("added_tokens_decoder") or {}
+    added |= {entry["content"]: int(i) for i, entry in decoder.items()}
+  return added
+
+
+def _special_names(folder: Path) -> dict[str, str | None]:
+  """The bos, eos and pad tokens that the folder's settings name."""
+  names: dict[str, str | None] = {"bos": None, "eos": None, "pad": None}
+  for file in ("special_tokens_map.json", "tokenizer_config.json"):
+    if not (folder / file).is_file():
+      continue
+    settings = _read_json(folder / file)
+    for kind in names:
+      token = settings.get(f"{kind}_token")
+      token = token.get("content") if isinstance(token, dict) else token
+      names[kind] = token if isinstance(token, str) else names[kind]
+  return names
+
+
+def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
+  """Loads the tokenizer of a folder; tokenizer.model wins over .json.
+
+  The names of bos, eos and pad come from tokenizer_config.json or
+  special_tokens_map.json, else the usual ones are looked for.
+
+  Raises:
+    UserError: neither file is there, it is broken, or it has no </s>.
+  """
+  folder = Path(folder)
+  if (folder / "tokenizer.model").is_file():
+    return _SentencePiece(folder)
+  if (folder / "tokenizer.json").is_file():
+    return _Tokenizers(folder)
+  raise UserError(f"{folder}: want tokenizer.model or tokenizer.json in it")
