@@ -127,14 +127,14 @@ class Writer:
     folder = Path(workdir) / "metrics"
     path = folder / "train.jsonl"
     files.ensure_parent(path)
+    if wandb is not None:
+      self._wandb = _start_wandb(Path(workdir), wandb)
     truncate(path, start_step)
     self._file = open(path, "a", encoding="utf-8")
     if tensorboard:
       from tensorboardX import SummaryWriter
 
       self._board = SummaryWriter(str(folder), purge_step=start_step)
-    if wandb is not None:
-      self._wandb = _start_wandb(Path(workdir), wandb)
 
   def write(
     self,

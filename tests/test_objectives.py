@@ -1,0 +1,333 @@
+"""Every objective against a NumPy float64 oracle, and hand-computed rows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from povid_jax import objectives
+from povid_jax.errors import UserError
+from povid_jax.objectives import Counts, Logps, weighted_mean
+
+BATCH = 5
+
+
+def log_s(x):
+  """log sigmoid in float64, written apart from the library's."""
+  x = np.asarray(x, np.float64)
+  return -np.log1p(np.exp(-np.abs(x))) + np.minimum(x, 0)
+
+
+def draw(seed):
+  """Two models' log-probs, far enough apart to leave the linear range."""
+  rng = np.random.default_rng(seed)
+  counts = {
+    "chosen": rng.integers(1, 40, BATCH),
+    "rejected": rng.integers(1, 40, BATCH),
+  }
+  reference = {
+    name: -rng.uniform(1, 60, BATCH)
+    for name in ("chosen", "rejected", "noise", "corrupted")
+  }
+  policy = {
+    name: value + rng.normal(0, 8, BATCH) for name, value in reference.items()
+  }
+  return policy, reference, counts
+
+
+def oracle_sft(p, q, n):
+  return -p["chosen"] / n["chosen"]
+
+
+def oracle_dpo(
+  p,
+  q,
+  n,
+  beta=0.1,
+  loss_type="sigmoid",
+  label_smoothing=0.0,
+  smoothing_variant="cdpo",
+  sft_weight=0.0,
+  length_normalised=False,
+):
+  c, r = p["chosen"] - q["chosen"], p["rejected"] - q["rejected"]
+  if length_normalised:
+    c, r = c / n["chosen"], r / n["rejected"]
+  h, e = c - r, label_smoothing
+  if loss_type == "hinge":
+    loss = np.where(beta * h < 1, 1 - beta * h, 0.0)
+  elif loss_type == "ipo":
+    loss = (h - 0.5 / beta) ** 2
+  elif smoothing_variant == "cdpo":
+    loss = -(1 - e) * log_s(beta * h) - e * log_s(-beta * h)
+  else:
+    loss = (-(1 - e) * log_s(beta * h) + e * log_s(-beta * h)) / (1 - 2 * e)
+  return loss - sft_weight * p["chosen"] / n["chosen"]
+
+
+def oracle_povid(p, q, n, beta=0.1, text_weight=0.5, noise_weight=0.5):
+  text = (p["chosen"] - p["rejected"]) - (q["chosen"] - q["rejected"])
+  noise = (p["chosen"] - p["noise"]) - (q["chosen"] - q["noise"])
+  return -text_weight * log_s(beta * text) - noise_weight * log_s(beta * noise)
+
+
+def oracle_paper(p, q, n, alpha=0.1, beta1=0.05, beta2=0.05):
+  r = {name: p[name] - q[name] for name in p}
+  inner = beta1 * r["rejected"] + beta2 * r["noise"]
+  return -log_s(alpha * r["chosen"] - inner)
+
+
+def oracle_mdpo(
+  p, q, n, beta=0.1, anchor=0.0, conditional_weight=1.0, anchor_weight=1.0
+):
+  r = {name: p[name] - q[name] for name in p}
+  text = -log_s(beta * (r["chosen"] - r["rejected"]))
+  image = -log_s(beta * (r["chosen"] - r["corrupted"]))
+  floor = -log_s(beta * r["chosen"] - anchor)
+  return text + conditional_weight * image + anchor_weight * floor
+
+
+CASES = [
+  ("sft", {}, oracle_sft),
+  ("dpo", {}, oracle_dpo),
+  ("dpo", {"beta": 0.4}, oracle_dpo),
+  ("dpo", {"loss_type": "hinge"}, oracle_dpo),
+  ("dpo", {"loss_type": "ipo"}, oracle_dpo),
+  ("dpo", {"loss_type": "ipo", "length_normalised": True}, oracle_dpo),
+  ("dpo", {"label_smoothing": 0.2}, oracle_dpo),
+  (
+    "dpo",
+    {"label_smoothing": 0.2, "smoothing_variant": "robust"},
+    oracle_dpo,
+  ),
+  ("dpo", {"sft_weight": 0.7}, oracle_dpo),
+  ("dpo", {"length_normalised": True, "beta": 2.0}, oracle_dpo),
+  ("povid", {}, oracle_povid),
+  ("povid", {"text_weight": 1.0, "noise_weight": 0.0}, oracle_povid),
+  ("povid", {"text_weight": 0.5, "noise_weight": 0.0}, oracle_povid),
+  ("povid", {"text_weight": 0.0, "noise_weight": 1.0}, oracle_povid),
+  ("povid_shared", {"beta": 0.3}, oracle_povid),
+  ("povid_paper", {}, oracle_paper),
+  ("povid_paper", {"alpha": 0.3, "beta1": 0.2, "beta2": 0.1}, oracle_paper),
+  ("mdpo", {}, oracle_mdpo),
+  ("mdpo", {"anchor": 0.5, "conditional_weight": 0.3}, oracle_mdpo),
+]
+IDS = [f"{name}-{'-'.join(map(str, h.values()))}" for name, h, _ in CASES]
+
+
+def as_jax(policy, reference, counts):
+  f32 = lambda tree: {k: jnp.asarray(v, jnp.float32) for k, v in tree.items()}
+  counts = {k: jnp.asarray(v) for k, v in counts.items()}
+  return Logps(**f32(policy)), Logps(**f32(reference)), Counts(**counts)
+
+
+@pytest.mark.parametrize(("name", "hyper", "oracle"), CASES, ids=IDS)
+def test_loss_agrees_with_oracle(name, hyper, oracle):
+  for seed in range(3):
+    policy, reference, counts = draw(seed)
+    loss, metrics = objectives.get(name, **hyper).fn(
+      *as_jax(policy, reference, counts)
+    )
+    want = oracle(policy, reference, counts, **hyper)
+    # float32 log-probs near 60 nats carry 4e-6; ipo squares what is left
+    np.testing.assert_allclose(loss, want, rtol=2e-6, atol=1e-4)
+    assert loss.dtype == jnp.float32
+    for value in metrics.values():
+      assert value.shape == (BATCH,) and value.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(("name", "hyper", "oracle"), CASES, ids=IDS)
+def test_gradient_agrees_with_finite_differences(name, hyper, oracle):
+  policy, reference, counts = draw(7)
+  objective = objectives.get(name, **hyper)
+  p, q, n = as_jax(policy, reference, counts)
+  grads = jax.grad(lambda p: objective.fn(p, q, n)[0].sum())(p)
+  step = 1e-5
+  for key in policy:
+    up = {**policy, key: policy[key] + step}
+    down = {**policy, key: policy[key] - step}
+    want = (
+      oracle(up, reference, counts, **hyper)
+      - oracle(down, reference, counts, **hyper)
+    ) / (2 * step)
+    np.testing.assert_allclose(
+      getattr(grads, key), want, rtol=1e-4, atol=1e-6, err_msg=key
+    )
+
+
+def test_rows_by_hand():
+  """beta 0.1, chosen +2 nats, rejected -3, noise -8: margins 0.5 and 1.0."""
+  p = Logps(*(jnp.array([x]) for x in (-8.0, -23.0, -28.0)))
+  q = Logps(*(jnp.array([x]) for x in (-10.0, -20.0, -20.0)))
+  n = Counts(jnp.array([4]), jnp.array([5]))
+  loss, metrics = objectives.get("povid").fn(p, q, n)
+  # -log s(0.5) = 0.474077, -log s(1.0) = 0.313262
+  assert float(loss[0]) == pytest.approx(0.5 * (0.474077 + 0.313262), abs=1e-6)
+  want = {
+    "rewards/chosen": 0.2,
+    "rewards/injected": -0.3,
+    "rewards/noise": -0.8,
+    "margin/injected": 0.5,
+    "margin/noise": 1.0,
+    "accuracy/injected": 1.0,
+    "accuracy/noise": 1.0,
+    "drift/chosen": 2.0,
+    "drift/chosen_per_token": 0.5,
+    "kl/chosen_per_token": 0.148721,  # exp(0.5) - 1.5
+    "logps/chosen": -8.0,
+    "logps/rejected": -23.0,
+    "logps/noise": -28.0,
+    "tokens/chosen": 4.0,
+    "tokens/rejected": 5.0,
+  }
+  assert {k: float(v[0]) for k, v in metrics.items()} == pytest.approx(
+    want, abs=1e-6
+  )
+
+
+@pytest.mark.parametrize(
+  ("name", "hyper", "want"),
+  [
+    ("dpo", {}, 0.693147),
+    ("dpo", {"loss_type": "hinge"}, 1.0),
+    ("dpo", {"loss_type": "ipo"}, 25.0),
+    ("dpo", {"label_smoothing": 0.1}, 0.693147),
+    ("povid", {}, 0.693147),
+    ("povid", {"noise_weight": 0.0}, 0.346574),
+    ("povid_paper", {}, 0.693147),
+    ("mdpo", {}, 2.079442),
+  ],
+)
+def test_loss_where_policy_is_the_reference(name, hyper, want):
+  x = jnp.array([-12.0])
+  same = Logps(x, x - 3, x - 5, x - 7)
+  counts = Counts(jnp.array([3]), jnp.array([3]))
+  loss, metrics = objectives.get(name, **hyper).fn(same, same, counts)
+  assert float(loss[0]) == pytest.approx(want, abs=1e-5)
+  assert float(metrics["accuracy/injected"][0]) == 0.0  # a tie is not a win
+
+
+def test_paper_defaults_have_the_released_gradient_at_the_reference():
+  x = jnp.array([-12.0, -4.0])
+  same = Logps(x, x - 3, x - 5)
+  counts = Counts(jnp.array([3, 3]), jnp.array([3, 3]))
+  grad = lambda name: jax.grad(
+    lambda p: objectives.get(name).fn(p, same, counts)[0].sum()
+  )(same)
+  for a, b in zip(grad("povid")[:3], grad("povid_paper")[:3], strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_needs_follow_the_weights():
+  need = lambda name, **hyper: objectives.get(name, **hyper).needs
+  assert need("sft") == set()
+  assert need("dpo") == {"rejected", "reference"}
+  assert need("povid") == {"rejected", "noise", "reference"}
+  assert need("povid", noise_weight=0.0) == {"rejected", "reference"}
+  assert need("povid", text_weight=0.0) == {"noise", "reference"}
+  assert need("povid_paper", beta1=0.0) == {"noise", "reference"}
+  assert need("mdpo") == {"rejected", "corrupted", "reference"}
+  assert need("mdpo", conditional_weight=0.0) == {"rejected", "reference"}
+  whose = {
+    name: objectives.get(name).noise_reference for name in objectives.OBJECTIVES
+  }
+  assert whose == {
+    "sft": None,
+    "dpo": None,
+    "povid": "own",
+    "povid_shared": "policy",
+    "povid_paper": "policy",
+    "mdpo": None,
+  }
+  assert objectives.get("povid", noise_weight=0.0).noise_reference is None
+
+
+@pytest.mark.parametrize(
+  ("name", "hyper"),
+  [
+    ("dpo", {}),
+    ("povid", {"noise_weight": 0.0}),
+    ("povid", {"text_weight": 0.0}),
+    ("mdpo", {"conditional_weight": 0.0}),
+  ],
+)
+def test_what_is_not_needed_may_be_none(name, hyper):
+  objective = objectives.get(name, **hyper)
+  drop = lambda logps: Logps(
+    logps.chosen,
+    *(
+      value if key in objective.needs else None
+      for key, value in list(logps._asdict().items())[1:]
+    ),
+  )
+  p, q, n = as_jax(*draw(3))
+  full, _ = objective.fn(p, q, n)
+  part, metrics = objective.fn(drop(p), drop(q), n)
+  np.testing.assert_array_equal(full, part)
+  assert ("margin/noise" in metrics) == ("noise" in objective.needs)
+
+
+@pytest.mark.parametrize("name", ["sft", "povid"])
+def test_microbatches_add_up_to_one_big_batch(name):
+  """Split unevenly, with a filler row: same loss and gradient."""
+  objective = objectives.get(name)
+  p, q, n = as_jax(*draw(11))
+  n = Counts(n.chosen.at[2].set(0), n.rejected.at[2].set(0))
+  total = objective.weights(n).sum()
+
+  def part(p, rows):
+    cut = lambda tree: jax.tree.map(lambda x: x[rows], tree)
+    loss, _ = objective.fn(cut(p), cut(q), cut(n))
+    return weighted_mean(loss, objective.weights(cut(n)), total)
+
+  whole, whole_grad = jax.value_and_grad(part)(p, slice(None))
+  parts = [
+    jax.value_and_grad(part)(p, s) for s in (slice(0, 1), slice(1, BATCH))
+  ]
+  np.testing.assert_allclose(whole, sum(x for x, _ in parts), rtol=1e-6)
+  summed = jax.tree.map(lambda *g: sum(g), *(g for _, g in parts))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), whole_grad, summed
+  )
+  assert float(whole_grad.chosen[2]) == 0.0
+
+
+def test_sft_mean_is_over_tokens():
+  """2 nats over 1 token and 6 nats over 3: the mean is 8 / 4."""
+  objective = objectives.get("sft")
+  counts = Counts(jnp.array([1, 3]))
+  loss, _ = objective.fn(Logps(jnp.array([-2.0, -6.0])), None, counts)
+  np.testing.assert_allclose(loss, [2.0, 2.0])
+  counts = Counts(jnp.array([1, 3, 0]))
+  loss, _ = objective.fn(Logps(jnp.array([-1.0, -6.0, 0.0])), None, counts)
+  mean = weighted_mean(loss, objective.weights(counts))
+  assert float(mean) == pytest.approx(7 / 4)
+
+
+def test_weighted_mean_ignores_filler_even_if_it_is_nan():
+  values = jnp.array([1.0, jnp.nan])
+  assert float(weighted_mean(values, jnp.array([2.0, 0.0]))) == 1.0
+  assert float(weighted_mean(values, jnp.zeros(2))) == 0.0
+
+
+@pytest.mark.parametrize(
+  ("name", "hyper", "message"),
+  [
+    ("povd", {}, "did you mean 'povid'"),
+    ("povid", {"text_wieght": 1}, "did you mean 'text_weight'"),
+    ("povid", {"beta": "big"}, "povid.beta: want float, got 'big'"),
+    ("povid", {"beta": True}, "povid.beta: want float"),
+    ("povid", {"beta": 0}, "beta: want a number above 0"),
+    ("povid", {"beta": float("nan")}, "beta: want a number above 0"),
+    ("povid", {"text_weight": 0, "noise_weight": 0}, "nothing to learn"),
+    ("dpo", {"loss_type": "sigmod"}, "want one of sigmoid, hinge, ipo"),
+    ("dpo", {"label_smoothing": 0.5}, "want [0, 0.5)"),
+    ("dpo", {"label_smoothing": 0.1, "loss_type": "ipo"}, "needs loss_type"),
+    ("dpo", {"length_normalised": 1}, "want bool"),
+    ("sft", {"beta": 0.1}, "unknown sft hyper-parameter 'beta'"),
+  ],
+)
+def test_bad_requests_are_named(name, hyper, message):
+  with pytest.raises(UserError) as error:
+    objectives.get(name, **hyper)
+  assert message in str(error.value)
