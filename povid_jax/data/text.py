@@ -30,7 +30,8 @@ MARKER = "<image>"
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-  """A conversation's text; {text} stands for what was said.
+  """A conversation's text; {text} stands for what was said, with its images
+  in front, {image} for the images alone.
 
   Markers of special tokens written in a template (<s>, </s>, <|im_start|>,
   <|im_end|>) become those tokens where the tokenizer has them; the same
@@ -92,7 +93,6 @@ TEMPLATES: dict[str, Template] = {
 }
 
 _SPECIAL = re.compile(r"(<s>|</s>|<\|im_start\|>|<\|im_end\|>)")
-_SLOT = re.compile(r"(\{text\}|\{image\})")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,14 +143,24 @@ class _Writer:
     self.ids: list[int] = [] if bos is None else [bos]
     self.mask = [False] * len(self.ids)
     self._text = ""  # not encoded yet: an answer may follow on it
+    self._continues = False  # what comes next stands after a special token
+
+  def _encode(self, text: str) -> list[int]:
+    return self._tokenizer.encode(text, continues=self._continues)
 
   def _put(self, ids: Sequence[int], mask: bool = False) -> None:
     self.ids.extend(ids)
     self.mask.extend([mask] * len(ids))
 
   def flush(self) -> None:
-    self._put(self._tokenizer.encode(self._text))
-    self._text = ""
+    if self._text:
+      self._put(self._encode(self._text))
+      self._text, self._continues = "", False
+
+  def _put_special(self, token: int, mask: bool = False) -> None:
+    self.flush()
+    self._put([token], mask)
+    self._continues = True
 
   def _special(self, token: str) -> int | None:
     named = {"</s>": self._tokenizer.eos_id, "<s>": self._tokenizer.bos_id}
@@ -160,6 +170,7 @@ class _Writer:
     for i in range(count):
       self.flush()
       self._put(self._image)
+      self._continues = False  # LLaVA tokenises what follows by itself
       if newline or i < count - 1:
         self._text += "\n"
 
@@ -171,30 +182,32 @@ class _Writer:
     for piece in _SPECIAL.split(text):
       special = self._special(piece) if _SPECIAL.fullmatch(piece) else None
       if special is not None:
-        self.flush()
-        self._put([special])
+        self._put_special(special)
         continue
-      before, slot, after = (
-        _SLOT.split(piece) if _SLOT.search(piece) else (piece, "", "")
-      )
-      self._text += before
-      if slot:
-        self._images(count, newline=slot == "{text}" and bool(said))
-      self._text += (said if slot == "{text}" else "") + after
+      self._text += piece.partition("{")[0]
+      if "{image}" in piece:
+        self._images(count, newline=False)
+      elif "{text}" in piece:
+        self._images(count, newline=bool(said))
+        self._text += said + piece.partition("{text}")[2]
 
   def answer(self, said: str) -> None:
-    encode = self._tokenizer.encode
     text = self._template.answer.replace("{text}", said)
-    head, whole = encode(self._text), encode(self._text + text)
+    head, whole = self._encode(self._text), self._encode(self._text + text)
+    if whole[: len(head)] == head:
+      answer = whole[len(head) :]
+    else:
+      # A tokenizer that joins text across the border would leave the prefix
+      # of generation behind; such an answer is encoded apart.
+      answer = self._encode(text)
     self._put(head)
-    # A tokenizer that joins text across the border would leave the prefix of
-    # generation behind; such an answer is encoded apart.
-    joined = whole[: len(head)] != head
-    self._put(encode(text) if joined else whole[len(head) :], True)
-    self._text = ""
+    self._put(answer, True)
+    self._text, self._continues = "", False
     if end := self._template.end:
       special = self._special(end)
-      self._put([self._tokenizer.eos_id if special is None else special], True)
+      self._put_special(
+        self._tokenizer.eos_id if special is None else special, True
+      )
 
   def conversation(self, turns: Sequence[str], first_is_answer: bool) -> None:
     for i, said in enumerate(turns):
@@ -248,8 +261,9 @@ def encode(
       branch  a </s> USER: q2 ASSISTANT: a2 </s>
       mask    1 1    0              0    1  1
 
-  Conversations of several turns get the same treatment in every turn, where
-  the released code drops them without a word (all labels -100).
+  Conversations of several turns get the same treatment in every turn, where,
+  with the tokenizer of LLaVA-1.5, the released code miscounts and drops them
+  (all labels -100, one printed line).
 
   In a human turn each <image> is moved to the front of the turn, as LLaVA
   does, one block of placeholders and a newline per picture (LLaVA makes a

@@ -1,4 +1,4 @@
-"""Tokenizers from a folder: SentencePiece's tokenizer.model or tokenizer.json."""
+"""Tokenizers from a folder: tokenizer.model (SentencePiece) or .json."""
 
 import json
 import os
@@ -20,8 +20,10 @@ class Tokenizer(Protocol):
 
   `encode` takes all text as text: a "</s>" written in it becomes the pieces
   of those four characters, never the special token, whose id only the caller
-  can put. `decode` leaves special tokens, image placeholders and ids outside
-  of the vocabulary out.
+  can put. `continues` says that the text stands after a special token: Llama
+  tokenizers with "legacy": false (all of LLaVA-1.5) put no space in front of
+  it then, the older ones do. `decode` leaves special tokens, image placeholders
+  and ids outside of the vocabulary out.
   """
 
   bos_id: int | None
@@ -30,7 +32,9 @@ class Tokenizer(Protocol):
   vocab_size: int
   folder: Path
 
-  def encode(self, text: str, bos: bool = False) -> list[int]: ...
+  def encode(
+    self, text: str, bos: bool = False, continues: bool = False
+  ) -> list[int]: ...
 
   def decode(self, ids: Sequence[int]) -> str: ...
 
@@ -39,8 +43,13 @@ class Tokenizer(Protocol):
     ...
 
 
+# Appended to a serialised model, this overrides normalizer_spec (field 3) with
+# add_dummy_prefix (field 3) = false: protobuf merges a message given twice.
+_NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
+
+
 class _SentencePiece:
-  """The slow Llama tokenizer: each call adds the dummy space in front."""
+  """The slow Llama tokenizer: a dummy space goes in front of a text."""
 
   def __init__(self, folder: Path) -> None:
     import sentencepiece
@@ -48,9 +57,11 @@ class _SentencePiece:
     self.folder = folder
     path = folder / "tokenizer.model"
     try:
-      self._model = sentencepiece.SentencePieceProcessor(
-        model_proto=path.read_bytes()
-      )
+      proto = path.read_bytes()
+      load = lambda p: sentencepiece.SentencePieceProcessor(model_proto=p)
+      self._model = self._later = load(proto)
+      if _settings(folder).get("legacy") is False:
+        self._later = load(proto + _NO_DUMMY_PREFIX)
     except (RuntimeError, OSError) as error:
       raise UserError(f"{path}: not a SentencePiece model") from error
     self._added = _added_tokens(folder)
@@ -72,8 +83,10 @@ class _SentencePiece:
       return found
     return None if default < 0 else default
 
-  def encode(self, text: str, bos: bool = False) -> list[int]:
-    ids = self._model.encode(text)
+  def encode(
+    self, text: str, bos: bool = False, continues: bool = False
+  ) -> list[int]:
+    ids = (self._later if continues else self._model).encode(text)
     return [self.bos_id, *ids] if bos and self.bos_id is not None else ids
 
   def decode(self, ids: Sequence[int]) -> str:
@@ -111,11 +124,15 @@ class _Tokenizers:
           token["special"] = True
       spec["truncation"] = spec["padding"] = None
       self._model = tokenizers.Tokenizer.from_str(json.dumps(spec))
+      self._later = self._model
+      if _prepend_never(spec.get("pre_tokenizer")):
+        self._later = tokenizers.Tokenizer.from_str(json.dumps(spec))
     except UserError:
       raise
     except Exception as error:  # the package raises bare Exception
       raise UserError(f"{path}: not a tokenizer.json: {error}") from error
     self._model.encode_special_tokens = True
+    self._later.encode_special_tokens = True
     self.bos_id = self._find("bos", names)
     eos = self._find("eos", names)
     if eos is None:
@@ -133,8 +150,11 @@ class _Tokenizers:
         return found
     return None
 
-  def encode(self, text: str, bos: bool = False) -> list[int]:
-    ids = self._model.encode(text, add_special_tokens=False).ids
+  def encode(
+    self, text: str, bos: bool = False, continues: bool = False
+  ) -> list[int]:
+    model = self._later if continues else self._model
+    ids = model.encode(text, add_special_tokens=False).ids
     return [self.bos_id, *ids] if bos and self.bos_id is not None else ids
 
   def decode(self, ids: Sequence[int]) -> str:
@@ -150,6 +170,17 @@ class _Tokenizers:
     return _Tokenizers, (self.folder,)
 
 
+def _prepend_never(pre_tokenizer: dict[str, Any] | None) -> bool:
+  """Turns "a space at the very start" into "none"; says if there was one."""
+  if not pre_tokenizer:
+    return False
+  if pre_tokenizer.get("prepend_scheme") == "first":
+    pre_tokenizer["prepend_scheme"] = "never"
+    return True
+  parts = pre_tokenizer.get("pretokenizers") or ()
+  return any([_prepend_never(part) for part in parts])
+
+
 def _read_json(path: Path) -> Any:
   try:
     return json.loads(path.read_text(encoding="utf-8"))
@@ -162,10 +193,13 @@ def _added_tokens(folder: Path) -> dict[str, int]:
   added: dict[str, int] = {}
   if (path := folder / "added_tokens.json").is_file():
     added |= _read_json(path)
-  if (path := folder / "tokenizer_config.json").is_file():
-    decoder = _read_json(path).get("added_tokens_decoder") or {}
-    added |= {entry["content"]: int(i) for i, entry in decoder.items()}
-  return added
+  decoder = _settings(folder).get("added_tokens_decoder") or {}
+  return added | {entry["content"]: int(i) for i, entry in decoder.items()}
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+  path = folder / "tokenizer_config.json"
+  return _read_json(path) if path.is_file() else {}
 
 
 def _special_names(folder: Path) -> dict[str, str | None]:
