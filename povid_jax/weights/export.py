@@ -1,0 +1,218 @@
+"""Our parameters as safetensors, and as a folder that transformers opens."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from povid_jax import progress
+from povid_jax.errors import UserError
+from povid_jax.models.config import LlavaConfig, LoraConfig
+from povid_jax.weights import dimensions, keys
+from povid_jax.weights.load import copy_cast
+
+_NAMES = {
+  np.dtype(np.float32): "F32",
+  np.dtype(np.float16): "F16",
+  np.dtype(ml_dtypes.bfloat16): "BF16",
+}
+_TORCH = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_SHARD_BYTES = 5 * 10**9  # what transformers writes, and the hub likes
+# Names on disk that every transformers since 4.36 reads.
+_LLAVA_HF = {
+  "vision": "vision_tower.vision_model.",
+  "projector": "multi_modal_projector.",
+  "decoder": "language_model.model.",
+  "head": "language_model.lm_head.",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Lazy:
+  """A tensor to be written: known shape and dtype, made when its turn comes."""
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  make: Callable[[], np.ndarray]
+
+  @property
+  def size(self) -> int:
+    return math.prod(self.shape) * self.dtype.itemsize
+
+
+def _lazy(value: np.ndarray | Lazy) -> Lazy:
+  if isinstance(value, Lazy):
+    return value
+  return Lazy(value.shape, value.dtype, lambda: value)
+
+
+def write_safetensors(
+  file: Path, tensors: Mapping[str, np.ndarray | Lazy]
+) -> None:
+  """Writes one safetensors file, one tensor in memory at a time."""
+  lazy = {key: _lazy(value) for key, value in tensors.items()}
+  header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+  offset = 0
+  for key, tensor in lazy.items():
+    if tensor.dtype not in _NAMES:
+      raise UserError(
+        f"{key} has dtype {tensor.dtype}, want one of "
+        f"{[str(d) for d in _NAMES]}"
+      )
+    header[key] = {
+      "dtype": _NAMES[tensor.dtype],
+      "shape": list(tensor.shape),
+      "data_offsets": [offset, offset + tensor.size],
+    }
+    offset += tensor.size
+  text = json.dumps(header, separators=(",", ":")).encode()
+  text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8
+  with open(file, "wb") as stream:
+    stream.write(len(text).to_bytes(8, "little") + text)
+    for tensor in lazy.values():
+      value = np.ascontiguousarray(tensor.make())
+      stream.write(value.view(np.uint8).reshape(-1).data)
+
+
+def _shards(tensors: Mapping[str, Lazy], most: int) -> list[dict[str, Lazy]]:
+  shards: list[dict[str, Lazy]] = [{}]
+  size = 0
+  for key, tensor in tensors.items():
+    if size + tensor.size > most and shards[-1]:
+      shards.append({})
+      size = 0
+    shards[-1][key] = tensor
+    size += tensor.size
+  return shards
+
+
+def write_shards(
+  folder: Path, tensors: Mapping[str, Lazy], most: int = _SHARD_BYTES
+) -> None:
+  """Writes model-0000i-of-0000n.safetensors and their index."""
+  shards = _shards(tensors, most)
+  weight_map = {}
+  for i, shard in enumerate(progress.bar(shards, desc="writing", unit="shard")):
+    name = f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
+    write_safetensors(folder / name, shard)
+    weight_map |= dict.fromkeys(shard, name)
+  total = sum(tensor.size for tensor in tensors.values())
+  index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+  file = folder / "model.safetensors.index.json"
+  file.write_text(json.dumps(index, indent=2), encoding="utf-8")
+
+
+def merged_kernel(
+  kernel: np.ndarray, a: np.ndarray, b: np.ndarray, scale: float
+) -> np.ndarray:
+  """One layer's W + scale * A B, added in float32, in the kernel's dtype."""
+  delta = np.asarray(a, np.float32) @ np.asarray(b, np.float32)
+  delta *= np.float32(scale)
+  delta += np.asarray(kernel, np.float32)
+  return delta.astype(kernel.dtype)
+
+
+def _grown(table: np.ndarray, rows: int) -> np.ndarray:
+  """A [V, D] table with rows added: the mean row, as no token earned more."""
+  extra = rows - len(table)
+  if extra <= 0:
+    return table
+  mean = np.asarray(table, np.float32).mean(axis=0, keepdims=True)
+  return np.concatenate([table, np.repeat(mean, extra, 0).astype(table.dtype)])
+
+
+def _by_token(entry: keys.Entry) -> bool:
+  """Whether the torch tensor has one row for each token of the vocabulary."""
+  return entry.part == "head" or entry.name == "embed_tokens.weight"
+
+
+def _torch_tensors(
+  config: LlavaConfig,
+  params: Mapping[str, Any],
+  lora: LoraConfig | None,
+  vocab_size: int,
+) -> Iterator[tuple[str, Lazy]]:
+  """(name on disk, tensor) of every piece of a model; LoRA is folded in."""
+
+  def make(entry: keys.Entry, layer: int | None) -> np.ndarray:
+    value = np.asarray(params[entry.path])
+    value = value if layer is None else value[layer]
+    stem = entry.path.removesuffix("/kernel")
+    if lora is not None and f"{stem}/lora_a" in params:
+      a, b = params[f"{stem}/lora_a"], params[f"{stem}/lora_b"]
+      if layer is not None:
+        a, b = a[layer], b[layer]
+      value = merged_kernel(value, a, b, lora.scale)
+    value = value.transpose(np.argsort(entry.axes))
+    if _by_token(entry):
+      value = _grown(value, vocab_size)
+    out = np.empty(value.shape, value.dtype)
+    copy_cast(out, value)
+    return out
+
+  for entry in keys.entries(config):
+    shape = entry.shape
+    if _by_token(entry):
+      shape = (vocab_size, *shape[1:])
+    for name, layer in entry.names():
+      dtype = np.dtype(params[entry.path].dtype)
+      produce = lambda e=entry, i=layer: make(e, i)
+      yield _LLAVA_HF[entry.part] + name, Lazy(shape, dtype, produce)
+
+
+def write_llava_hf(
+  folder: Path,
+  config: LlavaConfig,
+  params: Mapping[str, Any],
+  *,
+  lora: LoraConfig | None = None,
+  vocab_size: int,
+  image_token: int,
+  tokens: Mapping[str, int | None],
+) -> None:
+  """Writes config.json and weights of LlavaForConditionalGeneration.
+
+  Args:
+    folder: exists (a temporary folder of the caller).
+    params: our path -> array; with lora_a / lora_b where `lora` is given.
+    lora: folded into the kernels while they are written.
+    vocab_size: rows of embedding and head, at least those of the model.
+    image_token: id of <image>.
+    tokens: ids by the names bos_token_id, eos_token_id, pad_token_id.
+
+  Raises:
+    UserError: a projector that transformers does not have.
+  """
+  if config.projector != "mlp2x_gelu":
+    raise UserError(
+      f"llava-hf has no {config.projector!r} projector, want 'mlp2x_gelu'"
+    )
+  tensors = dict(_torch_tensors(config, params, lora, vocab_size))
+  dtype = _TORCH[_NAMES[tensors["language_model.model.norm.weight"].dtype]]
+  text = dimensions.to_text_config(config.decoder, vocab_size)
+  described = {
+    "architectures": ["LlavaForConditionalGeneration"],
+    "model_type": "llava",
+    "torch_dtype": dtype,
+    "image_token_index": image_token,
+    "image_seq_length": config.image_tokens,
+    "projector_hidden_act": "gelu",
+    "vision_feature_layer": config.vision.feature_layer,
+    "vision_feature_select_strategy": "default",
+    "tie_word_embeddings": config.decoder.tie_embeddings,
+    "text_config": text | {k: v for k, v in tokens.items() if v is not None},
+    "vision_config": dimensions.to_vision_config(config.vision),
+  }
+  if tokens.get("pad_token_id") is not None:
+    described["pad_token_id"] = tokens["pad_token_id"]
+  file = folder / "config.json"
+  file.write_text(json.dumps(described, indent=2), encoding="utf-8")
+  generation = {k: v for k, v in tokens.items() if v is not None}
+  file = folder / "generation_config.json"
+  file.write_text(json.dumps(generation, indent=2), encoding="utf-8")
+  write_shards(folder, tensors)

@@ -1,0 +1,276 @@
+"""Key tables: which tensor of a PyTorch checkpoint is which parameter here.
+
+The names of a tensor in all layouts differ only in the prefix of the part it
+belongs to (facts B12, B13), so there is one table of parameters and one list of
+prefixes.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+from povid_jax.errors import UserError
+from povid_jax.models.config import DecoderConfig, LlavaConfig, VisionConfig
+
+# Longest first where one is the beginning of another.
+_PREFIXES = (
+  # llava-hf on disk (transformers 4.36 to 4.51), and what newer ones write
+  ("language_model.model.", "decoder"),
+  ("language_model.lm_head.", "head"),
+  ("multi_modal_projector.", "projector"),
+  ("vision_tower.vision_model.", "vision"),
+  ("vision_tower.", "vision"),
+  # module names of transformers 4.52 and later
+  ("model.language_model.", "decoder"),
+  ("model.multi_modal_projector.", "projector"),
+  # the original layout; 5.x drops `vision_model.`
+  ("model.mm_projector.", "projector"),
+  ("mm_projector.", "projector"),
+  ("model.vision_tower.vision_tower.vision_model.", "vision"),
+  ("model.vision_tower.vision_tower.", "vision"),
+  ("model.vision_tower.vision_model.", "vision"),
+  ("model.vision_tower.", "vision"),
+  ("language_model.", "decoder"),
+  ("lm_head.", "head"),
+  ("model.", "decoder"),
+)
+_CLIP_PREFIXES = (("vision_model.", "vision"), ("", "vision"))
+# In a folder of a whole CLIP the text half is none of our business.
+_CLIP_IGNORED = (
+  "text_model.",
+  "text_projection.",
+  "visual_projection.",
+  "logit_scale",
+)
+_BUFFERS = ("rotary_emb.inv_freq", "position_ids")
+_PROJECTOR_NAMES = {
+  "0.weight": "linear_1.weight",
+  "0.bias": "linear_1.bias",
+  "2.weight": "linear_2.weight",
+  "2.bias": "linear_2.bias",
+  "weight": "linear_1.weight",  # mm_projector_type "linear"
+  "bias": "linear_1.bias",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """One parameter of ours and the torch tensors it is made of.
+
+  Attributes:
+    path: our flat parameter path.
+    part: "vision", "projector", "decoder" or "head".
+    name: name of the tensor inside its part; "{}" stands for the layer.
+    shape: shape of one torch tensor.
+    layers: number of layers stacked on our first axis; 0 for no such axis.
+  """
+
+  path: str
+  part: str
+  name: str
+  shape: tuple[int, ...]
+  layers: int = 0
+
+  @property
+  def axes(self) -> tuple[int, ...]:
+    """Permutation that takes a torch tensor to our layout."""
+    if self.path.endswith("patch_embedding"):
+      return (2, 3, 1, 0)  # [out, in, h, w] -> [h, w, in, out]
+    return (
+      (1, 0) if self.path.endswith("/kernel") else tuple(range(len(self.shape)))
+    )
+
+  @property
+  def our_shape(self) -> tuple[int, ...]:
+    one = tuple(self.shape[axis] for axis in self.axes)
+    return (self.layers, *one) if self.layers else one
+
+  def names(self) -> list[tuple[str, int | None]]:
+    """The torch names inside the part, each with its layer (or None)."""
+    if not self.layers:
+      return [(self.name, None)]
+    return [(self.name.format(i), i) for i in range(self.layers)]
+
+
+def _linear(
+  path: str, part: str, name: str, out: int, into: int, bias: bool, layers: int
+) -> list[Entry]:
+  kernel = Entry(f"{path}/kernel", part, f"{name}.weight", (out, into), layers)
+  if not bias:
+    return [kernel]
+  return [kernel, Entry(f"{path}/bias", part, f"{name}.bias", (out,), layers)]
+
+
+def _layer_norm(path: str, name: str, size: int, layers: int) -> list[Entry]:
+  return [
+    Entry(f"{path}/scale", "vision", f"{name}.weight", (size,), layers),
+    Entry(f"{path}/bias", "vision", f"{name}.bias", (size,), layers),
+  ]
+
+
+def vision_entries(config: VisionConfig) -> list[Entry]:
+  """The CLIP tower, with the layers behind the feature layer."""
+  d, f, n = config.hidden_size, config.intermediate_size, config.num_layers
+  p, e = config.patch_size, "vision/embeddings"
+  entries = [
+    Entry(f"{e}/class_embedding", "vision", "embeddings.class_embedding", (d,)),
+    Entry(
+      f"{e}/patch_embedding",
+      "vision",
+      "embeddings.patch_embedding.weight",
+      (d, 3, p, p),
+    ),
+    Entry(
+      f"{e}/position_embedding",
+      "vision",
+      "embeddings.position_embedding.weight",
+      (config.num_patches + 1, d),
+    ),
+    # the missing "e" is in every published checkpoint
+    *_layer_norm("vision/pre_layernorm", "pre_layrnorm", d, 0),
+    *_layer_norm("vision/post_layernorm", "post_layernorm", d, 0),
+  ]
+  ours, theirs = "vision/layers", "encoder.layers.{}"
+  for norm in ("layer_norm1", "layer_norm2"):
+    entries += _layer_norm(f"{ours}/{norm}", f"{theirs}.{norm}", d, n)
+  for proj in ("q_proj", "k_proj", "v_proj", "out_proj"):
+    path, name = f"{ours}/self_attn/{proj}", f"{theirs}.self_attn.{proj}"
+    entries += _linear(path, "vision", name, d, d, True, n)
+  for fc, out, into in (("fc1", f, d), ("fc2", d, f)):
+    path, name = f"{ours}/mlp/{fc}", f"{theirs}.mlp.{fc}"
+    entries += _linear(path, "vision", name, out, into, True, n)
+  return entries
+
+
+def projector_entries(config: LlavaConfig) -> list[Entry]:
+  d = config.decoder.hidden_size
+  sizes = [("linear_1", config.vision.hidden_size), ("linear_2", d)]
+  if config.projector == "linear":
+    sizes = sizes[:1]
+  entries = []
+  for name, into in sizes:
+    entries += _linear(f"projector/{name}", "projector", name, d, into, True, 0)
+  return entries
+
+
+def decoder_linears(config: DecoderConfig) -> list[Entry]:
+  """The kernels (and biases) of the seven linear layers that take LoRA."""
+  d, f, n = config.hidden_size, config.intermediate_size, config.num_layers
+  q, kv = config.num_heads, config.num_kv_heads
+  bias, h = config.attention_bias, config.head_dim
+  sizes = [
+    ("self_attn", "q_proj", q * h, d, bias),
+    ("self_attn", "k_proj", kv * h, d, bias),
+    ("self_attn", "v_proj", kv * h, d, bias),
+    ("self_attn", "o_proj", d, q * h, config.output_bias),
+    ("mlp", "gate_proj", f, d, False),
+    ("mlp", "up_proj", f, d, False),
+    ("mlp", "down_proj", d, f, False),
+  ]
+  entries = []
+  for block, proj, out, into, with_bias in sizes:
+    path, name = f"decoder/layers/{block}/{proj}", f"layers.{{}}.{block}.{proj}"
+    entries += _linear(path, "decoder", name, out, into, with_bias, n)
+  return entries
+
+
+def decoder_entries(config: DecoderConfig) -> list[Entry]:
+  d, v, n = config.hidden_size, config.vocab_size, config.num_layers
+  entries = [
+    Entry(
+      "decoder/embed_tokens/embedding", "decoder", "embed_tokens.weight", (v, d)
+    ),
+    Entry("decoder/norm/scale", "decoder", "norm.weight", (d,)),
+    *decoder_linears(config),
+  ]
+  for norm in ("input_layernorm", "post_attention_layernorm"):
+    path, name = f"decoder/layers/{norm}/scale", f"layers.{{}}.{norm}.weight"
+    entries.append(Entry(path, "decoder", name, (d,), n))
+  if not config.tie_embeddings:
+    entries.append(Entry("decoder/lm_head/kernel", "head", "weight", (v, d)))
+  return entries
+
+
+def entries(config: LlavaConfig) -> list[Entry]:
+  """Every parameter of a model, in the order of its parts."""
+  return [
+    *vision_entries(config.vision),
+    *projector_entries(config),
+    *decoder_entries(config.decoder),
+  ]
+
+
+def split(key: str, clip: bool = False) -> tuple[str, str] | None:
+  """(part, name inside the part) of a torch key in any layout, or None.
+
+  Args:
+    clip: the key comes from a folder that holds a CLIP model alone.
+  """
+  for prefix, part in _CLIP_PREFIXES if clip else _PREFIXES:
+    if key.startswith(prefix):
+      name = key[len(prefix) :]
+      return part, _PROJECTOR_NAMES.get(name, name) if (
+        part == "projector"
+      ) else name
+  return None
+
+
+def ignored(key: str, clip: bool = False) -> bool:
+  """True for buffers, and for the text half of a CLIP folder."""
+  return key.endswith(_BUFFERS) or (clip and key.startswith(_CLIP_IGNORED))
+
+
+def shorten(keys: Iterable[str], most: int = 20) -> str:
+  """The keys in one line; beyond `most`, how many more there are."""
+  keys = sorted(keys)
+  rest = f" and {len(keys) - most} more" if len(keys) > most else ""
+  return ", ".join(keys[:most]) + rest
+
+
+def match(
+  keys: Mapping[str, object] | Iterable[str],
+  wanted: list[Entry],
+  where: str,
+  *,
+  clip: bool = False,
+  tied: bool = False,
+) -> dict[tuple[str, int | None], str]:
+  """Finds the torch key of every (path, layer); strict in both directions.
+
+  Args:
+    where: the folder, for the error.
+    tied: the head is the embedding; a copy of it in the file is passed over.
+
+  Raises:
+    UserError: lists the keys that are missing, unexpected or given twice.
+  """
+  want = {
+    (e.part, name): (e.path, layer) for e in wanted for name, layer in e.names()
+  }
+  found: dict[tuple[str, int | None], str] = {}
+  unexpected, twice = [], []
+  for key in keys:
+    spot = split(key, clip)
+    if ignored(key, clip) or (tied and spot == ("head", "weight")):
+      continue
+    target = want.get(spot) if spot else None
+    if target is None:
+      unexpected.append(key)
+    elif target in found:
+      twice.append(f"{found[target]} = {key}")
+    else:
+      found[target] = key
+  missing = [
+    f"{p}:{n}" for (p, n), target in want.items() if target not in found
+  ]
+  complaints = [
+    f"{len(group)} {word} ({shorten(group)})"
+    for word, group in (
+      ("missing", missing),
+      ("unexpected", unexpected),
+      ("given twice", twice),
+    )
+    if group
+  ]
+  if complaints:
+    raise UserError(f"{where}: tensors " + "; ".join(complaints))
+  return found

@@ -1,0 +1,200 @@
+"""PyTorch checkpoints to our parameters, one tensor at a time."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from povid_jax import progress
+from povid_jax.errors import UserError
+from povid_jax.models.config import LlavaConfig
+from povid_jax.weights import dimensions, keys
+from povid_jax.weights.shards import (
+  Tensor,
+  read_file,
+  read_folder,
+  read_json,
+)
+
+# (path, shape) -> sharding, as povid_jax.checkpoint.load takes it
+Shardings = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
+_BLOCK = 512  # columns of a transposed copy; keeps both sides in the cache
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A checkpoint that has been looked over, and not yet read.
+
+  Attributes:
+    config: its dimensions.
+    image_mode: "pad" or "resize".
+    layout: "original" or "llava-hf".
+    pieces: (our path, layer or None) -> tensor on disk.
+  """
+
+  config: LlavaConfig
+  image_mode: str
+  layout: str
+  pieces: dict[tuple[str, int | None], Tensor]
+
+  def read(
+    self, entry: keys.Entry, dtype: np.dtype | None, index: Any = ...
+  ) -> np.ndarray:
+    """One parameter in our layout, or the part of it that `index` names.
+
+    Args:
+      dtype: what floating-point values become; None keeps them.
+      index: a tuple of slices into our shape, as a sharding gives them.
+    """
+    if index is ...:
+      index = (slice(None),) * len(entry.our_shape)
+    names = range(entry.layers)[index[0]] if entry.layers else [None]
+    inner = index[1:] if entry.layers else index
+    one = self.pieces[entry.path, 0 if entry.layers else None]
+    dtype = dtype or one.dtype
+    shape = tuple(
+      len(range(size)[part])
+      for size, part in zip(entry.our_shape, index, strict=True)
+    )
+    out = np.empty(shape, dtype)
+    for row, layer in enumerate(names):
+      tensor = self.pieces[entry.path, layer].read().transpose(entry.axes)
+      copy_cast(out[row] if entry.layers else out, tensor[inner])
+    return out
+
+  def params(
+    self, dtype: Any = None, shardings: Shardings | None = None
+  ) -> dict[str, Any]:
+    """Every parameter, cast.
+
+    Args:
+      dtype: of the result; None keeps the checkpoint's.
+      shardings: where each parameter goes: the parts that live on this host's
+        devices are read and placed, and nothing else. None: NumPy arrays.
+
+    Returns:
+      our path -> array.
+    """
+    dtype = None if dtype is None else np.dtype(dtype)
+    out: dict[str, Any] = {}
+    entries = keys.entries(self.config)
+    for entry in progress.bar(entries, desc="reading", unit="param"):
+      if shardings is None:
+        out[entry.path] = self.read(entry, dtype)
+        continue
+      out[entry.path] = jax.make_array_from_callback(
+        entry.our_shape,
+        shardings(entry.path, entry.our_shape),
+        lambda index, entry=entry: self.read(entry, dtype, index),
+      )
+    return dict(sorted(out.items()))
+
+
+def copy_cast(out: np.ndarray, value: np.ndarray) -> None:
+  """out[...] = value, fast also where `value` is a transposed view."""
+  if out.ndim != 2 or value.flags.c_contiguous:
+    out[...] = value
+    return
+  for i in range(0, out.shape[0], _BLOCK):
+    for j in range(0, out.shape[1], _BLOCK):
+      block = np.s_[i : i + _BLOCK, j : j + _BLOCK]
+      out[block] = value[block]
+
+
+def _check_shapes(
+  entries: list[keys.Entry], pieces: dict[tuple[str, int | None], Tensor]
+) -> None:
+  for entry in entries:
+    for _, layer in entry.names():
+      tensor = pieces[entry.path, layer]
+      if tensor.shape != entry.shape:
+        raise UserError(
+          f"{tensor.file}: {tensor.key} has shape {tensor.shape}, "
+          f"want {entry.shape}"
+        )
+
+
+def _take(
+  tensors: dict[str, Tensor],
+  wanted: list[keys.Entry],
+  where: Path,
+  **options: bool,
+) -> dict[tuple[str, int | None], Tensor]:
+  found = keys.match(tensors, wanted, str(where), **options)
+  pieces = {target: tensors[key] for target, key in found.items()}
+  _check_shapes(wanted, pieces)
+  return pieces
+
+
+def _has_part(tensors: dict[str, Tensor], part: str) -> bool:
+  return any((keys.split(key) or ("",))[0] == part for key in tensors)
+
+
+def _with_projector(
+  folder: Path, tensors: dict[str, Tensor]
+) -> dict[str, Tensor]:
+  """Adds mm_projector.bin where the shards hold no projector."""
+  if _has_part(tensors, "projector"):
+    return tensors
+  for name in ("mm_projector.safetensors", "mm_projector.bin"):
+    if (folder / name).is_file():
+      return tensors | read_file(folder / name)
+  return tensors
+
+
+def _open_original(
+  folder: Path, tensors: dict[str, Tensor], vision_tower: Path | None
+) -> Source:
+  tensors = _with_projector(folder, tensors)
+  config = dimensions.from_original(folder, tensors, vision_tower)
+  inside = _has_part(tensors, "vision")
+  wanted = keys.entries(config)
+  pieces = {}
+  if not inside and vision_tower is not None:
+    tower = keys.vision_entries(config.vision)
+    wanted = wanted[len(tower) :]
+    found = read_folder(vision_tower)
+    pieces = _take(found, tower, vision_tower, clip=True)
+  tied = config.decoder.tie_embeddings
+  pieces |= _take(tensors, wanted, folder, tied=tied)
+  mode = dimensions.image_mode_of(folder)
+  return Source(config, mode, "original", pieces)
+
+
+def _open_llava_hf(folder: Path, tensors: dict[str, Tensor]) -> Source:
+  config = dimensions.from_llava_hf(folder)
+  wanted = keys.entries(config)
+  tied = config.decoder.tie_embeddings
+  pieces = _take(tensors, wanted, folder, tied=tied)
+  mode = dimensions.image_mode_of(folder)
+  return Source(config, mode, "llava-hf", pieces)
+
+
+def open_checkpoint(
+  folder: str | Path, vision_tower: str | Path | None = None
+) -> Source:
+  """Looks over a LLaVA checkpoint: every key and shape, no data.
+
+  Args:
+    folder: in the original layout, or in one of the llava-hf generations.
+    vision_tower: folder of the CLIP model, where an original checkpoint does
+      not hold it. Its config.json is believed in either case.
+
+  Raises:
+    UserError: no weights, a missing or truncated shard, missing or unexpected
+      tensors (listed), a wrong shape, a model that we do not compute.
+  """
+  folder = Path(folder)
+  tensors = read_folder(folder)
+  if "text_config" in read_json(folder / "config.json"):
+    if vision_tower is not None:
+      raise UserError(
+        f"{folder}: an llava-hf checkpoint holds its vision tower; "
+        "leave out --vision-tower"
+      )
+    return _open_llava_hf(folder, tensors)
+  tower = None if vision_tower is None else Path(vision_tower)
+  return _open_original(folder, tensors, tower)

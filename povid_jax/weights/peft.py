@@ -1,0 +1,364 @@
+"""PEFT adapters: LoRA folders in and out."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from povid_jax.errors import UserError
+from povid_jax.models.config import LlavaConfig, LoraConfig
+from povid_jax.weights import keys
+from povid_jax.weights.export import merged_kernel, write_safetensors
+from povid_jax.weights.load import copy_cast
+from povid_jax.weights.shards import Tensor, read_bin, read_folder, read_json
+
+_KEY = re.compile(
+  r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])"
+  r"(?:\.default)?\.weight$"
+)
+# fields that change the numbers in a way that we do not compute
+_MUST_BE_OFF = (
+  "use_dora",
+  "fan_in_fan_out",
+  "rank_pattern",
+  "alpha_pattern",
+  "lora_bias",
+  "megatron_config",
+)
+# where the decoder's modules live, by the class that will read the adapter
+_MODULES = {
+  "llava-hf": "model.language_model.",
+  "original": "model.",
+}
+_PROJECTOR = {
+  "llava-hf": "model.multi_modal_projector.{}",
+  "original": "model.mm_projector.{}",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapter:
+  """A LoRA tree, trainable as it is.
+
+  Attributes:
+    config: rank, alpha and the modules it covers.
+    params: our path -> float32 lora_a [L, in, r] or lora_b [L, r, out].
+    others: whole parameters that were tuned beside it (the projector).
+    skipped: modules outside the decoder whose lora_B is zero.
+  """
+
+  config: LoraConfig
+  params: dict[str, np.ndarray]
+  others: dict[str, np.ndarray]
+  skipped: tuple[str, ...] = ()
+
+
+def _read_config(folder: Path) -> tuple[int, float]:
+  """(rank, alpha) of adapter_config.json; refuses what we do not compute."""
+  where = folder / "adapter_config.json"
+  c = read_json(where)
+  if c.get("peft_type", "LORA") != "LORA":
+    raise UserError(f"{where}: peft_type is {c['peft_type']!r}, want 'LORA'")
+  for field in _MUST_BE_OFF:
+    if c.get(field):
+      raise UserError(f"{where}: {field} is {c[field]!r}, want it off")
+  if c.get("bias", "none") != "none":
+    raise UserError(f"{where}: bias is {c['bias']!r}, want 'none'")
+  try:
+    rank, alpha = int(c["r"]), float(c["lora_alpha"])
+  except (KeyError, TypeError, ValueError) as error:
+    raise UserError(f"{where}: want numbers r and lora_alpha") from error
+  # rank-stabilised LoRA divides by sqrt(r): the same with another alpha
+  return rank, alpha * rank**0.5 if c.get("use_rslora") else alpha
+
+
+def _module_of(name: str) -> tuple[str, int] | None:
+  """(our path of the linear layer, its layer index) of a torch module."""
+  spot = keys.split(name + ".")
+  if spot is None or spot[0] != "decoder":
+    return None
+  inner = re.fullmatch(r"layers\.(\d+)\.(self_attn|mlp)\.(\w+)\.", spot[1])
+  if inner is None:
+    return None
+  return f"decoder/layers/{inner[2]}/{inner[3]}", int(inner[1])
+
+
+def _sort_out(
+  tensors: dict[str, Tensor], config: LlavaConfig
+) -> tuple[dict[tuple[str, int, str], Tensor], dict[str, Tensor], list[str]]:
+  """(decoder pieces, projector tensors, names of modules not in the decoder).
+
+  Raises:
+    UserError: a key that is no LoRA weight, or a module outside the decoder
+      whose lora_B is not zero.
+  """
+  linears = {
+    e.path.removesuffix("/kernel"): e
+    for e in keys.decoder_linears(config.decoder)
+    if e.path.endswith("/kernel")
+  }
+  pieces: dict[tuple[str, int, str], Tensor] = {}
+  others: dict[str, Tensor] = {}
+  outside, unknown, loud = [], [], []
+  for key, tensor in tensors.items():
+    parsed = _KEY.match(key)
+    if parsed is None:
+      name = key.removeprefix("base_model.model.")
+      spot = keys.split(name)
+      if spot is not None and spot[0] == "projector":
+        others[name] = tensor
+      else:
+        unknown.append(key)
+      continue
+    spot = _module_of(parsed["module"])
+    entry = linears.get(spot[0]) if spot else None
+    if entry is not None and spot[1] < entry.layers:
+      pieces[spot[0], spot[1], parsed["side"]] = tensor
+      continue
+    outside.append(parsed["module"])
+    if parsed["side"] == "B" and np.any(tensor.read()):
+      loud.append(parsed["module"])
+  if unknown:
+    raise UserError(
+      f"{tensors[unknown[0]].file}: {len(unknown)} unexpected tensors "
+      f"({keys.shorten(unknown)}); want ...lora_A.weight and ...lora_B.weight"
+    )
+  if loud:
+    raise UserError(
+      f"the adapter changes {len(loud)} modules that the decoder does not have "
+      f"({keys.shorten(loud)}); they would be lost. It is of another model, "
+      "or it was trained on the vision tower"
+    )
+  return pieces, others, sorted(set(outside))
+
+
+def _stack(
+  pieces: dict[tuple[str, int, str], Tensor],
+  config: LlavaConfig,
+  rank: int,
+) -> dict[str, np.ndarray]:
+  """lora_a and lora_b of every covered module; absent layers stay zero."""
+  out: dict[str, np.ndarray] = {}
+  covered = {path for path, _, _ in pieces}
+  for entry in keys.decoder_linears(config.decoder):
+    path = entry.path.removesuffix("/kernel")
+    if path not in covered or entry.path.endswith("/bias"):
+      continue
+    d_out, d_in = entry.shape
+    shapes = {"A": (rank, d_in), "B": (d_out, rank)}
+    for side, shape in shapes.items():
+      stacked = np.zeros((entry.layers, *shape[::-1]), np.float32)
+      for layer in range(entry.layers):
+        tensor = pieces.get((path, layer, side))
+        other = pieces.get((path, layer, "B" if side == "A" else "A"))
+        if tensor is None and other is not None:
+          raise UserError(
+            f"{other.file}: {other.key} is there, its lora_{side} is not"
+          )
+        if tensor is None:
+          continue
+        if tensor.shape != shape:
+          raise UserError(
+            f"{tensor.file}: {tensor.key} has shape {tensor.shape}, "
+            f"want {shape}"
+          )
+        copy_cast(stacked[layer], tensor.read().T)
+      out[f"{path}/lora_{side.lower()}"] = stacked
+  return out
+
+
+def _others(
+  tensors: dict[str, Tensor], config: LlavaConfig
+) -> dict[str, np.ndarray]:
+  """Projector parameters tuned beside the adapter, in our layout."""
+  wanted = {e.name: e for e in keys.projector_entries(config)}
+  out = {}
+  for key, tensor in tensors.items():
+    spot = keys.split(key)
+    entry = wanted.get(spot[1]) if spot and spot[0] == "projector" else None
+    if entry is None:
+      raise UserError(
+        f"{tensor.file}: unexpected {tensor.key}; beside the adapter only the "
+        "projector can be tuned"
+      )
+    if tensor.shape != entry.shape:
+      raise UserError(
+        f"{tensor.file}: {tensor.key} has shape {tensor.shape}, "
+        f"want {entry.shape}"
+      )
+    value = tensor.read().transpose(entry.axes)
+    out[entry.path] = np.ascontiguousarray(value, np.float32)
+  return out
+
+
+def _non_lora(folder: Path) -> dict[str, Tensor]:
+  """non_lora_trainables.bin with its wrappers' prefixes taken off."""
+  file = folder / "non_lora_trainables.bin"
+  if not file.is_file():
+    return {}
+  out = {}
+  for key, tensor in read_bin(file).items():
+    name = key.removeprefix("base_model.model.")
+    if not name.startswith("model."):
+      name = f"model.{name}"
+    out[name] = tensor
+  return out
+
+
+def read_adapter(folder: str | Path, config: LlavaConfig) -> Adapter:
+  """Reads a PEFT LoRA folder as a tree that can be trained on.
+
+  Args:
+    folder: adapter_config.json with adapter_model.safetensors or .bin, and
+      perhaps non_lora_trainables.bin.
+    config: the model that it belongs to.
+
+  Raises:
+    UserError: no adapter there, a kind that we do not compute, a wrong shape,
+      or modules outside the decoder that it changes.
+  """
+  folder = Path(folder)
+  tensors = read_folder(folder, ("adapter_model",))
+  rank, alpha = _read_config(folder)
+  pieces, beside, skipped = _sort_out(tensors, config)
+  params = _stack(pieces, config, rank)
+  if not params:
+    raise UserError(f"{folder}: the adapter covers no module of the decoder")
+  names = [re.escape(k.removesuffix("/lora_a")) for k in params if k[-1] == "a"]
+  return Adapter(
+    config=LoraConfig(rank, alpha, targets=f"^({'|'.join(names)})$"),
+    params=dict(sorted(params.items())),
+    others=_others(beside | _non_lora(folder), config),
+    skipped=tuple(skipped),
+  )
+
+
+def merge(params: dict[str, np.ndarray], adapter: Adapter) -> None:
+  """Folds an adapter into NumPy parameters, in place, layer by layer."""
+  params.update(
+    {k: v.astype(params[k].dtype) for k, v in adapter.others.items()}
+  )
+  for path, a in adapter.params.items():
+    if not path.endswith("/lora_a"):
+      continue
+    stem = path.removesuffix("/lora_a")
+    kernels, b = params[f"{stem}/kernel"], adapter.params[f"{stem}/lora_b"]
+    for layer in range(len(a)):
+      kernels[layer] = merged_kernel(
+        kernels[layer], a[layer], b[layer], adapter.config.scale
+      )
+
+
+def _adapter_config(
+  lora: LoraConfig, modules: list[str], layout: str, base: str
+) -> dict[str, Any]:
+  inner = _MODULES[layout].replace(".", r"\.")
+  names = "|".join(modules)
+  return {
+    "peft_type": "LORA",
+    "task_type": "CAUSAL_LM",
+    "base_model_name_or_path": base,
+    "r": lora.rank,
+    "lora_alpha": lora.alpha,
+    "lora_dropout": 0.0,
+    # a pattern: bare names would also match the vision tower's q_proj
+    "target_modules": rf"{inner}layers\.\d+\.({names})",
+    "bias": "none",
+    "fan_in_fan_out": False,
+    "init_lora_weights": True,
+    "inference_mode": True,
+    "modules_to_save": None,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+  }
+
+
+def write_adapter(
+  folder: Path,
+  lora: LoraConfig,
+  trained: dict[str, Any],
+  config: LlavaConfig,
+  *,
+  layout: str = "llava-hf",
+  base: str = "",
+) -> None:
+  """Writes a PEFT folder into an existing (temporary) folder.
+
+  Args:
+    trained: our path -> array; adapters, and perhaps the projector.
+    layout: names for "llava-hf" (transformers 4.52 and later) or for the
+      "original" LLaVA code.
+    base: what adapter_config.json names as the base model.
+
+  Raises:
+    UserError: something else than adapters and projector was trained.
+  """
+  inner, tensors, modules = _MODULES[layout], {}, set()
+  projector = {e.path: e for e in keys.projector_entries(config)}
+  loose = {}
+  for path, array in sorted(trained.items()):
+    if path in projector:
+      loose[path] = np.asarray(array)
+      continue
+    stem, _, side = path.rpartition("/")
+    if side not in ("lora_a", "lora_b") or not stem.startswith("decoder/"):
+      raise UserError(
+        f"{path} was trained; a PEFT folder can hold only adapters of the "
+        "decoder and the projector: use to-hf"
+      )
+    block = stem.removeprefix("decoder/layers/").replace("/", ".")
+    modules.add(block)
+    for layer, one in enumerate(np.asarray(array, np.float32)):
+      name = f"base_model.model.{inner}layers.{layer}.{block}"
+      tensors[f"{name}.lora_{side[-1].upper()}.weight"] = one.T
+  described = _adapter_config(lora, sorted(modules), layout, base)
+  if loose:
+    _write_projector(folder, loose, projector, layout, tensors, described)
+  write_safetensors(folder / "adapter_model.safetensors", tensors)
+  text = json.dumps(described, indent=2)
+  (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+
+
+def _write_projector(
+  folder: Path,
+  loose: dict[str, np.ndarray],
+  entries: dict[str, keys.Entry],
+  layout: str,
+  tensors: dict[str, np.ndarray],
+  described: dict[str, Any],
+) -> None:
+  """A tuned projector: PEFT's modules_to_save, or the original side file."""
+  names = {
+    path: _PROJECTOR[layout].format(_projector_name(entries[path].name, layout))
+    for path in loose
+  }
+  values = {
+    f"base_model.model.{names[path]}": np.asarray(array, np.float32).transpose(
+      entries[path].axes
+    )
+    for path, array in loose.items()
+  }
+  if layout == "llava-hf":
+    tensors |= values
+    described["modules_to_save"] = ["multi_modal_projector"]
+    return
+  try:
+    import torch
+  except ImportError as error:
+    raise UserError(
+      "the projector was trained: its non_lora_trainables.bin is a PyTorch "
+      "pickle, writing it needs torch (`pip install torch`)"
+    ) from error
+  tree = {
+    k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in values.items()
+  }
+  torch.save(tree, folder / "non_lora_trainables.bin")
+
+
+def _projector_name(name: str, layout: str) -> str:
+  if layout == "llava-hf":
+    return name
+  return name.replace("linear_1", "0").replace("linear_2", "2")

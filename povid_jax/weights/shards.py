@@ -1,0 +1,238 @@
+"""Tensors of a weights folder, one at a time, from memory-mapped files."""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from povid_jax.errors import UserError
+
+_DTYPES = {
+  "F64": np.dtype(np.float64),
+  "F32": np.dtype(np.float32),
+  "F16": np.dtype(np.float16),
+  "BF16": np.dtype(ml_dtypes.bfloat16),
+  "I64": np.dtype(np.int64),
+  "I32": np.dtype(np.int32),
+  "U8": np.dtype(np.uint8),
+  "BOOL": np.dtype(np.bool_),
+}
+_TORCH_NAMES = {
+  "float64": _DTYPES["F64"],
+  "float32": _DTYPES["F32"],
+  "float16": _DTYPES["F16"],
+  "bfloat16": _DTYPES["BF16"],
+  "int64": _DTYPES["I64"],
+}
+# Some 100 MB of JSON would be a file that is not safetensors at all.
+_MAX_HEADER = 100_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+  """Where a tensor lies. Nothing is read before `read`."""
+
+  file: Path
+  key: str
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  load: Callable[[], np.ndarray]
+
+  def read(self) -> np.ndarray:
+    """The tensor; unmapped again as soon as the array is dropped."""
+    return self.load()
+
+
+def _mapped(
+  file: Path, dtype: np.dtype, shape: tuple[int, ...], offset: int
+) -> np.ndarray:
+  # One map per tensor: dropping it gives its pages back, so that the resident
+  # memory of a conversion does not grow to the size of the checkpoint.
+  if math.prod(shape) == 0:
+    return np.zeros(shape, dtype)
+  return np.memmap(file, dtype, mode="r", offset=offset, shape=shape)
+
+
+def _header(file: Path) -> tuple[dict[str, Any], int]:
+  """The header of a safetensors file, and the offset of its data."""
+  size = file.stat().st_size
+  with open(file, "rb") as stream:
+    length = int.from_bytes(stream.read(8), "little")
+    if size < 8 or length > min(_MAX_HEADER, size - 8):
+      raise UserError(
+        f"{file}: truncated, or not a safetensors file: {size} bytes, "
+        f"want a header of {length} after the first 8"
+      )
+    try:
+      header = json.loads(stream.read(length))
+    except ValueError as error:
+      raise UserError(
+        f"{file}: not a safetensors file: its header is not JSON"
+      ) from error
+  return header, 8 + length
+
+
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+  """The tensors of one file.
+
+  Raises:
+    UserError: truncated file, broken header, a dtype that we do not read.
+  """
+  header, start = _header(file)
+  header.pop("__metadata__", None)
+  size = file.stat().st_size
+  end = start + max((t["data_offsets"][1] for t in header.values()), default=0)
+  if size < end:
+    raise UserError(f"{file}: truncated: {size} bytes, want {end}")
+  tensors = {}
+  for key, spec in header.items():
+    if spec["dtype"] not in _DTYPES:
+      raise UserError(
+        f"{file}: {key} has dtype {spec['dtype']}, want one of {list(_DTYPES)}"
+      )
+    dtype, shape = _DTYPES[spec["dtype"]], tuple(spec["shape"])
+    begin, stop = spec["data_offsets"]
+    if stop - begin != math.prod(shape) * dtype.itemsize:
+      raise UserError(
+        f"{file}: {key} takes {stop - begin} bytes, "
+        f"want {math.prod(shape) * dtype.itemsize} for shape {shape}"
+      )
+    load = lambda d=dtype, s=shape, o=start + begin: _mapped(file, d, s, o)
+    tensors[key] = Tensor(file, key, shape, dtype, load)
+  return tensors
+
+
+def _torch(file: Path) -> Any:
+  try:
+    import torch
+  except ImportError as error:
+    raise UserError(
+      f"{file} is a PyTorch pickle: reading it needs torch (`pip install "
+      "torch`, the CPU build is enough), or a copy of it as safetensors"
+    ) from error
+  return torch
+
+
+def _whole(value: Any) -> np.ndarray:
+  torch = _torch(Path())
+  if value.dtype == torch.bfloat16:
+    return value.contiguous().view(torch.int16).numpy().view(_DTYPES["BF16"])
+  return value.contiguous().numpy()
+
+
+def read_bin(file: Path) -> dict[str, Tensor]:
+  """The tensors of a file that torch.save wrote; torch must be installed.
+
+  Only tensors are unpickled (`weights_only`), and only their descriptions:
+  the data is mapped, unless the file is of the format before torch 1.6.
+
+  Raises:
+    UserError: no torch, or a file that torch cannot read.
+  """
+  torch = _torch(file)
+  from torch._subclasses.fake_tensor import FakeTensorMode
+
+  try:
+    with FakeTensorMode():
+      values = torch.load(file, weights_only=True)
+    values = {k: v for k, v in values.items() if hasattr(v, "untyped_storage")}
+    offsets = {
+      k: v.untyped_storage()._checkpoint_offset for k, v in values.items()
+    }
+    if any(
+      o is None or not v.is_contiguous()
+      for o, v in zip(offsets.values(), values.values(), strict=True)
+    ):
+      values = torch.load(file, weights_only=True, map_location="cpu")
+      offsets = {}
+  except Exception as error:  # torch raises whatever its parsers raise
+    raise UserError(
+      f"{file}: torch cannot read it, is it truncated? "
+      f"({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+    ) from error
+  tensors = {}
+  for key, value in values.items():
+    if not hasattr(value, "untyped_storage"):
+      continue
+    shape = tuple(value.shape)
+    name = str(value.dtype).removeprefix("torch.")
+    if name not in _TORCH_NAMES:
+      raise UserError(
+        f"{file}: {key} has dtype {name}, want one of {list(_TORCH_NAMES)}"
+      )
+    dtype = _TORCH_NAMES[name]
+    if key in offsets:
+      start = offsets[key] + value.storage_offset() * dtype.itemsize
+      load = lambda d=dtype, s=shape, o=start: _mapped(file, d, s, o)
+    else:
+      load = lambda v=value: _whole(v)
+    tensors[key] = Tensor(file, key, shape, dtype, load)
+  return tensors
+
+
+def read_file(file: Path) -> dict[str, Tensor]:
+  """The tensors of one safetensors or torch file, by its ending."""
+  if file.suffix == ".safetensors":
+    return read_safetensors(file)
+  return read_bin(file)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+  """Raises UserError where the file is missing or is not a JSON object."""
+  try:
+    value = json.loads(file.read_text(encoding="utf-8"))
+  except FileNotFoundError as error:
+    raise UserError(f"{file.parent}: no {file.name} in it") from error
+  except ValueError as error:
+    raise UserError(f"{file}: not JSON: {error}") from error
+  if not isinstance(value, dict):
+    raise UserError(f"{file}: want a JSON object")
+  return value
+
+
+def _indexed(index: Path) -> dict[str, Tensor]:
+  weight_map = read_json(index).get("weight_map")
+  if not isinstance(weight_map, dict):
+    raise UserError(f"{index}: want an object with a `weight_map`")
+  tensors: dict[str, Tensor] = {}
+  for name in sorted(set(weight_map.values())):
+    file = index.parent / name
+    if os.path.basename(name) != name or not file.is_file():
+      raise UserError(f"{file}: missing; {index.name} names it")
+    tensors |= read_file(file)
+  lost = sorted(set(weight_map) - set(tensors))
+  if lost:
+    file = index.parent / weight_map[lost[0]]
+    raise UserError(
+      f"{file}: no tensor {lost[0]}; {index.name} says it is there"
+    )
+  return tensors
+
+
+def read_folder(
+  folder: Path, stems: tuple[str, ...] = ("model", "pytorch_model")
+) -> dict[str, Tensor]:
+  """The tensors of a checkpoint folder, safetensors before torch files.
+
+  Raises:
+    UserError: no folder, no weights in it, or a shard that the index names is
+      missing, truncated or of another kind.
+  """
+  if not folder.is_dir():
+    raise UserError(f"{folder}: no such folder")
+  for ending in ("safetensors", "bin"):
+    for stem in stems:
+      index = folder / f"{stem}.{ending}.index.json"
+      single = folder / f"{stem}.{ending}"
+      if index.is_file():
+        return _indexed(index)
+      if single.is_file():
+        return read_file(single)
+  names = " or ".join(f"{s}.safetensors / {s}.bin" for s in stems)
+  raise UserError(f"{folder}: no weights in it; want {names}, or their index")

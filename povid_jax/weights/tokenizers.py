@@ -1,0 +1,235 @@
+"""Tokenizer and processor files of an llava-hf folder."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from povid_jax.errors import UserError
+from povid_jax.models.clip import MEAN, STD
+from povid_jax.models.config import VisionConfig
+from povid_jax.weights.shards import read_json
+
+FILES = (
+  "tokenizer.model",
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "chat_template.json",
+  "chat_template.jinja",
+)
+IMAGE, PAD = "<image>", "<pad>"
+
+
+def copy_files(source: Path, target: Path) -> None:
+  """Copies what a tokenizer consists of.
+
+  Raises:
+    UserError: there is none.
+  """
+  names = [name for name in FILES if (source / name).is_file()]
+  if not {"tokenizer.model", "tokenizer.json"} & set(names):
+    raise UserError(f"{source}: no tokenizer.model or tokenizer.json in it")
+  target.mkdir(exist_ok=True)
+  for name in names:
+    shutil.copyfile(source / name, target / name)
+
+
+def _added(token: str, i: int) -> dict[str, Any]:
+  flags = dict.fromkeys(
+    ("single_word", "lstrip", "rstrip", "normalized"), False
+  )
+  return {"id": i, "content": token, **flags, "special": True}
+
+
+def _merges(scores: dict[str, float], ids: dict[str, int]) -> list[list[str]]:
+  """Every way to join two pieces into a third, best score first."""
+  ranked = []
+  for piece, score in scores.items():
+    for cut in range(1, len(piece)):
+      left, right = piece[:cut], piece[cut:]
+      if left in scores and right in scores:
+        ranked.append((-score, ids[left], ids[right], [left, right]))
+  return [pair for *_, pair in sorted(ranked)]
+
+
+def from_sentencepiece(file: Path) -> dict[str, Any]:
+  """tokenizer.json of a Llama tokenizer.model, token for token.
+
+  It behaves as the slow ("legacy") tokenizer that LLaVA uses: every stretch of
+  text between special tokens gets its own leading space. transformers 5 makes
+  another one from a bare tokenizer.model, which loses that space.
+
+  Raises:
+    UserError: not a byte-pair model without normalisation, as Llama's is.
+  """
+  from sentencepiece import sentencepiece_model_pb2
+
+  proto = sentencepiece_model_pb2.ModelProto()
+  proto.ParseFromString(file.read_bytes())
+  trainer, normal = proto.trainer_spec, proto.normalizer_spec
+  if trainer.model_type != trainer.BPE or normal.precompiled_charsmap:
+    raise UserError(
+      f"{file}: want a byte-pair (BPE) model with the identity normaliser, "
+      "as Llama's; put a tokenizer.json beside it"
+    )
+  ids = {p.piece: i for i, p in enumerate(proto.pieces)}
+  kind = proto.SentencePiece
+  scores = {p.piece: p.score for p in proto.pieces if p.type == kind.NORMAL}
+  special = (kind.UNKNOWN, kind.CONTROL, kind.USER_DEFINED)
+  normalizers: list[dict[str, Any]] = [
+    {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+  ]
+  strip = []
+  if normal.add_dummy_prefix:
+    normalizers.insert(0, {"type": "Prepend", "prepend": "▁"})
+    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}]
+  if normal.remove_extra_whitespaces:
+    # SentencePiece squeezes runs of spaces, and drops those at both ends
+    pattern = {"type": "Replace", "pattern": {"Regex": " +"}, "content": " "}
+    ends = {"type": "Strip", "strip_left": True, "strip_right": True}
+    normalizers = [pattern, ends, *normalizers]
+  bos = trainer.bos_piece or "<s>"
+  start = {"SpecialToken": {"id": bos, "type_id": 0}}
+  first = [start] if bos in ids else []
+  text = lambda name, i: {"Sequence": {"id": name, "type_id": i}}
+  return {
+    "version": "1.0",
+    "truncation": None,
+    "padding": None,
+    "added_tokens": [
+      _added(p.piece, i)
+      for i, p in enumerate(proto.pieces)
+      if p.type in special
+    ],
+    "normalizer": {"type": "Sequence", "normalizers": normalizers},
+    "pre_tokenizer": None,
+    "post_processor": {
+      "type": "TemplateProcessing",
+      "single": [*first, text("A", 0)],
+      "pair": [*first, text("A", 0), text("B", 1)],
+      "special_tokens": {bos: {"id": bos, "ids": [ids[bos]], "tokens": [bos]}}
+      if first
+      else {},
+    },
+    "decoder": {
+      "type": "Sequence",
+      "decoders": [
+        {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+        *strip,
+      ],
+    },
+    "model": {
+      "type": "BPE",
+      "dropout": None,
+      "unk_token": trainer.unk_piece or "<unk>",
+      "continuing_subword_prefix": None,
+      "end_of_word_suffix": None,
+      "fuse_unk": True,
+      "byte_fallback": bool(trainer.byte_fallback),
+      "ignore_merges": False,
+      "vocab": ids,
+      "merges": _merges(scores, ids),
+    },
+  }
+
+
+def _known(spec: dict[str, Any]) -> dict[str, int]:
+  vocab = spec["model"].get("vocab") or {}
+  if isinstance(vocab, list):  # Unigram
+    vocab = {piece: i for i, (piece, _) in enumerate(vocab)}
+  return vocab | {t["content"]: t["id"] for t in spec.get("added_tokens", ())}
+
+
+def export_tokenizer(
+  source: Path, target: Path, vocab_size: int
+) -> tuple[int, int, int]:
+  """Writes a tokenizer that knows <image>, for transformers.
+
+  Args:
+    source: folder with tokenizer.model or tokenizer.json.
+    target: folder to write to; it exists.
+    vocab_size: rows of the model's embedding.
+
+  Returns:
+    (id of <image>, id of padding, rows that the embedding needs). The last
+    grows to a multiple of 64 when a token had to be added beyond the end.
+  """
+  copy_files(source, target)
+  file = target / "tokenizer.json"
+  if not file.is_file():
+    spec = from_sentencepiece(source / "tokenizer.model")
+  else:
+    spec = read_json(file)
+  known = _known(spec)
+  for name in (IMAGE, PAD):
+    if name not in known:
+      known[name] = max(known.values()) + 1
+      spec.setdefault("added_tokens", []).append(_added(name, known[name]))
+  text = json.dumps(spec, ensure_ascii=False)
+  file.write_text(text, encoding="utf-8")
+  _write_config(target, known)
+  needed = max(known[IMAGE], known[PAD]) + 1
+  rows = vocab_size if needed <= vocab_size else -(-needed // 64) * 64
+  return known[IMAGE], known[PAD], rows
+
+
+def _write_config(target: Path, known: dict[str, int]) -> None:
+  file = target / "tokenizer_config.json"
+  settings = read_json(file) if file.is_file() else {}
+  for name, token in (("bos", "<s>"), ("eos", "</s>"), ("unk", "<unk>")):
+    if token in known:
+      settings.setdefault(f"{name}_token", token)
+  settings |= {
+    # the class that takes tokenizer.json as it is, in every version
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "processor_class": "LlavaProcessor",
+    "pad_token": PAD,
+    "image_token": IMAGE,
+    "extra_special_tokens": {"image_token": IMAGE},
+    "padding_side": "left",
+    "clean_up_tokenization_spaces": False,
+  }
+  settings.pop("added_tokens_decoder", None)  # tokenizer.json has them
+  settings.setdefault("model_max_length", 4096)
+  file.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+
+
+def write_processor(
+  target: Path, vision: VisionConfig, image_mode: str, template: str | None
+) -> None:
+  """Writes preprocessor_config.json, processor_config.json, chat template."""
+  size = vision.image_size
+  image = {
+    "image_processor_type": "LlavaImageProcessor",
+    "processor_class": "LlavaProcessor",
+    "do_convert_rgb": True,
+    "do_pad": image_mode == "pad",
+    "do_resize": True,
+    "size": {"shortest_edge": size},
+    "resample": 3,  # bicubic
+    "do_center_crop": True,
+    "crop_size": {"height": size, "width": size},
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": list(MEAN),
+    "image_std": list(STD),
+  }
+  processor = {
+    "processor_class": "LlavaProcessor",
+    "image_token": IMAGE,
+    "patch_size": vision.patch_size,
+    "num_additional_image_tokens": 1,  # the class token,
+    "vision_feature_select_strategy": "default",  # which this drops again
+  }
+  for name, value in (
+    ("preprocessor_config.json", image),
+    ("processor_config.json", processor),
+  ):
+    (target / name).write_text(json.dumps(value, indent=2), encoding="utf-8")
+  if template is not None and not (target / "chat_template.json").is_file():
+    (target / "chat_template.jinja").write_text(template, encoding="utf-8")
