@@ -99,7 +99,3 @@ def write(folder: Path, splits: Mapping[str, Split]) -> None:
   for name, text in dumps(splits).items():
     with atomic_write(folder / name) as file:
       file.write(text)
-
-
-def shard_name(split: str, index: int, count: int) -> str:
-  return f"{NAME}-{split}.tfrecord-{index:05d}-of-{count:05d}"

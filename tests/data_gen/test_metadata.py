@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from data_gen import metadata
+from povid_jax.data import records
 
 
 def reference(folder, splits):
@@ -31,7 +32,7 @@ def reference(folder, splits):
   for name, split in splits.items():
     count = len(split.shard_lengths)
     for i in range(count):
-      (folder / metadata.shard_name(name, i, count)).touch()
+      (folder / records.shard_name(name, i, count)).touch()
     infos.append(
       tfds.core.SplitInfo(
         name=name,

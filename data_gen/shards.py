@@ -1,0 +1,270 @@
+"""Which sample goes into which shard, and the writing of one shard.
+
+The plan depends on the input, the seed and the options only, and a shard is
+written by one worker from beginning to end: so the bytes are the same for any
+number of workers, processes or machines.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from data_gen import metadata
+from data_gen.encode import Options, read_picture, to_record
+from povid_jax.data.pairs import Sample, read_samples
+from povid_jax.data.records import RecordWriter, encode, shard_name
+from povid_jax.errors import UserError
+
+VALIDATION = "validation"
+SKIPPED_FILE = "skipped.jsonl"
+SETTINGS_FILE = "povid.json"
+RECORDS_PER_SHARD = 2000
+
+
+@dataclass(frozen=True)
+class Shard:
+  split: str
+  index: int
+  count: int  # shards of this split
+  samples: tuple[Sample, ...]
+
+  @property
+  def name(self) -> str:
+    return shard_name(self.split, self.index, self.count)
+
+
+@dataclass(frozen=True)
+class Written:
+  """What became of a shard; `skipped` holds (id, reason)."""
+
+  split: str
+  index: int
+  records: int
+  num_bytes: int
+  noisy: int
+  skipped: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+  shards: tuple[Shard, ...]
+  skipped: tuple[tuple[str, str], ...]  # rows that are no samples at all
+  source: str  # digest of the file of samples
+
+
+def load(options: Options) -> tuple[list[Sample], list[tuple[str, str]]]:
+  """The samples, and what was wrong with the rows that are none.
+
+  Raises:
+    UserError: the first bad row, unless they are to be skipped.
+  """
+  skipped: list[tuple[str, str]] = []
+  on_bad = None
+  if options.on_bad_sample == "skip":
+    on_bad = lambda error: skipped.append(("", str(error)))
+  samples = read_samples(options.pairs, on_bad)
+  if not samples:
+    raise UserError(f"{options.pairs}: no sample that can be used")
+  return samples, skipped
+
+
+def source_digest(path: str) -> str:
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(options: Options, name: str) -> bytes:
+  """What stands for a picture's content; a bad one is reported later on."""
+  try:
+    data = read_picture(options.image_dir, name)
+  except UserError:
+    data = b"unreadable\0" + name.encode()
+  return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def names_to_digest(samples: Iterable[Sample], options: Options) -> list[str]:
+  """Pictures whose content decides the split: none without a second split."""
+  if not options.val_fraction:
+    return []
+  return sorted({name for sample in samples for name in sample.images})
+
+
+def digests(samples: Sequence[Sample], options: Options) -> dict[str, bytes]:
+  names = names_to_digest(samples, options)
+  # Reading and hashing both run without Python's lock.
+  with ThreadPoolExecutor(4) as pool:
+    return dict(
+      zip(names, pool.map(lambda n: digest(options, n), names), strict=True)
+    )
+
+
+def _groups(
+  samples: Sequence[Sample], contents: Mapping[str, bytes]
+) -> list[bytes]:
+  """One key per sample; samples that share a picture share the key.
+
+  Samples with several pictures tie those together, so that no chain of shared
+  pictures leads from one split into the other.
+  """
+  parent: dict[bytes, bytes] = {}
+
+  def find(key: bytes) -> bytes:
+    while (up := parent.setdefault(key, key)) != key:
+      parent[key] = parent[up]
+      key = up
+    return key
+
+  def keys(sample: Sample) -> list[bytes]:
+    if sample.images:
+      return [contents[name] for name in sample.images]
+    return [b"text\0" + sample.id.encode()]
+
+  for sample in samples:
+    first, *rest = map(find, keys(sample))
+    for other in rest:
+      # The smaller key leads, so the order of the samples does not matter.
+      low, high = sorted((find(first), other))
+      parent[high] = first = low
+  return [find(keys(sample)[0]) for sample in samples]
+
+
+def _uniform(seed: int, key: bytes) -> float:
+  """A number in [0, 1) that is the same everywhere for the same key."""
+  text = str(seed).encode() + b"\0" + key
+  value = hashlib.blake2b(text, digest_size=8, person=b"povid-split").digest()
+  return int.from_bytes(value, "little") / 2**64
+
+
+def split(
+  samples: Sequence[Sample], options: Options, contents: Mapping[str, bytes]
+) -> dict[str, list[Sample]]:
+  """The samples of each split, in the order in which they were read."""
+  if not options.val_fraction:
+    return {options.split: list(samples)}
+  out: dict[str, list[Sample]] = {options.split: [], VALIDATION: []}
+  keys = _groups(samples, contents)
+  for sample, key in zip(samples, keys, strict=True):
+    held = _uniform(options.seed, key) < options.val_fraction
+    out[VALIDATION if held else options.split].append(sample)
+  return {name: part for name, part in out.items() if part}
+
+
+def _num_shards(count: int, total: int, wanted: int | None) -> int:
+  """Shards of a split that holds `count` of `total` samples."""
+  if wanted is None:
+    wanted = max(8, math.ceil(total / RECORDS_PER_SHARD))
+  return max(1, min(count, round(wanted * count / total)))
+
+
+def make_plan(
+  samples: Sequence[Sample],
+  skipped: Sequence[tuple[str, str]],
+  options: Options,
+  contents: Mapping[str, bytes],
+) -> Plan:
+  """Cuts each split into runs of samples of nearly equal length."""
+  parts = split(samples, options, contents)
+  main = len(parts.get(options.split, ())) or len(samples)
+  shards = []
+  for name, part in parts.items():
+    count = _num_shards(len(part), main, options.shards)
+    edges = [len(part) * i // count for i in range(count + 1)]
+    shards += [
+      Shard(name, i, count, tuple(part[edges[i] : edges[i + 1]]))
+      for i in range(count)
+    ]
+  source = source_digest(options.pairs)
+  return Plan(tuple(shards), tuple(skipped), source)
+
+
+def write_shard(
+  shard: Shard,
+  options: Options,
+  path: str | Path,
+  tick: Callable[[], object] = lambda: None,
+) -> Written:
+  """Writes one shard file.
+
+  Args:
+    shard: what to write.
+    options: as everywhere.
+    path: the file.
+    tick: called after each sample; may raise to stop.
+
+  Raises:
+    UserError: the first bad sample, unless they are to be skipped.
+  """
+  skipped = []
+  records = num_bytes = noisy = 0
+  with RecordWriter(path) as writer:
+    for sample in shard.samples:
+      try:
+        record = to_record(sample, options)
+      except UserError as error:
+        if options.on_bad_sample != "skip":
+          where = f"{options.pairs}, id {sample.id[:80]!a}"
+          raise UserError(f"{where}: {error}") from error
+        skipped.append((sample.id, str(error)))
+      else:
+        data = encode(record)
+        writer.write(data)
+        records += 1
+        num_bytes += len(data)
+        noisy += record.image_noisy is not None
+      tick()
+  return Written(
+    shard.split, shard.index, records, num_bytes, noisy, tuple(skipped)
+  )
+
+
+def settings(options: Options) -> dict:
+  """What the bytes depend on besides the input; the same on every machine."""
+  out = asdict(options)
+  del out["image_dir"]
+  if not options.store_noisy:
+    del out["noise_step"], out["overflow"]
+  return out | {"pairs": Path(options.pairs).name}
+
+
+def summarise(
+  written: Sequence[Written], plan: Plan
+) -> dict[str, metadata.Split]:
+  """Splits in the form that the metadata wants.
+
+  Raises:
+    UserError: not one record was written.
+  """
+  splits: dict[str, metadata.Split] = {}
+  for name in sorted({part.split for part in written}):
+    parts = [part for part in written if part.split == name]
+    lengths = tuple(part.records for part in parts)
+    splits[name] = metadata.Split(lengths, sum(p.num_bytes for p in parts))
+  if not any(sum(split.shard_lengths) for split in splits.values()):
+    bad = [row for part in written for row in part.skipped]
+    _, reason = (bad + list(plan.skipped) + [("", "")])[0]
+    raise UserError(f"every sample was skipped; the first one: {reason}")
+  return splits
+
+
+def finish(
+  written: Sequence[Written], plan: Plan, options: Options
+) -> dict[str, str]:
+  """Name -> text of the small files, dataset_info.json last."""
+  written = sorted(written, key=lambda part: (part.split, part.index))
+  splits = summarise(written, plan)
+  bad = [*plan.skipped, *(row for part in written for row in part.skipped)]
+  facts = settings(options) | {
+    "pairs_sha256": plan.source,
+    "records": {n: sum(s.shard_lengths) for n, s in splits.items()},
+    "noisy_stored": sum(part.noisy for part in written),
+    "skipped": len(bad),
+  }
+  files = {SETTINGS_FILE: json.dumps(facts, indent=2) + "\n"}
+  if bad:
+    lines = [json.dumps({"id": id, "reason": reason}) for id, reason in bad]
+    files[SKIPPED_FILE] = "\n".join(lines) + "\n"
+  return files | metadata.dumps(splits)

@@ -1,0 +1,159 @@
+"""Turn samples and their pictures into TFRecords for training.
+
+  python -m data_gen write --pairs pairs.jsonl --image-dir images --out DIR
+
+Reads the released preference JSON (a list in a .json file or one object per
+line in .jsonl) or, without `rejected_conversations`, LLaVA-Instruct samples.
+The folder DIR appears when it is complete; `povid_jax.train`,
+`tfds.builder_from_directory` and `tf.data.TFRecordDataset` read it. The same
+input, options and seed give the same bytes for any number of workers.
+
+To write on many machines, name a Beam runner; what follows `--` goes to it:
+
+  python -m data_gen write ... --runner DataflowRunner -- --project=P ...
+"""
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+from data_gen import shards
+from data_gen.encode import Options
+from data_gen.pool import write_local
+from povid_jax.errors import UserError
+from povid_jax.files import atomic_dir, atomic_write
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  add = parser.add_argument
+  add("--pairs", required=True, help="the samples, .json or .jsonl")
+  add("--image-dir", required=True, help="folder of the pictures they name")
+  add("--out", required=True, help="folder to make; must not exist")
+  add("--store-noisy", action="store_true", help=(
+    "store a distorted picture with each record (0.9 MB at 640x480); "
+    "without it training makes the noise, fresh in each epoch"
+  ))  # fmt: skip
+  add("--noise-step", type=int, default=500, help="0..999 (default 500)")
+  add("--noise-site", choices=("image", "pixels"), default="image", help=(
+    "image: noise on the raw picture, as released; pixels: on the model's "
+    "input, which can only be made in training"
+  ))  # fmt: skip
+  add("--overflow", choices=("wrap", "clip"), default="wrap", help=(
+    "noisy values outside 0..255: wrap as released, or clip"
+  ))  # fmt: skip
+  add("--shards", type=int, help="files of the main split (default: from size)")
+  add("--split", default="train", help="name of the main split")
+  add("--val-fraction", type=float, default=0.0, help=(
+    "share of pictures (with all their samples) for the validation split"
+  ))  # fmt: skip
+  add("--seed", type=int, default=0, help="of the split and the noise")
+  add("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+  add("--verify", choices=("header", "full"), default="header", help=(
+    "header: type, size and end of each picture; full: decode it"
+  ))  # fmt: skip
+  add("--on-bad-sample", choices=("raise", "skip"), default="raise", help=(
+    "skip: go on, and list the ids and reasons in skipped.jsonl"
+  ))  # fmt: skip
+  add("--runner", default="local", help=(
+    "local, or a Beam runner: DirectRunner, DataflowRunner, FlinkRunner, "
+    "SparkRunner (needs `pip install povid_jax[beam]`)"
+  ))  # fmt: skip
+  add("pipeline_options", nargs="*", help="for the Beam runner, after `--`")
+
+
+def make_options(args: argparse.Namespace) -> Options:
+  """Checks what argparse cannot.
+
+  Raises:
+    UserError: a number out of range, or options that exclude each other.
+  """
+  wrong = {
+    "--noise-step: want 0 to 999": not 0 <= args.noise_step <= 999,
+    "--val-fraction: want 0 <= f < 1": not 0 <= args.val_fraction < 1,
+    "--shards: want 1 or more": args.shards is not None and args.shards < 1,
+    "--workers: want 1 or more": args.workers < 1,
+    "--split: want letters, digits or _": not args.split.isidentifier(),
+    "--split validation: leave --val-fraction out": (
+      args.split == shards.VALIDATION and args.val_fraction > 0
+    ),
+    "--store-noisy with --noise-site pixels: noise on the model's input "
+    "depends on the model; leave --store-noisy out": (
+      args.store_noisy and args.noise_site == "pixels"
+    ),
+    f"{args.image_dir}: no such folder": (
+      "://" not in args.image_dir and not Path(args.image_dir).is_dir()
+    ),
+  }
+  for message, is_wrong in wrong.items():
+    if is_wrong:
+      raise UserError(message)
+  names = Options.__dataclass_fields__
+  return Options(**{k: v for k, v in vars(args).items() if k in names})
+
+
+def run_local(options: Options, out: Path, workers: int) -> None:
+  with atomic_dir(out) as folder:
+    samples, skipped = shards.load(options)
+    contents = shards.digests(samples, options)
+    plan = shards.make_plan(samples, skipped, options, contents)
+    written = write_local(plan, options, folder, workers)
+    for name, text in shards.finish(written, plan, options).items():
+      with atomic_write(folder / name) as file:
+        file.write(text)
+
+
+def is_complete(options: Options, out: Path) -> bool:
+  """Whether `out` holds just what these options and this input give."""
+  try:
+    facts = json.loads((out / shards.SETTINGS_FILE).read_text())
+  except (OSError, ValueError):
+    return False
+  return facts.items() >= shards.settings(options).items() and (
+    facts["pairs_sha256"] == shards.source_digest(options.pairs)
+  )
+
+
+def summary(out: Path, seconds: float) -> str:
+  """What was written, from the folder itself."""
+  facts = json.loads((out / shards.SETTINGS_FILE).read_text())
+  counts = facts["records"]
+  total = sum(counts.values())
+  size = sum(path.stat().st_size for path in out.iterdir())
+  lines = [f"{name:<12}{n:>10,} records" for name, n in counts.items()]
+  lines.append(
+    f"{size / 2**20:,.1f} MiB in {seconds:.1f} s "
+    f"({total / max(seconds, 1e-9):,.0f} records/s): {out}"
+  )
+  if facts["store_noisy"] and (left := total - facts["noisy_stored"]):
+    lines.append(
+      f"{left:,} records without a stored noisy picture: they name no "
+      "picture, or several"
+    )
+  if facts["skipped"]:
+    lines.append(
+      f"{facts['skipped']:,} skipped: {out / shards.SKIPPED_FILE} says why"
+    )
+  return "\n".join(lines)
+
+
+def main(args: argparse.Namespace) -> int:
+  options = make_options(args)
+  start = time.monotonic()
+  if "://" not in args.out and is_complete(options, Path(args.out)):
+    print(f"complete already: {args.out}")
+    return 0
+  if args.runner != "local":
+    from data_gen import beam
+
+    beam.run(options, args.out, args.runner, args.pipeline_options)
+  elif args.pipeline_options:
+    raise UserError(f"no such option: {args.pipeline_options[0]}")
+  else:
+    run_local(options, Path(args.out), args.workers)
+  if "://" in args.out:
+    print(f"written: {args.out}")
+  else:
+    print(summary(Path(args.out), time.monotonic() - start))
+  return 0

@@ -1,0 +1,169 @@
+"""From a sample to a record: checks by name, pictures, stored noise."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_gen import encode
+from data_gen.encode import Options
+from povid_jax.data import noise
+from povid_jax.data.pairs import Sample
+from povid_jax.errors import UserError
+
+
+def sample(turns=("<image>\nWhat?", "A dog."), rejected=None, **changes):
+  if rejected is not None:
+    rejected = (turns[0], *rejected)
+  fields = {"id": "a", "images": ("0.png",)} | changes
+  return Sample(turns=turns, rejected=rejected, **fields)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"turns": ("What?", "A dog.")}, "<image> 0 times, image names 1"),
+    ({"turns": ("<image><image>?", "A dog.")}, "<image> 2 times"),
+    ({"images": ()}, "<image> 1 times, image names 0"),
+    ({"turns": ("<image>?", "A <image>.")}, "an answer holds <image>"),
+    ({"rejected": ("A <image>",)}, "an answer holds <image>"),
+    ({"rejected": ("A dog.",)}, "is equal to conversations"),
+  ],
+)
+def test_conversations_that_cannot_be_trained_on(changes, message):
+  with pytest.raises(UserError, match=message):
+    encode.check_turns(sample(**changes))
+
+
+def test_a_picture_may_be_asked_about_in_any_turn():
+  turns = ("Hello?", "Yes?", "<image>\nAnd this?", "A cat.")
+  encode.check_turns(sample(turns=turns))
+
+
+def bomb() -> bytes:
+  """A PNG of a hundred bytes that says it is 40,000 pixels square."""
+
+  def chunk(kind, data):
+    body = kind + data
+    return (
+      struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+    )
+
+  header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
+  return b"\x89PNG\r\n\x1a\n" + b"".join(
+    [
+      chunk(b"IHDR", header),
+      chunk(b"IDAT", zlib.compress(b"\0" * 100)),
+      chunk(b"IEND", b""),
+    ]
+  )
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("verify", ["header", "full"])
+@pytest.mark.parametrize(
+  ("spoil", "message"),
+  [
+    (lambda data: data[: len(data) // 2], "broken"),
+    (lambda data: data[:-2], "broken|truncated"),
+    (lambda data: b"", "not a picture"),
+    (lambda data: b"<html>no</html>", "not a picture"),
+    (lambda data: bomb(), "refused, it unpacks to more"),
+  ],
+)
+def test_pictures_that_are_none(tmp_path, photos, spoil, message, verify):
+  data = (photos.folder() / "rocket.jpg").read_bytes()
+  (tmp_path / "0.png").write_bytes(spoil(data))
+  options = Options("p.jsonl", str(tmp_path), verify=verify)
+  with pytest.raises(UserError, match=message) as error:
+    encode.to_record(sample(), options)
+  assert "0.png" in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def test_whole_pictures_pass(kind, photos):
+  out = io.BytesIO()
+  with Image.open(photos.folder() / "rocket.jpg") as image:
+    image.resize((33, 21)).save(out, kind)
+  encode.check_picture(out.getvalue(), "x")
+
+
+def test_a_jpeg_with_bytes_after_its_end_passes(photos):
+  data = (photos.folder() / "rocket.jpg").read_bytes()
+  encode.check_picture(data + b"\0" * 10_000, "x")
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (7, 1), (200, 300)])
+def test_stored_png_gives_the_pixels_back(shape):
+  pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+  with Image.open(io.BytesIO(encode.stored_png(pixels))) as image:
+    image.load()
+    np.testing.assert_array_equal(np.asarray(image), pixels)
+
+
+@pytest.mark.parametrize("overflow", ["wrap", "clip"])
+def test_stored_noise_is_the_noise_of_training(tmp_path, photos, overflow):
+  photos.make_images(tmp_path, 1)
+  options = Options(
+    "p.jsonl", str(tmp_path), seed=3, store_noisy=True, overflow=overflow
+  )
+  record = encode.to_record(sample(), options)
+  seed = noise.seed_for(3, "a", None)
+  with Image.open(tmp_path / "0.png") as image:
+    want = noise.distort(np.asarray(image), 500, seed, overflow)
+  with Image.open(io.BytesIO(record.image_noisy)) as image:
+    np.testing.assert_array_equal(np.asarray(image), want)
+  assert (record.noise_step, record.noise_seed) == (500, seed)
+
+
+def test_a_noisy_picture_that_the_sample_names_is_kept(tmp_path, photos):
+  photos.make_images(tmp_path, 2)
+  extra = {"image_noisy": "1.jpg", "noise_step": 700}
+  record = encode.to_record(
+    sample(extra=extra), Options("p.jsonl", str(tmp_path))
+  )
+  assert record.image_noisy == (tmp_path / "1.jpg").read_bytes()
+  assert record.noise_step == 700
+
+
+@pytest.mark.parametrize(
+  "extra",
+  [
+    {"image_noisy": None},
+    {"image_noisy": ["0.png"]},
+    {"image_noisy": "../0.png"},
+    {"image_noisy": "0.png", "noise_step": 1000},
+    {"image_noisy": "0.png", "noise_step": True},
+  ],
+)
+def test_a_bad_noisy_picture_is_named(tmp_path, photos, extra):
+  photos.make_images(tmp_path, 1)
+  with pytest.raises(UserError, match="image_noisy|noise_step|inside"):
+    encode.to_record(sample(extra=extra), Options("p.jsonl", str(tmp_path)))
+
+
+def test_everything_of_a_sample_is_in_its_record(tmp_path, photos):
+  photos.make_images(tmp_path, 2)
+  turns = ("<image>a?", "A.", "<image>b?", "B.", "c?", "C.")
+  record = encode.to_record(
+    Sample(
+      id="é",
+      images=("0.png", "1.jpg"),
+      turns=turns,
+      rejected=(*turns[:3], "X.", "c?", "Y."),
+      extra={"category": "vqa", "injector": {"name": "rules", "seed": 1}},
+    ),
+    Options("p.jsonl", str(tmp_path), store_noisy=True),
+  )
+  names = ("0.png", "1.jpg")
+  assert record.images == tuple((tmp_path / n).read_bytes() for n in names)
+  assert record.prompt_turns == turns[:3]
+  assert record.chosen == turns[3:]
+  assert record.rejected == ("X.", "c?", "Y.")
+  assert record.category == "vqa"
+  assert record.injector == '{"name": "rules", "seed": 1}'
+  # One noisy twin has a place in a record; several pictures have none.
+  assert (record.image_noisy, record.noise_step) == (None, -1)
