@@ -11,6 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from povid_jax.errors import UserError
 from povid_jax.models.config import DecoderConfig
 from povid_jax.models.layers import Linear, RMSNorm
+from povid_jax.models.partition import by_batch
 from povid_jax.models.rope import rotary_table, rotate
 
 Array = jax.Array
@@ -91,9 +92,9 @@ class _Layer(nnx.Module):
     h, outputs = self.self_attn(
       self.input_layernorm(x_BTD), rotary, attend, inputs, adapter
     )
-    x_BTD = x_BTD + h
+    x_BTD = by_batch(x_BTD + h)
     h = self.mlp(self.post_attention_layernorm(x_BTD), adapter)
-    return x_BTD + h, outputs
+    return by_batch(x_BTD + h), outputs
 
 
 class _Embedding(nnx.Module):

@@ -1,5 +1,6 @@
 """Parameters by flat path: build without arrays, load, split, put together."""
 
+import functools
 import re
 from typing import Any
 
@@ -102,11 +103,24 @@ def merge_lora(params: Params, scale: float) -> Params:
     if not path.endswith("/lora_a"):
       continue
     stem = path.removesuffix("/lora_a")
-    a = jnp.asarray(params[path], jnp.float32)
-    b = jnp.asarray(params[f"{stem}/lora_b"], jnp.float32)
-    kernel = params[f"{stem}/kernel"]
-    delta = scale * jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-    out[f"{stem}/kernel"] = (kernel.astype(jnp.float32) + delta).astype(
-      kernel.dtype
+    out[f"{stem}/kernel"] = _fold(
+      jnp.asarray(params[f"{stem}/kernel"]),
+      jnp.asarray(params[path], jnp.float32),
+      jnp.asarray(params[f"{stem}/lora_b"], jnp.float32),
+      scale,
     )
   return out
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _fold(kernel: jax.Array, a: jax.Array, b: jax.Array, scale: float):
+  """One layer at a time: the float32 sum of all layers may not fit."""
+
+  def one(layer: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+    w, a, b = layer
+    delta = scale * jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+    return (w.astype(jnp.float32) + delta).astype(w.dtype)
+
+  if kernel.ndim == 2:
+    return one((kernel, a, b))
+  return jax.lax.map(one, (kernel, a, b))

@@ -1,0 +1,265 @@
+"""From records to batches: one plan of all steps, grain for the rest.
+
+The plan is a function of (data, seed) alone: which samples each step sees does
+not depend on hosts, devices or workers, and step i can be asked for directly,
+so a run resumes to the record.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+from PIL import Image
+
+from povid_jax.data import noise as noise_lib
+from povid_jax.data.image import open_image, preprocess
+from povid_jax.data.lengths import Buckets, TextSpec, encode_record
+from povid_jax.data.records import Record, RecordSource
+from povid_jax.data.tokenizer import Tokenizer
+from povid_jax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+FILLER = -1  # index of a row that only fills a batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """One step of the plan."""
+
+  epoch: int
+  prefix: int  # P
+  branch: int  # C
+  rows: tuple[int, ...]  # sample indices, FILLER where there is none left
+
+
+class Plan:
+  """Random access to every step: `len(plan)`, `plan[i] -> Step`.
+
+  Each epoch is a new permutation. Samples meet others of their bucket; what
+  is left of all buckets at the end of an epoch shares rows of the largest
+  lengths, so that every sample is seen exactly once per epoch.
+  """
+
+  def __init__(
+    self, buckets: Buckets, batch_size: int, seed: int, num_steps: int
+  ):
+    self._buckets, self._batch_size = buckets, batch_size
+    self._seed, self._num_steps = seed, num_steps
+    self._epoch = functools.lru_cache(maxsize=2)(self._make_epoch)
+    self.steps_per_epoch = len(self._epoch(0))
+
+  def __len__(self) -> int:
+    return self._num_steps
+
+  def __repr__(self) -> str:
+    return f"Plan({self._num_steps}, {self._batch_size}, {self._seed})"
+
+  def __getstate__(self) -> dict[str, Any]:
+    return {k: v for k, v in self.__dict__.items() if k != "_epoch"}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    self.__dict__.update(state)
+    self._epoch = functools.lru_cache(maxsize=2)(self._make_epoch)
+
+  def __getitem__(self, i: int) -> Step:
+    epoch, number = divmod(int(i), self.steps_per_epoch)
+    return self._epoch(epoch)[number]
+
+  def _make_epoch(self, epoch: int) -> list[Step]:
+    rng = np.random.Generator(np.random.Philox([self._seed, epoch]))
+    buckets, size = self._buckets, self._batch_size
+    order = rng.permutation(buckets.kept)
+    steps, left = [], []
+    for p, c in np.unique(buckets.of[buckets.kept], axis=0):
+      members = order[(buckets.of[order] == (p, c)).all(axis=1)]
+      whole = len(members) // size * size
+      left.extend(members[whole:])
+      lengths = (buckets.prefix[p], buckets.branch[c])
+      for rows in members[:whole].reshape(-1, size):
+        steps.append(Step(epoch, *lengths, tuple(rows.tolist())))
+    for start in range(0, len(left), size):
+      rows = [int(i) for i in left[start : start + size]]
+      rows += [FILLER] * (size - len(rows))
+      longest = (buckets.prefix[-1], buckets.branch[-1])
+      steps.append(Step(epoch, *longest, tuple(rows)))
+    return [steps[i] for i in rng.permutation(len(steps))]
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseSpec:
+  """How the distorted picture of a sample is made.
+
+  Attributes:
+    step: diffusion step.
+    overflow: wrap | clip.
+    site: image (raw picture, before pad and resize) | pixels (on the device,
+      from `noise_seed`).
+    seed: of the run.
+    per_epoch: a new draw each epoch.
+  """
+
+  step: int
+  overflow: str
+  site: str
+  seed: int
+  per_epoch: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Loader:
+  """Turns a Step into the arrays of this process.
+
+  Attributes:
+    source: the records.
+    tokenizer, text: see `encode_record`.
+    image_size: pixels of the square that the tower sees.
+    image_mode: pad | resize.
+    max_images: I, the most images of any sample.
+    noise: None where no objective asks for a distorted picture.
+    local_rows: the rows of a global batch that this process loads.
+    skipped: None to raise on a bad sample; else a file to which its id and
+      reason go, its row becoming a filler.
+    extra: per-sample arrays [n, ...] to add to each batch (cached reference
+      log-probs), by name.
+  """
+
+  source: RecordSource
+  tokenizer: Tokenizer
+  text: TextSpec
+  image_size: int
+  image_mode: str
+  max_images: int
+  noise: NoiseSpec | None
+  local_rows: tuple[int, ...]
+  skipped: Path | None = None
+  extra: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+  def __call__(self, step: Step) -> Batch:
+    rows = [self._row(step, step.rows[r]) for r in self.local_rows]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+  def _row(self, step: Step, index: int) -> Batch:
+    row = self._empty(step)
+    if index == FILLER:
+      return row
+    record = self.source[index]
+    try:
+      self._fill(row, record, step.epoch)
+    except UserError as error:
+      if self.skipped is None:
+        raise UserError(f"record {index} ({record.id!r}): {error}") from error
+      reason = {"index": index, "id": record.id, "reason": str(error)}
+      with open(self.skipped, "a", encoding="utf-8") as file:
+        file.write(json.dumps(reason) + "\n")
+      row = self._empty(step)
+      row["skipped"] = np.int32(1)
+      return row
+    row["index"] = np.int32(index)
+    for name, values in self.extra.items():
+      row[name] = values[index]
+    return row
+
+  def _empty(self, step: Step) -> Batch:
+    size, branches = self.image_size, (self.text.num_branches, step.branch)
+    images = (self.max_images, size, size, 3)
+    row = {
+      "prefix_ids": np.zeros(step.prefix, np.int32),
+      "prefix_len": np.int32(1),
+      "branch_ids": np.zeros(branches, np.int32),
+      "loss_mask": np.zeros(branches, bool),
+      "images": np.zeros(images, np.uint8),
+      "index": np.int32(FILLER),
+      "skipped": np.int32(0),
+    }
+    if self.noise is not None and self.noise.site == "image":
+      row["images_noisy"] = np.zeros(images, np.uint8)
+    elif self.noise is not None:
+      row["noise_seed"] = np.uint32(0)
+    for name, values in self.extra.items():
+      row[name] = np.zeros(values.shape[1:], values.dtype)
+    return row
+
+  def _fill(self, row: Batch, record: Record, epoch: int) -> None:
+    encoded = encode_record(record, self.tokenizer, self.text)
+    length = len(encoded.prefix_ids)
+    row["prefix_ids"][:length] = encoded.prefix_ids
+    row["prefix_len"] = np.int32(length)
+    pairs = zip(encoded.branch_ids, encoded.loss_mask, strict=True)
+    for n, (ids, mask) in enumerate(pairs):
+      row["branch_ids"][n, : len(ids)] = ids
+      row["loss_mask"][n, : len(ids)] = mask
+    pictures = [
+      open_image(data, f"image {i}") for i, data in enumerate(record.images)
+    ]
+    for i, picture in enumerate(pictures):
+      row["images"][i] = self._prepare(picture)
+    if self.noise is not None:
+      self._distort(row, record, pictures, epoch)
+
+  def _distort(
+    self, row: Batch, record: Record, pictures: list[Image.Image], epoch: int
+  ) -> None:
+    noise = self.noise
+    assert noise is not None
+    drawn = epoch if noise.per_epoch else None
+    seed = noise_lib.seed_for(noise.seed, record.id, drawn)
+    if noise.site == "pixels":
+      row["noise_seed"] = np.uint32(seed & 0xFFFFFFFF)
+      return
+    if record.image_noisy is not None and not noise.per_epoch:
+      if record.noise_step != noise.step:
+        raise UserError(
+          f"stored noisy picture has step {record.noise_step}, the config "
+          f"asks for noise.step={noise.step}"
+        )
+      stored = open_image(record.image_noisy, "image_noisy")
+      row["images_noisy"][0] = self._prepare(stored)
+      return
+    for i, picture in enumerate(pictures):
+      distorted = noise_lib.distort(
+        np.asarray(picture), noise.step, seed + i, noise.overflow
+      )
+      row["images_noisy"][i] = self._prepare(Image.fromarray(distorted))
+
+  def _prepare(self, picture: Image.Image) -> np.ndarray:
+    return preprocess(picture, self.image_size, self.image_mode)
+
+
+def pipeline(
+  plan: Plan, loader: Loader, workers: int = 0
+) -> grain.DatasetIterator:
+  """Batches of the whole plan in order; `get_state` / `set_state` resume.
+
+  Args:
+    workers: processes that read ahead; 0 reads ahead in threads here.
+  """
+  dataset = grain.MapDataset.source(plan).map(loader)
+  options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+  iterable = dataset.to_iter_dataset(options)
+  if workers:
+    iterable = iterable.mp_prefetch(
+      grain.MultiprocessingOptions(num_workers=workers)
+    )
+  return iter(iterable)
+
+
+def local_rows(
+  shards: Sequence[slice], microbatch: int, grad_accum: int
+) -> tuple[int, ...]:
+  """Rows of a global batch that this process holds.
+
+  Args:
+    shards: the slices of a microbatch on this process's devices.
+    microbatch: rows of one microbatch, all processes together.
+    grad_accum: microbatches per step.
+
+  Returns:
+    Row numbers in the order of [grad_accum, local rows].
+  """
+  mine = sorted({r for s in shards for r in range(*s.indices(microbatch))})
+  return tuple(a * microbatch + r for a in range(grad_accum) for r in mine)

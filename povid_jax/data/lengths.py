@@ -1,0 +1,189 @@
+"""Token counts of every sample before step 0, and the bucket lengths."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from povid_jax import files, progress
+from povid_jax.data import text
+from povid_jax.data.records import Record, RecordSource
+from povid_jax.data.tokenizer import Tokenizer
+from povid_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSpec:
+  """What decides the tokens of a record.
+
+  Attributes:
+    template: name of the conversation template.
+    image_tokens: tokens that one image takes.
+    num_branches: 2 for pairs, 1 where only the chosen answer is used.
+  """
+
+  template: str
+  image_tokens: int
+  num_branches: int
+
+
+def encode_record(
+  record: Record, tokenizer: Tokenizer, spec: TextSpec
+) -> text.Encoded:
+  """Prefix and branches of a record; UserError names its id."""
+  responses = [record.chosen, record.rejected][: spec.num_branches]
+  if not all(responses):
+    raise UserError(
+      f"record {record.id!r} has no rejected answer; this objective needs "
+      "pairs (data_gen inject makes them)"
+    )
+  asked = text.count_images(record.prompt_turns)
+  if asked != len(record.images):
+    raise UserError(
+      f"record {record.id!r} has {len(record.images)} image(s) and {asked} "
+      "<image> in its text"
+    )
+  try:
+    return text.encode(
+      record.prompt_turns,
+      responses,
+      tokenizer,
+      spec.template,
+      spec.image_tokens,
+    )
+  except UserError as error:
+    raise UserError(f"record {record.id!r}: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+  """Per sample, int32[n]: prefix tokens, longest branch, branch tokens in
+  all, images."""
+
+  prefix: np.ndarray
+  branch: np.ndarray
+  scored: np.ndarray
+  images: np.ndarray
+
+
+def measure(
+  source: RecordSource,
+  tokenizer: Tokenizer,
+  spec: TextSpec,
+  limit: int = 0,
+) -> Lengths:
+  """Tokenises every record once."""
+  count = min(limit, len(source)) if limit else len(source)
+  table = np.zeros((count, 4), np.int32)
+  for i in progress.bar(range(count), desc="measuring lengths", unit="rec"):
+    record = source[i]
+    encoded = encode_record(record, tokenizer, spec)
+    branches = [len(ids) for ids in encoded.branch_ids]
+    table[i] = (
+      len(encoded.prefix_ids),
+      max(branches),
+      sum(branches),
+      len(record.images),
+    )
+  return Lengths(*table.T)
+
+
+def choose_buckets(
+  lengths: Sequence[int] | np.ndarray, count: int, multiple: int
+) -> tuple[int, ...]:
+  """At most `count` lengths, multiples of `multiple`, with the least padding.
+
+  Exact: dynamic programming over the distinct rounded lengths. Lengths
+  1, 1, 1, 9 with count 2 and multiple 4 give (4, 12).
+  """
+  rounded = -(-np.asarray(lengths) // multiple) * multiple
+  sizes, numbers = np.unique(rounded, return_counts=True)
+  total = np.concatenate([[0], np.cumsum(numbers)])
+  best = [(0.0, ())] + [(np.inf, ())] * len(sizes)
+  for _ in range(min(count, len(sizes))):
+    new = list(best)
+    for end in range(1, len(sizes) + 1):
+      for start in range(end):
+        cost = best[start][0] + sizes[end - 1] * (total[end] - total[start])
+        if cost < new[end][0]:
+          new[end] = (cost, (*best[start][1], int(sizes[end - 1])))
+    best = new
+  return best[-1][1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Buckets:
+  """Which samples are used and how long their rows are."""
+
+  prefix: tuple[int, ...]  # P of each prefix bucket
+  branch: tuple[int, ...]  # C of each branch bucket
+  kept: np.ndarray  # indices of the samples that fit
+  of: np.ndarray  # int[n, 2]: prefix and branch bucket of each sample
+  padding: float  # share of the tokens of a row that is padding
+
+
+def assign(
+  lengths: Lengths,
+  *,
+  count: int,
+  multiple: int,
+  num_branches: int,
+  max_prefix: int = 0,
+  max_branch: int = 0,
+) -> Buckets:
+  """Chooses bucket lengths from the data; samples over the maxima are left
+  out of `kept` (the caller reports them)."""
+  fits = np.ones(len(lengths.prefix), bool)
+  if max_prefix:
+    fits &= lengths.prefix <= max_prefix
+  if max_branch:
+    fits &= lengths.branch <= max_branch
+  kept = np.flatnonzero(fits)
+  if not len(kept):
+    raise UserError("no sample fits data.max_prefix and data.max_branch")
+  prefix = choose_buckets(lengths.prefix[kept], count, multiple)
+  branch = choose_buckets(lengths.branch[kept], count, multiple)
+  of = np.stack(
+    [
+      np.searchsorted(prefix, lengths.prefix),
+      np.searchsorted(branch, lengths.branch),
+    ],
+    axis=1,
+  )
+  rows = np.array(prefix)[of[kept, 0]]
+  rows = rows + num_branches * np.array(branch)[of[kept, 1]]
+  real = lengths.prefix[kept] + lengths.scored[kept]
+  padding = 1.0 - real.sum() / rows.sum()
+  return Buckets(prefix, branch, kept, of, float(padding))
+
+
+def report_too_long(
+  source: RecordSource,
+  lengths: Lengths,
+  buckets: Buckets,
+  path: str,
+  policy: str,
+) -> None:
+  """Writes the ids and token counts of samples that do not fit.
+
+  Raises:
+    UserError: there are some and the policy is "refuse".
+  """
+  out = np.setdiff1d(np.arange(len(lengths.prefix)), buckets.kept)
+  if not len(out):
+    return
+  with files.atomic_write(path) as file:
+    for i in out:
+      file.write(
+        f"{source[i].id}\tprefix {lengths.prefix[i]}\t"
+        f"branch {lengths.branch[i]}\n"
+      )
+  first = source[out[0]].id
+  message = (
+    f"{len(out)} sample(s) are longer than data.max_prefix or "
+    f"data.max_branch, image tokens included; the first is {first!r} with "
+    f"{lengths.prefix[out[0]]} + {lengths.branch[out[0]]} tokens; all in {path}"
+  )
+  if policy == "refuse":
+    raise UserError(f"{message}. Raise the limits or set data.on_too_long=drop")
+  print(f"left out: {message}")

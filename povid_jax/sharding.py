@@ -1,0 +1,116 @@
+"""One mesh, one table from parameter paths to how they are cut.
+
+Axes: `data` copies the parameters, `fsdp` cuts them (and gathers a layer when
+it runs), `tensor` cuts the layers' arithmetic. Batches are cut over `data` and
+`fsdp` together.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from povid_jax.errors import UserError
+from povid_jax.models.config import LlavaConfig
+
+AXES = ("data", "fsdp", "tensor")
+BATCH = P(("data", "fsdp"))
+
+# first match wins; a leading None is the layer axis of stacked parameters
+RULES: tuple[tuple[str, P], ...] = (
+  (r"embed_tokens/embedding$", P("tensor", "fsdp")),  # [V, D]
+  (r"lm_head/kernel$", P("fsdp", "tensor")),  # [D, V]
+  # into heads or the wide side: outputs are cut
+  (
+    r"layers/.*/([qkv]_proj|gate_proj|up_proj|fc1)/kernel$",
+    P(None, "fsdp", "tensor"),
+  ),
+  (r"layers/.*/([qkv]_proj|gate_proj|up_proj|fc1)/bias$", P(None, "tensor")),
+  (
+    r"layers/.*/([qkv]_proj|gate_proj|up_proj|fc1)/lora_a$",
+    P(None, "fsdp", None),
+  ),
+  (
+    r"layers/.*/([qkv]_proj|gate_proj|up_proj|fc1)/lora_b$",
+    P(None, None, "tensor"),
+  ),
+  # back to the model width: inputs are cut
+  (
+    r"layers/.*/(o_proj|out_proj|down_proj|fc2)/kernel$",
+    P(None, "tensor", "fsdp"),
+  ),
+  (
+    r"layers/.*/(o_proj|out_proj|down_proj|fc2)/lora_a$",
+    P(None, "tensor", None),
+  ),
+  (
+    r"layers/.*/(o_proj|out_proj|down_proj|fc2)/lora_b$",
+    P(None, None, "fsdp"),
+  ),
+  (r"projector/linear_\d/kernel$", P("fsdp", "tensor")),
+  (r".*", P()),  # norms, biases, CLIP embeddings: small, on every device
+)
+
+
+def make_mesh(
+  shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+  """A mesh over all devices; one axis may be -1 and takes what is left.
+
+  Raises:
+    UserError: the sizes do not multiply to the number of devices.
+  """
+  devices = list(jax.devices() if devices is None else devices)
+  sizes = [int(shape[axis]) for axis in AXES]
+  named = ", ".join(f"{a}={s}" for a, s in zip(AXES, sizes, strict=True))
+  if sizes.count(-1) > 1 or any(s == 0 or s < -1 for s in sizes):
+    raise UserError(f"mesh ({named}): want positive sizes and at most one -1")
+  known = int(np.prod([s for s in sizes if s != -1]))
+  if -1 in sizes and len(devices) % known == 0:
+    sizes[sizes.index(-1)] = len(devices) // known
+  if int(np.prod(sizes)) != len(devices):
+    raise UserError(
+      f"mesh ({named}) does not divide {len(devices)} devices; "
+      "the sizes must multiply to the number of devices (-1 fills)"
+    )
+  return jax.make_mesh(
+    tuple(sizes),
+    AXES,
+    axis_types=(jax.sharding.AxisType.Auto,) * len(AXES),
+    devices=devices,
+  )
+
+
+def spec_for(path: str, shape: Sequence[int], mesh: Mesh) -> P:
+  """The PartitionSpec of a parameter; an axis that does not divide is left."""
+  spec = next(spec for pattern, spec in RULES if re.search(pattern, path))
+  cut = [
+    axis if axis is None or size % mesh.shape[axis] == 0 else None
+    for axis, size in zip(spec, shape, strict=False)
+  ]
+  return P(*cut)
+
+
+def sharding_for(mesh: Mesh) -> Callable[[str, Sequence[int]], NamedSharding]:
+  """Function from (path, shape) to sharding, as `checkpoint.load` takes it."""
+  return lambda path, shape: NamedSharding(mesh, spec_for(path, shape, mesh))
+
+
+def check(mesh: Mesh, config: LlavaConfig, microbatch: int) -> None:
+  """Raises UserError where heads or the batch do not divide over the mesh."""
+  tensor = mesh.shape["tensor"]
+  for name in ("num_heads", "num_kv_heads"):
+    heads = getattr(config.decoder, name)
+    if heads % tensor:
+      raise UserError(
+        f"mesh.tensor={tensor} does not divide decoder.{name}={heads}"
+      )
+  rows = mesh.shape["data"] * mesh.shape["fsdp"]
+  if microbatch % rows:
+    raise UserError(
+      f"batch_size / grad_accum = {microbatch} pairs do not divide over "
+      f"mesh data x fsdp = {rows} devices"
+    )
