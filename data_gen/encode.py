@@ -137,8 +137,8 @@ def read_picture(image_dir: str, name: str) -> bytes:
     if path.stat().st_size > MAX_IMAGE_BYTES:
       raise UserError(f"image {name!r}: over {MAX_IMAGE_BYTES >> 20} MiB")
     return path.read_bytes()
-  except OSError as error:
-    raise UserError(f"image {name!r}: {error.strerror or error}") from error
+  except (OSError, ValueError) as error:  # ValueError: no such filesystem
+    raise UserError(f"image {name!r}: {error}") from error
 
 
 def _read_remote(image_dir: str, name: str) -> bytes:
