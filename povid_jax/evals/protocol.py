@@ -9,8 +9,8 @@ functions without shared state:
   metrics(totals, options) -> (name, value)  totals of the counts of `Scored`
 
 `score` never divides. It leaves, for every unit of resampling (as a rule the
-image), counts that can be summed; `metrics` turns sums into rates. The value of
-a metric is `metrics(sum over units)`, and a bootstrap replicate is the same call
+image), counts that can be summed; `metrics` turns sums into rates. A metric is
+`metrics(sum over units)`, and a bootstrap replicate of it is the same call
 on the sum over resampled units. `totals` holds float64[R] arrays, one entry per
 replicate: write `metrics` with numpy operators and `ratio`.
 
@@ -65,6 +65,8 @@ class Options:
     split: which part of a benchmark that has several.
     synonyms: CHAIR's table of names, in the original's file format.
     singular: CHAIR's singulariser, "inflect" or "pattern".
+    objects: which objects CHAIR looks for: all of its "table", or only those
+      that the annotations name as categories ("annotated").
     nouns: AMBER's noun finder, "vocabulary" or "nltk".
     similarity: AMBER's likeness of nouns, "exact" or "spacy".
     out: the run's folder, for what must survive an interruption.
@@ -79,6 +81,7 @@ class Options:
   split: str | None = None
   synonyms: Path | None = None
   singular: str = "inflect"
+  objects: str = "table"
   nouns: str = "vocabulary"
   similarity: str = "exact"
   out: Path | None = None
