@@ -1,0 +1,238 @@
+"""One run of `inject`: items, gates, journal, progress, and what comes out."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_gen.gates import Limits, Refused, check
+from data_gen.items import Annotations, Item
+from data_gen.journal import Journal
+from data_gen.rules.lexicon import Lexicon
+from povid_jax import progress
+from povid_jax.data.pairs import Sample, write_samples
+from povid_jax.files import atomic_write
+
+
+@dataclasses.dataclass(frozen=True)
+class Paths:
+  """The files of a run, all beside `--out`."""
+
+  out: Path
+
+  def _beside(self, name: str) -> Path:
+    stem = self.out.stem
+    return self.out.with_name(name if stem == "pairs" else f"{stem}.{name}")
+
+  @property
+  def journal(self) -> Path:
+    return self._beside("journal.jsonl")
+
+  @property
+  def rejected(self) -> Path:
+    return self._beside("rejected.jsonl")
+
+  @property
+  def skipped(self) -> Path:
+    return self._beside("skipped.jsonl")
+
+  @property
+  def summary(self) -> Path:
+    return self._beside("summary.json")
+
+  @property
+  def batches(self) -> Path:
+    return self._beside("batches")
+
+
+@dataclasses.dataclass
+class Job:
+  """Items on their way to pairs.
+
+  Attributes:
+    items: in the order of the input.
+    journal: decides what is done already.
+    tries: replies per item before it is given up.
+    injector: name and version for the pairs ("rules/1").
+  """
+
+  items: list[Item]
+  journal: Journal
+  limits: Limits
+  lexicon: Lexicon
+  annotations: Annotations
+  tries: int
+  injector: str
+  max_cost: float | None = None
+
+  def __post_init__(self) -> None:
+    self.started = time.monotonic()
+    self.first = self._finished()
+    self._bar = None
+
+  def __enter__(self) -> "Job":
+    self._bar = progress.bar(
+      total=len(self.items), initial=self.first, desc="inject", unit="items"
+    )
+    return self
+
+  def __exit__(self, *exc: object) -> None:
+    if self._bar is not None:
+      self._bar.close()
+
+  def _finished(self) -> int:
+    return sum(self.journal.finished(item.key) for item in self.items)
+
+  def pending(self) -> list[Item]:
+    return [i for i in self.items if not self.journal.finished(i.key)]
+
+  def truth(self, item: Item) -> set[str] | None:
+    return self.annotations.objects.get(item.image)
+
+  @property
+  def over_budget(self) -> bool:
+    return self.max_cost is not None and self.journal.cost >= self.max_cost
+
+  def settle(
+    self,
+    item: Item,
+    rejected: Sequence[str],
+    edits: list[dict],
+    refused: Refused | None = None,
+    **paid: Any,
+  ) -> bool:
+    """Judges one reply and records it; True when the item is finished.
+
+    Args:
+      item: what was asked.
+      rejected: the wrong answers, one per answer of the item.
+      edits: [{span, original, kind}].
+      refused: a verdict reached before (a reply that could not be read).
+      **paid: usage, cost and other facts for the journal.
+    """
+    verdict = refused or check(
+      item.answers,
+      rejected,
+      edits,
+      self.limits,
+      self.lexicon,
+      self.truth(item),
+    )
+    if verdict is None:
+      self.journal.write(
+        "accepted", key=item.key, rejected=list(rejected), edits=edits, **paid
+      )
+    else:
+      self.journal.write(
+        "refused",
+        key=item.key,
+        reason=verdict.reason,
+        detail=verdict.detail,
+        rejected=list(rejected),
+        **paid,
+      )
+      if self.journal.tries[item.key] >= self.tries:
+        self.give_up(item, verdict.reason)
+    finished = self.journal.finished(item.key)
+    self._show(finished)
+    return finished
+
+  def give_up(self, item: Item, reason: str) -> None:
+    self.journal.write("given_up", key=item.key, reason=reason)
+
+  def _show(self, finished: bool) -> None:
+    if self._bar is None:
+      return
+    troubles = self.journal.gates + self.journal.failures
+    worst = ", ".join(f"{k} {n}" for k, n in troubles.most_common(4))
+    cost = f"${self.journal.cost:.2f}" if self.journal.cost else ""
+    shown = "; ".join(filter(None, (cost, worst)))
+    self._bar.set_postfix_str(shown, refresh=False)
+    self._bar.update(int(finished))
+
+  def pair(self, item: Item) -> Sample:
+    """The accepted pair in the released format, with what was changed."""
+    result = self.journal.result(item.key)
+    turns = list(item.sample.turns)
+    turns[1::2] = result["rejected"]
+    name = item.sample.id + (f"-v{item.variant}" if item.variant else "")
+    extra = item.sample.extra | {
+      "injector": self.injector,
+      "category": item.category,
+      "edits": result["edits"],
+    }
+    return dataclasses.replace(
+      item.sample, id=name, rejected=tuple(turns), extra=extra
+    )
+
+  def write_outputs(self, paths: Paths) -> None:
+    """Writes the pairs, in the order of the input, and the rejected items."""
+    done = [i for i in self.items if i.key in self.journal.accepted]
+    write_samples(paths.out, map(self.pair, done))
+    lost = [i for i in self.items if i.key in self.journal.given_up]
+    with atomic_write(paths.rejected) as file:
+      replies = self._refused_replies({i.key for i in lost})
+      for item in lost:
+        file.write(json.dumps(self._rejected_row(item, replies)) + "\n")
+
+  def _refused_replies(self, keys: set[str]) -> Mapping[str, list[dict]]:
+    replies: dict[str, list[dict]] = {key: [] for key in keys}
+    for event in self.journal.events("refused") if keys else ():
+      if event["key"] in keys:
+        names = ("reason", "detail", "rejected")
+        replies[event["key"]].append({n: event[n] for n in names})
+    return replies
+
+  def _rejected_row(
+    self, item: Item, replies: Mapping[str, list[dict]]
+  ) -> dict[str, Any]:
+    return {
+      "id": item.sample.id,
+      "variant": item.variant,
+      "image": list(item.sample.images),
+      "category": item.category,
+      "reason": self.journal.given_up[item.key],
+      "answers": list(item.answers),
+      "tries": replies[item.key],
+    }
+
+  def summary(self) -> dict[str, Any]:
+    """What the run (with those it continues) has come to."""
+    journal = self.journal
+    keys = [item.key for item in self.items]
+    finished = self._finished()
+    seconds = time.monotonic() - self.started
+    return {
+      "injector": self.injector,
+      "items": len(keys),
+      "accepted": sum(key in journal.accepted for key in keys),
+      "rejected": sum(key in journal.given_up for key in keys),
+      "left": len(keys) - finished,
+      "done_before": self.first,
+      "gates": dict(journal.gates.most_common()),
+      "failures": dict(journal.failures.most_common()),
+      "edits": dict(journal.edits.most_common()),
+      "requests": journal.counts["sent"],
+      "lost_in_flight": journal.counts["lost_in_flight"],
+      "tokens": dict(journal.tokens),
+      "cost": round(journal.cost, 6),
+      "seconds": round(seconds, 3),
+      "items_per_second": round(
+        (finished - self.first) / max(seconds, 1e-9), 1
+      ),
+    }
+
+
+def table(summary: Mapping[str, Any]) -> str:
+  """The summary as lines for a person."""
+  rows: list[tuple[str, str]] = []
+  for name, value in summary.items():
+    if isinstance(value, Mapping):
+      value = ", ".join(f"{k} {n}" for k, n in value.items()) or "none"
+    elif name == "cost":
+      value = f"${value:.4f}"
+    rows.append((name.replace("_", " "), str(value)))
+  width = max(len(name) for name, _ in rows)
+  return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)

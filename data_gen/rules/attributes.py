@@ -1,0 +1,227 @@
+"""Wrong colours, sizes, states, materials and numbers."""
+
+import functools
+import random
+import re
+from collections.abc import Iterator
+
+from data_gen.rules.changes import Change, Proposal, pick, swap
+from data_gen.rules.corpus import Corpus
+from data_gen.rules.lexicon import WORD, Mention, number_word, vocabulary
+from data_gen.rules.objects import Scene
+
+_NUMBERS = {number_word(n): n for n in range(2, 13)} | {
+  word: n
+  for word, n in zip("twenty thirty fifty".split(), (20, 30, 50), strict=True)
+}
+_COUNTED_ON = re.compile(
+  r"\b(both|the other|another|former|latter|third)\b", re.I
+)
+_SHADES = frozenset("light dark bright pale deep vivid vibrant".split())
+# Words that make the next one something else than a plain attribute.
+_NOT_AFTER = {
+  "long": frozenset("as all how so too no before ago".split()),
+  "parked": frozenset("has have had he she they".split()),
+  "open": frozenset("to the an a".split()),
+  "little": frozenset("a".split()),
+  "full": frozenset("in".split()),
+  "old": frozenset("years year".split()),
+  "short": frozenset("in for".split()),
+}
+_NOT_BEFORE = {
+  "long": frozenset("as before enough time and way term".split()),
+  "open": frozenset("up the a an for to".split()),
+  "full": frozenset("of".split()),
+  "empty": frozenset("of".split()),
+  "dry": frozenset("out off up".split()),
+  "square": frozenset("feet".split()),
+  "round": frozenset("of the a".split()),
+  "large": frozenset("number amount variety portion part area".split()),
+  "lying": frozenset("on in".split()),
+  "clean": frozenset("up the a".split()),
+  "short": frozenset("of".split()),
+  "smooth": frozenset("transportation".split()),
+  "bright": frozenset("red green blue yellow pink purple orange".split()),
+  "dark": frozenset("red green blue brown gray grey purple orange".split()),
+  "glass": frozenset("of".split()),
+  "paper": frozenset("of".split()),
+  "stands": frozenset("out for by up".split()),
+  "standing": frozenset("out".split()),
+  "runs": frozenset("along through across".split()),
+  "sitting": frozenset("area room".split()),
+  "reading": frozenset("material spot glasses experience and or in on".split()),
+  "new": frozenset("york".split()),
+  "cooked": frozenset("by".split()),
+}
+
+
+@functools.cache
+def _swaps() -> dict[str, tuple[str, ...]]:
+  table = {}
+  for entries in vocabulary()["swaps"].values():
+    for entry in entries.split("; "):
+      names, new = entry.split(">")
+      table |= {name: tuple(new.split("/")) for name in names.split("/")}
+  return table
+
+
+@functools.cache
+def _swap_pattern() -> re.Pattern:
+  words = sorted(_swaps(), key=len, reverse=True)
+  return re.compile(rf"\b({'|'.join(words)})\b(?!-)", re.I)
+
+
+def attributes(
+  corpus: Corpus, scene: Scene, rng: random.Random
+) -> list[Proposal]:
+  """All single attribute changes of the answer."""
+  return [
+    *_colors(corpus, scene, rng),
+    *_simple(scene.text, rng),
+    *_numbers(scene, rng),
+    *_people(scene, rng),
+  ]
+
+
+def _around(text: str, start: int, end: int) -> tuple[str, str]:
+  """The words before and after, "" across punctuation."""
+  before = re.search(r"([\w'-]+)\s+$", text[:start])
+  after = re.match(r"\s+([\w'-]+)", text[end:])
+  return (
+    before.group(1).lower() if before else "",
+    after.group(1).lower() if after else "",
+  )
+
+
+def _simple(text: str, rng: random.Random) -> Iterator[Proposal]:
+  for match in _swap_pattern().finditer(text):
+    word = match.group().lower()
+    before, after = _around(text, match.start(), match.end())
+    if text[match.start() - 1 :][:1] == "-":
+      continue
+    if before in _NOT_AFTER.get(word, ()) or after in _NOT_BEFORE.get(word, ()):
+      continue
+    new = rng.choice(_swaps()[word])
+    yield (swap(*match.span(), new, "attribute", text),)
+
+
+def _colors(
+  corpus: Corpus, scene: Scene, rng: random.Random
+) -> Iterator[Proposal]:
+  names = vocabulary()["colors"].split()
+  pattern = re.compile(rf"\b({'|'.join(names)})\b(?!-)", re.I)
+  for match in pattern.finditer(scene.text):
+    before, after = _around(scene.text, *match.span())
+    beside = {
+      before,
+      after,
+      *_around(scene.text, match.start() - 6, match.end() + 5),
+    }
+    if "black" in beside and "white" in beside or _is_fruit(match, scene):
+      continue
+    options = _other_colors(corpus, scene, match, before in _SHADES)
+    options = [c for c in options if c not in beside]
+    if not options:
+      continue
+    noun = _described(scene, match.end())
+    seen = [corpus.colors[noun, c] + 0.3 for c in options]
+    new = pick(rng, options, seen)
+    yield (swap(*match.span(), new, "attribute", scene.text),)
+
+
+def _is_fruit(match: re.Match, scene: Scene) -> bool:
+  """ "orange" as a noun: nothing that it could colour follows."""
+  return any(
+    m.start == match.start() and (m.head or m.plural) for m in scene.mentions
+  )
+
+
+def _described(scene: Scene, end: int) -> str:
+  """The category right after an adjective, "" if there is none we know."""
+  after = (m for m in scene.mentions if 0 < m.start - end <= 14)
+  return next((m.noun.category for m in after), "")
+
+
+def _other_colors(
+  corpus: Corpus, scene: Scene, match: re.Match, shaded: bool
+) -> list[str]:
+  data = vocabulary()
+  noun = _described(scene, match.end())
+  _, word = _around(scene.text, *match.span())
+  special = data["colors_of"]
+  for name in (noun, word, word.removesuffix("s"), word.removesuffix("es")):
+    if name in special:
+      options = special[name].split()
+      break
+  else:
+    seen = {color for _, color in corpus.colors}
+    common = data["chromatic"].split() + ["black", "white", "gray"]
+    options = [c for c in common if not seen or c in seen or len(seen) < 4]
+  if shaded:
+    options = [c for c in options if c in data["chromatic"].split()]
+  old = match.group().lower()
+  same = {"gray": "grey", "grey": "gray"}.get(old, old)
+  return [color for color in options if color not in (old, same)]
+
+
+def _numbers(scene: Scene, rng: random.Random) -> Iterator[Proposal]:
+  if _COUNTED_ON.search(scene.text):
+    return  # "two bicycles ... the other one": a third would not add up
+  for match in WORD.finditer(scene.text):
+    word = match.group().lower()
+    before, after = _around(scene.text, *match.span())
+    digits = word.isdigit() and 2 <= int(word) <= 99
+    if not (digits or word in _NUMBERS) or before in ("the", "of", "at", "to"):
+      continue
+    # A count has its plural noun close behind: "two large brown dogs".
+    if not _counts(scene.mentions, match.end()):
+      continue
+    old = int(word) if digits else _NUMBERS[word]
+    new = rng.choice([n for n in (old + 1, old + 2, old - 1) if n >= 2])
+    text = str(new) if digits else number_word(new)
+    yield (swap(*match.span(), text, "attribute", scene.text),)
+
+
+def _counts(mentions: tuple[Mention, ...], end: int) -> bool:
+  return any(m.plural and 0 < m.start - end <= 20 for m in mentions) or any(
+    m.noun.name == "person" and m.plural and 0 < m.start - end <= 20
+    for m in mentions
+  )
+
+
+def _people(scene: Scene, rng: random.Random) -> Iterator[Proposal]:
+  """A woman for a man, with his pronouns, where only one person appears."""
+  data = vocabulary()
+  people = [m for m in scene.mentions if m.noun.group == "person"]
+  names = {m.noun.name for m in people}
+  if len(names) != 1 or any(m.plural or not m.head for m in people):
+    return
+  name = names.pop()
+  if name not in data["people"] or name in scene.question.lower():
+    return
+  new = rng.choice(data["people"][name].split())
+  renames = [swap(m.start, m.end, new, "attribute", scene.text) for m in people]
+  pronouns = _pronouns(scene.text, name, new)
+  if pronouns is not None:
+    yield (*renames, *pronouns)
+
+
+def _pronouns(text: str, old: str, new: str) -> list[Change] | None:
+  """The pronoun changes a new person asks for; None: better left alone."""
+  data = vocabulary()
+  male, female = data["male"].split(), data["female"].split()
+  if (old in male) == (new in male) and (old in female) == (new in female):
+    return []
+  found = list(
+    re.finditer(r"\b(he|his|him|himself|she|hers?|herself)\b", text, re.I)
+  )
+  if not found:
+    return []
+  if old not in male or new not in female:
+    return None  # "her" may be "his" or "him": no way to tell without a parser
+  table = {"he": "she", "his": "her", "him": "her", "himself": "herself"}
+  if any(m.group().lower() not in table for m in found):
+    return None
+  return [
+    swap(*m.span(), table[m.group().lower()], "attribute", text) for m in found
+  ]

@@ -1,0 +1,219 @@
+"""Edits that put an absent but likely object into an answer."""
+
+import collections
+import random
+import re
+from dataclasses import dataclass
+
+from data_gen.rules.changes import Change, Proposal, pick, swap
+from data_gen.rules.corpus import Corpus
+from data_gen.rules.lexicon import (
+  Mention,
+  Noun,
+  article,
+  match_case,
+  plural,
+)
+
+_INDEFINITE = frozenset(
+  "a an two three four five several some many few multiple".split()
+)
+_DEFINITE = frozenset(
+  "the this that these those its his her their both another other".split()
+)
+# "talking on his phone" needs a phone.
+_FIXED = re.compile(r"\b(talking|speaking|chatting|riding) (on|in) \w+ $", re.I)
+# Sentences about what is seen; after one of them another thing may be seen.
+_DESCRIBES = re.compile(
+  r"\b(image|picture|photo|scene|there (is|are)|visible|seen|located|situated"
+  r"|positioned|placed|features|in the (back|fore)ground|on the (left|right)"
+  r")\b",
+  re.I,
+)
+_ARGUES = re.compile(
+  r"\b(may|might|could|would|should|likely|suggests?|infer\w*|reasons?|because"
+  r"|indicat\w+|measures)\b",
+  re.I,
+)
+_LIST_END = re.compile(r",? and (?=(?:an?|the|two|three|several) )")
+_LISTED = re.compile(r", (?:an?|the|two|three|several) [\w -]+$")
+_SENTENCE_END = re.compile(r"[.](?=\s|$)")
+
+
+@dataclass(frozen=True)
+class Scene:
+  """One answer that is to be edited, and what is known of its image."""
+
+  text: str
+  image: str
+  question: str
+  mentions: tuple[Mention, ...]
+  present: frozenset[str]
+  # Categories that a wrong answer must not use for this image.
+  known: frozenset[str]
+
+
+def scene(corpus: Corpus, image: str, question: str, text: str) -> Scene:
+  """Finds the nouns of an answer."""
+  mentions = tuple(corpus.lexicon.find(text))
+  present = {m.noun.category for m in mentions}
+  asked = corpus.lexicon.categories(question)
+  known = corpus.known(image, present | asked)
+  return Scene(text, image, question, mentions, frozenset(present), known)
+
+
+def replacements(
+  corpus: Corpus, scene: Scene, rng: random.Random, within: str
+) -> list[Proposal]:
+  """One proposal per object: all its mentions become another object.
+
+  Args:
+    within: "group": the new object comes from the old one's group of the
+      vocabulary, so that verbs still fit; "any": from all categories of the
+      corpus, by co-occurrence alone.
+  """
+  asked = corpus.lexicon.categories(scene.question)
+  found = []
+  for chain in _chains(scene):
+    noun = chain[0].noun
+    if noun.group in ("person", "mass") or noun.category in asked:
+      continue
+    if not all(_editable(scene.text, mention) for mention in chain):
+      continue
+    new = _candidate(corpus, scene, chain, rng, within)
+    if new:
+      found.append(_rename(chain, new, scene.text))
+  return found
+
+
+def _chains(scene: Scene) -> list[list[Mention]]:
+  """Mentions grouped by the thing they speak of.
+
+  A noun with a definite mention ("the cat") is one thing all through the
+  answer; two indefinite ones ("a cup ... a cup") are two things.
+  """
+  groups = collections.defaultdict(list)
+  for mention in scene.mentions:
+    groups[mention.noun.category].append(mention)
+  chains = []
+  for group in groups.values():
+    loose = all(_introduces(scene.text, mention) for mention in group)
+    chains += [[mention] for mention in group] if loose else [group]
+  return chains
+
+
+def _editable(text: str, mention: Mention) -> bool:
+  return mention.head and not _FIXED.search(text[: mention.start])
+
+
+def _introduces(text: str, mention: Mention) -> bool:
+  """Whether the noun phrase starts with an indefinite determiner."""
+  words = re.findall(r"[\w-]+|[.,;:]", text[: mention.start].lower())[-4:]
+  for word in reversed(words):
+    if word in _INDEFINITE or word.isdigit():
+      return True
+    if word in _DEFINITE:
+      return False
+    if word in ".,;:":
+      break
+  return mention.plural
+
+
+def _candidate(
+  corpus: Corpus,
+  scene: Scene,
+  chain: list[Mention],
+  rng: random.Random,
+  within: str,
+) -> Noun | None:
+  old = chain[0].noun
+  others = sorted(scene.present - {old.category})
+  options = [
+    noun
+    for noun in corpus.candidates(
+      old.group, within if corpus.counts[old.category] else "group"
+    )
+    if noun.category not in scene.known
+    and (not noun.plural_only or all(_plain_plural(m) for m in chain))
+  ]
+  if not options:
+    return None
+  return pick(
+    rng, options, [corpus.likelihood(n.category, others) for n in options]
+  )
+
+
+def _plain_plural(mention: Mention) -> bool:
+  return mention.plural and not mention.counted
+
+
+def _form(new: Noun, many: bool) -> str:
+  return plural(new.name) if many and not new.plural_only else new.name
+
+
+def _rename(chain: list[Mention], new: Noun, text: str) -> Proposal:
+  return tuple(
+    swap(m.start, m.end, _form(new, m.plural), "object", text) for m in chain
+  )
+
+
+def insertions(
+  corpus: Corpus, scene: Scene, rng: random.Random
+) -> list[Proposal]:
+  """Places where one absent object can be added: into a list, or as a
+  sentence of its own, in the corpus's words where it has some."""
+  options = [n for n in corpus.insertable() if n.category not in scene.known]
+  if not options:
+    return []
+  present = sorted(scene.present)
+  weights = [corpus.likelihood(n.category, present) for n in options]
+  new = pick(rng, options, weights)
+  return [
+    *_into_lists(scene.text, new),
+    *_as_sentence(corpus, scene.question, scene.text, new, rng),
+  ]
+
+
+def _into_lists(text: str, new: Noun) -> list[Proposal]:
+  phrase = new.name if new.plural_only else f"{article(new.name)} {new.name}"
+  return [
+    (Change(at, at, f", {phrase}", "object"),)
+    for match in _LIST_END.finditer(text)
+    # "..., and the man ..." opens a clause; in a list a comma came before.
+    if _LISTED.search(text[max(0, (at := match.start()) - 40) : at])
+  ]
+
+
+def _as_sentence(
+  corpus: Corpus, question: str, text: str, new: Noun, rng: random.Random
+) -> list[Proposal]:
+  ends = [m.end() for m in _SENTENCE_END.finditer(text)]
+  starts = [0, *ends[:-1]]
+  ends = [
+    end
+    for start, end in zip(starts, ends, strict=True)
+    if _DESCRIBES.search(text[start:end])
+    and not _ARGUES.search(text[start:end])
+  ]
+  # A lone sentence answers a question; a list of points is no description.
+  if len(starts) < 2 or "\n1." in text:
+    return []
+  own = corpus.sentences.get(new.category, [])
+  # A prompt may ask for a style; its other answers have that style.
+  own = [s for q, s in own if q == question] or [s for _, s in own]
+  sentence = rng.choice(own) if own else _template(new, rng)
+  return [(Change(end, end, f" {sentence}", "object"),) for end in ends]
+
+
+def _template(new: Noun, rng: random.Random) -> str:
+  if new.plural_only:
+    return f"Some {new.name} can also be seen nearby."
+  thing = f"{article(new.name)} {new.name}"
+  return rng.choice(
+    [
+      f"There is also {thing} nearby.",
+      f"There is {thing} in the background.",
+      f"{match_case(thing, 'A')} can be seen off to the side.",
+      f"{match_case(thing, 'A')} is visible in the background as well.",
+    ]
+  )

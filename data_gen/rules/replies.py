@@ -1,0 +1,191 @@
+"""Wrong replies to questions: yes for no, and another short answer."""
+
+import random
+import re
+from collections.abc import Callable
+
+from data_gen.rules.changes import pick
+from data_gen.rules.corpus import Corpus, question_form
+from data_gen.rules.lexicon import article, match_case, number_word
+from data_gen.rules.objects import Scene, replacements
+
+_YES_NO = re.compile(r"\s*(yes|no)\b(?P<rest>.*)", re.I | re.S)
+_BE = r"is|are|was|were|can|could|has|have|does|do|will|would|appears?|seems?"
+_OPTION = re.compile(r"^\(?([A-H])[).:]?\s+(.+)$", re.M)
+_NUMBER_WORDS = {number_word(n): n for n in range(21)}
+# Longer than this, an answer is described by edits rather than exchanged.
+SHORT = 6
+
+
+def flip_yes_no(question: str, text: str) -> str | None:
+  """The opposite of a yes/no reply with its first sentence turned round.
+
+  "Yes, there is a cat." -> "No, there is no cat."; None where the reply does
+  not start with yes or no, or its sentence cannot be turned safely.
+  """
+  match = _YES_NO.match(text)
+  if not match:
+    return None
+  yes = match.group(1).lower() == "yes"
+  word = match_case("no" if yes else "yes", match.group(1))
+  first, rest = _first_sentence(match.group("rest"))
+  if not re.search(r"\w", first):  # "Yes." or a bare "yes"
+    return word + first + rest
+  turned = (_deny if yes else _affirm)(first)
+  return word + turned + rest if turned else None
+
+
+def _first_sentence(text: str) -> tuple[str, str]:
+  end = re.search(r"[.!](?=\s|$)", text)
+  return (text[: end.end()], text[end.end() :]) if end else (text, "")
+
+
+def _deny(sentence: str) -> str | None:
+  """Negates ", there is a cat." or ", the cat is asleep."."""
+  there = re.search(
+    r"\b(there (?:is|are)) (an?|some|two|three|four|five|several|many"
+    r"|a couple of|a few|multiple|one) ",
+    sentence,
+    re.I,
+  )
+  if there:
+    return f"{sentence[: there.end(1)]} no {sentence[there.end() :]}"
+  verb = re.search(rf"\b({_BE})\b(?! (?:not|no)\b)", sentence, re.I)
+  if not verb or re.search(r"\bthere\b", sentence, re.I):
+    return None
+  if verb.group(1).lower() in ("has", "have", "do", "does") or verb.group(
+    1
+  ).lower().startswith(("appear", "seem")):
+    return None
+  return f"{sentence[: verb.end()]} not{sentence[verb.end() :]}"
+
+
+def _affirm(sentence: str) -> str | None:
+  """Takes the negation out of ", there is no cat." or ", it is not."."""
+  there = re.search(
+    r"\b(there (is|are)) (?:no|not an?|not any) (\w+)", sentence, re.I
+  )
+  if there:
+    word = there.group(3)
+    lead = article(word) if there.group(2).lower() == "is" else "some"
+    return f"{sentence[: there.end(1)]} {lead} {sentence[there.start(3) :]}"
+  plain, count = re.subn(
+    rf"\b({_BE})(?: not|n't)\b", r"\1", sentence, count=1, flags=re.I
+  )
+  if not count or re.search(r"\b(any|no|only|but|instead)\b", plain):
+    return None
+  verb = re.search(r"\b(does|do|did) ", plain)
+  return None if verb else plain
+
+
+def _from_question(question: str, yes: bool) -> str | None:
+  """A statement that answers "Is there a cat in the image?"."""
+  asked = re.search(
+    r"\b(?:is|are) there (an?|any|some)\s+([^?]+)\?", question, re.I
+  )
+  if not asked:
+    return None
+  verb = "are" if asked.group(1).lower() in ("any", "some") else "is"
+  lead = ("some" if verb == "are" else asked.group(1).lower()) if yes else "no"
+  return f"there {verb} {lead} {asked.group(2).strip()}"
+
+
+def wrong_yes_no(question: str, text: str) -> str | None:
+  """The opposite reply, built from the question where the text resists."""
+  turned = flip_yes_no(question, text)
+  match = _YES_NO.match(text)
+  if turned or not match:
+    return turned
+  yes = match.group(1).lower() == "no"
+  statement = _from_question(question, yes)
+  if not statement:
+    return None
+  word = match_case("yes" if yes else "no", match.group(1))
+  _, rest = _first_sentence(match.group("rest"))
+  return f"{word}, {statement}.{rest}"
+
+
+def wrong_short(
+  corpus: Corpus, scene: Scene, text: str, rng: random.Random
+) -> str | None:
+  """Another answer of the same kind: option, number, object, or one that the
+  corpus gives to questions of this form."""
+  bare = text.strip().rstrip(".")
+  for attempt in (_other_option, _other_number):
+    new = attempt(scene.question, bare, rng)
+    if new:
+      return _in_place(text, bare, new)
+  if " color" in scene.question:  # an "orange" is no fruit then
+    return _other_reply(corpus, scene.question, text, rng)
+  return _other_object(corpus, scene, text, rng) or _other_reply(
+    corpus, scene.question, text, rng
+  )
+
+
+def _in_place(text: str, old: str, new: str) -> str:
+  return text.replace(old, match_case(new, old), 1)
+
+
+def _other_option(question: str, bare: str, rng: random.Random) -> str | None:
+  options = dict(_OPTION.findall(question))
+  letter = re.match(r"\(?([A-H])\b[).:]?", bare)
+  if len(options) < 2 or not letter or letter.group(1) not in options:
+    return None
+  new = rng.choice([key for key in options if key != letter.group(1)])
+  answer = bare.replace(letter.group(1), new, 1)
+  return answer.replace(options[letter.group(1)], options[new])
+
+
+def _other_number(question: str, bare: str, rng: random.Random) -> str | None:
+  word = bare.lower()
+  number = (
+    int(word) if re.fullmatch(r"\d{1,4}", word) else _NUMBER_WORDS.get(word)
+  )
+  if number is None:
+    return None
+  new = rng.choice([n for n in (number + 1, number + 2, number - 1) if n >= 0])
+  return str(new) if word.isdigit() else number_word(new)
+
+
+def _other_object(
+  corpus: Corpus, scene: Scene, text: str, rng: random.Random
+) -> str | None:
+  mentions = corpus.lexicon.find(text)
+  if len(mentions) != 1 or len(text.split()) > 3:
+    return None
+  local = Scene(
+    text,
+    scene.image,
+    scene.question,
+    tuple(mentions),
+    scene.present,
+    scene.known,
+  )
+  found = replacements(corpus, local, rng, "group")
+  if not found:
+    return None
+  change = found[0][0]
+  new = f"{text[: change.start]}{change.new}{text[change.end :]}"
+  return _agree(new)
+
+
+def _agree(text: str) -> str:
+  fix: Callable[[re.Match], str] = lambda m: (
+    f"{match_case(article(m.group(2)), m.group(1))} {m.group(2)}"
+  )
+  return re.sub(r"\b(an?|An?) (\w+)", fix, text, count=1)
+
+
+def _other_reply(
+  corpus: Corpus, question: str, text: str, rng: random.Random
+) -> str | None:
+  known = corpus.replies.get(question_form(question), {})
+  same = text.strip().rstrip(".").lower()
+  options = sorted(
+    reply
+    for reply in known
+    if reply.rstrip(".").lower() != same and not _YES_NO.match(reply)
+  )
+  if not options or len(text.split()) > 3:
+    return None
+  return str(pick(rng, options, [known[o] for o in options]))
