@@ -67,6 +67,8 @@ class _SentencePiece:
     self._added = _added_tokens(folder)
     names = _special_names(folder)
     model = self._model
+    if not model.vocab_size():
+      raise UserError(f"{path}: not a SentencePiece model")
     bos = self._named(names["bos"], model.bos_id())
     eos = self._named(names["eos"], model.eos_id())
     if eos is None:
@@ -123,16 +125,16 @@ class _Tokenizers:
         if token["content"] in {*names.values(), "<image>", "<pad>"}:
           token["special"] = True
       spec["truncation"] = spec["padding"] = None
+      # We put the space in front ourselves, and so know where there is none;
+      # and, as SentencePiece, also where the text starts with one already.
+      first = _prepend_never(spec.get("pre_tokenizer"))
+      self._space = " " if first else ""
       self._model = tokenizers.Tokenizer.from_str(json.dumps(spec))
-      self._later = self._model
-      if _prepend_never(spec.get("pre_tokenizer")):
-        self._later = tokenizers.Tokenizer.from_str(json.dumps(spec))
     except UserError:
       raise
     except Exception as error:  # the package raises bare Exception
       raise UserError(f"{path}: not a tokenizer.json: {error}") from error
     self._model.encode_special_tokens = True
-    self._later.encode_special_tokens = True
     self.bos_id = self._find("bos", names)
     eos = self._find("eos", names)
     if eos is None:
@@ -153,8 +155,9 @@ class _Tokenizers:
   def encode(
     self, text: str, bos: bool = False, continues: bool = False
   ) -> list[int]:
-    model = self._later if continues else self._model
-    ids = model.encode(text, add_special_tokens=False).ids
+    if text and not continues:
+      text = self._space + text
+    ids = self._model.encode(text, add_special_tokens=False).ids
     return [self.bos_id, *ids] if bos and self.bos_id is not None else ids
 
   def decode(self, ids: Sequence[int]) -> str:
@@ -190,25 +193,33 @@ def _read_json(path: Path) -> Any:
 
 def _added_tokens(folder: Path) -> dict[str, int]:
   """Tokens that a slow tokenizer keeps outside of its model file."""
-  added: dict[str, int] = {}
-  if (path := folder / "added_tokens.json").is_file():
-    added |= _read_json(path)
+  added = _settings(folder, "added_tokens.json")
   decoder = _settings(folder).get("added_tokens_decoder") or {}
-  return added | {entry["content"]: int(i) for i, entry in decoder.items()}
+  try:
+    named = {entry["content"]: int(i) for i, entry in decoder.items()}
+    return {str(token): int(i) for token, i in added.items()} | named
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise UserError(
+      f"{folder}: added_tokens.json or added_tokens_decoder in "
+      "tokenizer_config.json is malformed; want a token and id in each entry"
+    ) from error
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-  path = folder / "tokenizer_config.json"
-  return _read_json(path) if path.is_file() else {}
+def _settings(
+  folder: Path, name: str = "tokenizer_config.json"
+) -> dict[str, Any]:
+  if not (path := folder / name).is_file():
+    return {}
+  if not isinstance(settings := _read_json(path), dict):
+    raise UserError(f"{path}: want a JSON object")
+  return settings
 
 
 def _special_names(folder: Path) -> dict[str, str | None]:
   """The bos, eos and pad tokens that the folder's settings name."""
   names: dict[str, str | None] = {"bos": None, "eos": None, "pad": None}
   for file in ("special_tokens_map.json", "tokenizer_config.json"):
-    if not (folder / file).is_file():
-      continue
-    settings = _read_json(folder / file)
+    settings = _settings(folder, file)
     for kind in names:
       token = settings.get(f"{kind}_token")
       token = token.get("content") if isinstance(token, dict) else token

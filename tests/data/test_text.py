@@ -1,3 +1,4 @@
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -184,9 +185,7 @@ def test_branches_share_the_prefix(llama_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("marker", ["</s>", "<s>", "<image>", "<unk>"])
-def test_markers_in_an_answer_are_text(
-  marker: str, llama_folder: Path
-) -> None:
+def test_markers_in_an_answer_are_text(marker: str, llama_folder: Path) -> None:
   tokenizer = text.load_tokenizer(llama_folder)
   said = f"A {marker} cat."
   encoded = text.encode(("What?",), [(said,)], tokenizer, "vicuna_v1", 3)
@@ -242,7 +241,7 @@ def test_unknown_template_names_the_known(llama_folder: Path) -> None:
   turns=st.lists(
     st.text(
       st.characters(exclude_categories=["Cs"], exclude_characters="\u2581\0")
-    ),
+    ).filter(lambda said: not re.search("<s>|</s>|<image>| ASSIST", said)),
     min_size=2,
     max_size=4,
   ),
