@@ -67,19 +67,20 @@ def build(texts: Iterable[str], vocab_size: int) -> Tokenizer:
   splitter = pre_tokenizers.ByteLevel(add_prefix_space=False)
   counts: collections.Counter[str] = collections.Counter()
   for text, times in collections.Counter(texts).items():
-    for word, _ in splitter.pre_tokenize_str(_spaced(text)):
-      counts[word] += times
+    for chunk in _chunks(text):
+      for word, _ in splitter.pre_tokenize_str(chunk):
+        counts[word] += times
   ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
   letters = sorted(pre_tokenizers.ByteLevel.alphabet())
   words = [word for word, _ in ranked if word not in set(letters)][:room]
   return _assemble(letters, words, splitter)
 
 
-def _spaced(text: str) -> str:
-  """`text` as a template shows it: what comes before and after it, too."""
+def _chunks(text: str) -> tuple[str, ...]:
+  """`text` as a template shows it, with the words before and after it."""
   if text.startswith("<image>"):
-    return "USER: " + text.removeprefix("<image>") + " ASSISTANT:"
-  return " " + text.strip() + "USER:"
+    return "USER:", text.removeprefix("<image>"), " ASSISTANT:"
+  return "USER:", " " + text.strip(), " ASSISTANT:"
 
 
 def _assemble(
