@@ -1,4 +1,4 @@
-"""Two runs side by side: paired intervals, tests, and the items that changed."""
+"""Two runs side by side: paired intervals, tests, the items that changed."""
 
 import json
 from collections import defaultdict
@@ -55,7 +55,7 @@ def compare(a: Path, b: Path, resamples: int = 10_000) -> list[Comparison]:
   names = [name for name in counts[0] if name in counts[1]]
   if not names:
     raise UserError(f"{a} and {b} have no benchmark in common")
-  _same_data(settings, names, a, b)
+  _same_rules(settings, names, a, b)
   found = []
   for name in names:
     options = _options(settings[1].get("options", {}))
@@ -95,13 +95,18 @@ def _options(held: Mapping[str, Any]) -> Options:
   )
 
 
-def _same_data(
+def _same_rules(
   settings: Sequence[Mapping[str, Any]], names: Sequence[str], a: Path, b: Path
 ) -> None:
   """Runs scored by other rules or on other data cannot be compared."""
-  rules = [_options(held.get("options", {})).clean_rules for held in settings]
-  if rules[0] != rules[1]:
-    raise UserError(f"{a} and {b}: one was scored with --clean-rules, one not")
+  rules = [held.get("options", {}) for held in settings]
+  for name in sorted((set(rules[0]) | set(rules[1])) - {"seed"}):
+    values = [held.get(name) for held in rules]
+    if values[0] != values[1]:
+      raise UserError(
+        f"{a} and {b} were scored with different --{name.replace('_', '-')}: "
+        f"{values[0]} and {values[1]}"
+      )
   hashes = [held.get("data_hash", {}) for held in settings]
   for name in names:
     if hashes[0].get(name) != hashes[1].get(name):
@@ -125,11 +130,13 @@ def _verdicts(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
   return found
 
 
-def words(p: float) -> str:
-  """Whether a difference can be told from chance, in words."""
-  if p < ALPHA:
-    return "significant"
-  return "not significant"
+def words(p: float, difference: float = 0.0) -> str:
+  """A test in words: "p=0.003, B higher, significant"."""
+  number = f"p={p:.4f}" if p >= 0.0001 else "p<0.0001"
+  side = {True: "B higher, ", False: "B lower, "}[difference > 0]
+  if difference == 0:
+    side = ""
+  return f"{number}, {side}{'' if p < ALPHA else 'not '}significant"
 
 
 def report(
@@ -142,7 +149,7 @@ def report(
     width = max((len(name) for name in one.metrics), default=0)
     lines += [
       f"  {name:<{width}}  {gap.a:8.4f} -> {gap.b:8.4f}  {gap.value:+8.4f} "
-      f"[{gap.low:+.4f}, {gap.high:+.4f}]  p={gap.p:.4f}  {words(gap.p)}"
+      f"[{gap.low:+.4f}, {gap.high:+.4f}]  {words(gap.p, gap.value)}"
       for name, gap in one.metrics.items()
     ]
     lines += _items(one.changed, show)
@@ -156,7 +163,8 @@ def _items(found: Changed, show: int) -> list[str]:
   lines = [
     f"  of {total} items: right in both {found.both}, in neither "
     f"{found.neither}, only in A {len(found.only_a)}, only in B "
-    f"{len(found.only_b)}; McNemar p={found.p:.4f}, {words(found.p)}"
+    f"{len(found.only_b)}; McNemar "
+    f"{words(found.p, len(found.only_b) - len(found.only_a))}"
   ]
   for label, items in (("A", found.only_a), ("B", found.only_b)):
     if items and show:

@@ -6,16 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from povid_jax.errors import UserError
-from povid_jax.evals.protocol import Benchmark, Options
+from povid_jax.evals.protocol import Benchmark, Need, Options
 
 
-def check(benchmark: Benchmark, folder: Path) -> None:
-  """Raises a UserError that names every missing file and its source."""
-  missing = [
+def _missing(benchmark: Benchmark, folder: Path) -> list[Need]:
+  return [
     need
     for need in benchmark.needs
     if not need.optional and not any(folder.glob(need.pattern))
   ]
+
+
+def check(benchmark: Benchmark, folder: Path) -> None:
+  """Raises a UserError that names every missing file and its source."""
+  missing = _missing(benchmark, folder)
   if missing:
     lines = "; ".join(
       f"{need.pattern} (from {need.source})" for need in missing
@@ -24,6 +28,19 @@ def check(benchmark: Benchmark, folder: Path) -> None:
       f"{benchmark.name}: not found in {folder}: {lines}. "
       "Nothing is downloaded: put the official files there under these names"
     )
+
+
+def locate(data: Path, benchmark: Benchmark) -> Path:
+  """The benchmark's folder: DATA/<name>, else DATA/annotations, else DATA.
+
+  Raises:
+    UserError: names what is missing in DATA/<name>.
+  """
+  for folder in (data / benchmark.name, data / "annotations", data):
+    if folder.is_dir() and not _missing(benchmark, folder):
+      return folder
+  check(benchmark, data / benchmark.name)
+  raise AssertionError("check() accepts what the loop refused")
 
 
 def image_folder(folder: Path, options: Options) -> Path:

@@ -53,6 +53,12 @@ def data_hash(benchmark: Benchmark, folder: Path) -> str:
   return digest.hexdigest()[:16]
 
 
+def digest(value: Any) -> str:
+  """A short hash of anything that JSON can hold."""
+  text = json.dumps(value, ensure_ascii=False, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def versions() -> dict[str, str]:
   """Versions of what the numbers depend on."""
   found = {"povid_jax": povid_jax.__version__}
@@ -134,16 +140,7 @@ def markdown(
   benchmarks: Sequence[Benchmark],
 ) -> str:
   """Tables of a run: one row of the paper's columns, then everything."""
-  by_name = {(r["benchmark"], r["metric"]): r for r in results}
-  heads, cells = [], []
-  for benchmark in benchmarks:
-    for column in benchmark.columns:
-      row = by_name.get((benchmark.name, column.metric))
-      if row is None:
-        continue
-      heads.append(f"{benchmark.title} {column.heading}".strip())
-      low, high = (number(v, column.scale) for v in row["ci95"])
-      cells.append(f"{number(row['value'], column.scale)} [{low}, {high}]")
+  heads, cells = _paper(results, settings, benchmarks)
   lines = ["# Results", "", "Value and 95% interval (bootstrap over images)."]
   lines += ["", _row(heads), _row("---" for _ in heads), _row(cells)]
   lines += ["", "## How the answers were made", ""]
@@ -164,6 +161,40 @@ def markdown(
       )
     )
   return "\n".join(lines) + "\n"
+
+
+def _paper(
+  results: Sequence[Mapping[str, Any]],
+  settings: Mapping[str, Any],
+  benchmarks: Sequence[Benchmark],
+) -> tuple[list[str], list[str]]:
+  """The paper's columns of this run: headings and cells."""
+  by_name = {(r["benchmark"], r["metric"]): r for r in results}
+  heads = ["Model"]
+  cells = [str(settings.get("checkpoint") or settings.get("answers"))]
+  for benchmark in benchmarks:
+    for column in benchmark.columns:
+      row = by_name.get((benchmark.name, column.metric))
+      if row is not None:
+        low, high = (number(v, column.scale) for v in row["ci95"])
+        heads.append(f"{benchmark.title} {column.heading}".strip())
+        cells.append(f"{number(row['value'], column.scale)} [{low}, {high}]")
+    heads.append(f"{benchmark.title} decoding")
+    cells.append(decoding_words(settings, benchmark.name))
+  return heads, cells
+
+
+def decoding_words(settings: Mapping[str, Any], benchmark: str) -> str:
+  """How a benchmark's answers were decoded, in a few words."""
+  how = (settings.get("decoding") or {}).get(benchmark)
+  if how is None:
+    return "answers given"
+  choice = "greedy"
+  if how["temperature"]:
+    choice = f"temperature {how['temperature']:g}, top-p {how['top_p']:g}"
+    choice += f", top-k {how['top_k']}" if how["top_k"] else ""
+    choice += f", seed {how['seed']}"
+  return f"{choice}, <= {how['max_new_tokens']} tokens"
 
 
 _HEAD = ("benchmark", "metric", "value", "95% interval", "n")

@@ -1,0 +1,323 @@
+"""Restores a checkpoint, asks it the benchmarks' questions, scores the answers.
+
+  python -m povid_jax.eval --checkpoint=RUN --benchmarks=chair,pope \\
+    --data=DATA --out=OUT
+  python -m povid_jax.eval --answers=answers.jsonl --benchmarks=pope \\
+    --data=DATA --out=OUT
+  python -m povid_jax.eval compare OUT_A OUT_B
+  python -m povid_jax.eval build-pope --instances=instances_val2014.json \\
+    --images=500 --out=DATA/pope
+
+A killed run continues with the same command and ends with the same results.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from povid_jax import errors
+from povid_jax.errors import UserError
+from povid_jax.evals import (
+  answers,
+  coco,
+  compare,
+  flags,
+  needs,
+  pope_build,
+  results,
+)
+from povid_jax.evals.answers import Matched
+from povid_jax.evals.protocol import Benchmark, Options, Scored
+from povid_jax.files import atomic_write
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command; the first word may be compare or build-pope."""
+  argv = list(sys.argv[1:] if argv is None else argv)
+  if argv[:1] == ["compare"]:
+    return run_compare(argv[1:])
+  if argv[:1] == ["build-pope"]:
+    return run_build_pope(argv[1:])
+  parser = argparse.ArgumentParser(
+    prog="povid_jax.eval",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  flags.add(parser)
+  args = parser.parse_args(argv)
+  if args.resamples < 1:
+    raise UserError(f"--resamples={args.resamples}: want at least 1")
+  return evaluate(args)
+
+
+def evaluate(args: argparse.Namespace) -> int:
+  """Answers and scores every benchmark, then writes and prints the results."""
+  chosen = flags.benchmarks(args.benchmarks)
+  # everything a user can have got wrong is found before a model is loaded
+  folders = {b.name: _folder(args, b) for b in chosen}
+  options = {b.name: flags.options(args, b) for b in chosen}
+  settings = _settings(args, chosen, folders, options)
+  policy = _load_policy(args) if args.checkpoint else None
+  if policy is not None:
+    settings["checkpoint_hash"] = policy.fingerprint
+  rows, given, scored = [], [], {}
+  for benchmark in chosen:
+    name, folder = benchmark.name, folders[benchmark.name]
+    if benchmark.measure is not None:
+      scored[name] = _measure(benchmark, policy, folder, options[name])
+    else:
+      matched = _answered(args, benchmark, policy, folder, options[name])
+      first = matched.questions[:1]
+      settings["prompt"][name] = first[0].text if first else ""
+      scored[name] = _score(benchmark, folder, matched, options[name])
+      given += _answer_rows(benchmark, matched)
+      if benchmark.write is not None:
+        benchmark.write(args.out, folder, matched.questions, matched.answers)
+    settings["notes"][name] = scored[name].notes
+    rows += results.rows(benchmark, scored[name], options[name], args.resamples)
+  results.write(args.out, rows, settings, given, scored, chosen)
+  _show(rows, settings, args.out)
+  return 0
+
+
+def _folder(args: argparse.Namespace, benchmark: Benchmark) -> Path:
+  if args.data is not None:
+    return needs.locate(args.data, benchmark)
+  if args.answers is not None and args.answers.is_dir():
+    return needs.locate(args.answers, benchmark)  # MME's files hold both
+  raise UserError("--data is missing: the folder that holds <benchmark>/")
+
+
+def _settings(
+  args: argparse.Namespace,
+  chosen: Sequence[Benchmark],
+  folders: dict[str, Path],
+  options: dict[str, Options],
+) -> dict[str, Any]:
+  asked = args.checkpoint is not None
+  return {
+    "checkpoint": args.checkpoint,
+    "checkpoint_hash": None,
+    "answers": None if asked else str(args.answers),
+    "decoding": {b.name: flags.decoding(args, b) for b in chosen}
+    if asked
+    else None,
+    "prompt": {},
+    "options": flags.rules(options[chosen[0].name]),
+    "bootstrap": {"resamples": args.resamples, "seed": args.seed},
+    "data_hash": {
+      b.name: results.data_hash(b, folders[b.name]) for b in chosen
+    },
+    "versions": results.versions(),
+    "notes": {},
+  }
+
+
+def _load_policy(args: argparse.Namespace) -> Any:
+  from povid_jax import decoding  # JAX is not needed to score given answers
+
+  return decoding.load_policy(args.checkpoint, args.dtype)
+
+
+def _measure(
+  benchmark: Benchmark, policy: Any, folder: Path, options: Options
+) -> Scored:
+  if policy is None or benchmark.measure is None:
+    raise UserError(
+      f"{benchmark.name} looks into the model: it needs --checkpoint"
+    )
+  return benchmark.measure(policy, folder, options)
+
+
+def _score(
+  benchmark: Benchmark, folder: Path, matched: Matched, options: Options
+) -> Scored:
+  scored = benchmark.score(folder, matched.questions, matched.answers, options)
+  scored.notes[:0] = matched.notes
+  return scored
+
+
+def _answered(
+  args: argparse.Namespace,
+  benchmark: Benchmark,
+  policy: Any,
+  folder: Path,
+  options: Options,
+) -> Matched:
+  """The benchmark's questions with answers, read or asked for."""
+  questions = benchmark.questions(folder, options)
+  if args.answers is None:
+    return _ask(args, benchmark, policy, questions, options)
+  return answers.match(
+    questions,
+    answers.read(args.answers, benchmark),
+    benchmark,
+    args.missing,
+    ignore_unknown=options.limit is not None,
+  )
+
+
+def _ask(
+  args: argparse.Namespace,
+  benchmark: Benchmark,
+  policy: Any,
+  questions: Sequence[Any],
+  options: Options,
+) -> Matched:
+  from povid_jax import decoding
+
+  if not questions:
+    raise UserError(f"{benchmark.name}: there are no questions to ask")
+  if benchmark.prepare is not None:
+    benchmark.prepare(args.out, questions, options)
+  _check_images(benchmark, questions)
+  how = flags.decoding(args, benchmark)
+  path = args.out / "answers" / f"{benchmark.name}.jsonl"
+  _continue(path, {"checkpoint": policy.fingerprint, **how}, questions, args)
+  rows = decoding.answer(policy, questions, decoding.Decoding(**how), path)
+  return Matched(list(questions), [row["text"] for row in rows])
+
+
+def _check_images(benchmark: Benchmark, questions: Sequence[Any]) -> None:
+  paths = dict.fromkeys(path for q in questions for path in q.images)
+  missing = [path for path in paths if not path.is_file()]
+  if missing:
+    raise UserError(
+      f"{benchmark.name}: {len(missing)} of {len(paths)} pictures are missing, "
+      f"first {missing[0]}; --images names their folder"
+    )
+
+
+def _continue(
+  path: Path,
+  how: dict[str, Any],
+  questions: Sequence[Any],
+  args: argparse.Namespace,
+) -> None:
+  """Keeps earlier answers only if they come from the same model and prompts."""
+  texts = [[str(q.question_id), q.text] for q in questions]
+  how = how | {"questions": results.digest(texts)}
+  held = path.with_suffix(".settings.json")
+  if path.exists() and args.overwrite:
+    path.unlink()
+  if path.exists():
+    before = needs.read_json(held) if held.exists() else {}
+    # batching does not change answers, so it may change between attempts
+    changed = [
+      name
+      for name in how
+      if how[name] != before.get(name) and name != "batch_size"
+    ]
+    if changed:
+      raise UserError(
+        f"{path} holds answers made with another {', '.join(changed)}; choose "
+        "another --out, or --overwrite"
+      )
+  with atomic_write(held) as file:
+    json.dump(how, file, indent=1)
+
+
+def _answer_rows(
+  benchmark: Benchmark, matched: Matched
+) -> list[dict[str, Any]]:
+  pairs = zip(matched.questions, matched.answers, strict=True)
+  return [
+    {
+      "benchmark": benchmark.name,
+      "question_id": question.question_id,
+      "prompt": question.text,
+      "text": text,
+    }
+    for question, text in pairs
+    if text is not None
+  ]
+
+
+def _show(
+  rows: Sequence[dict[str, Any]], settings: dict[str, Any], out: Path
+) -> None:
+  width = max(len(f"{row['benchmark']} {row['metric']}") for row in rows)
+  for row in rows:
+    low, high = row["ci95"]
+    name = f"{row['benchmark']} {row['metric']}"
+    how = results.decoding_words(settings, row["benchmark"])
+    print(
+      f"{name:<{width}}  {row['value']:.4f}  [{low:.4f}, {high:.4f}]  "
+      f"n={row['n']}  {how}"
+    )
+  for name, notes in settings["notes"].items():
+    for note in notes:
+      print(f"{name}: {note}")
+  print(f"{out / 'results.json'}, {out / 'results.md'}")
+
+
+def run_compare(argv: Sequence[str]) -> int:
+  """`compare A B`: is B different from A, and where?"""
+  parser = argparse.ArgumentParser(
+    prog="povid_jax.eval compare",
+    description="Compares two --out folders item by item: differences with "
+    "paired bootstrap intervals, McNemar's test, and the items that changed.",
+  )
+  parser.add_argument("a", type=Path, metavar="A", help="an --out folder")
+  parser.add_argument("b", type=Path, metavar="B", help="an --out folder")
+  parser.add_argument("--resamples", type=int, default=10_000, help="10000")
+  parser.add_argument(
+    "--show", type=int, default=10, metavar="N", help="changed items to name"
+  )
+  parser.add_argument("--json", type=Path, metavar="FILE", help="write it here")
+  args = parser.parse_args(argv)
+  if args.resamples < 1:
+    raise UserError(f"--resamples={args.resamples}: want at least 1")
+  found = compare.compare(args.a, args.b, args.resamples)
+  print(compare.report(found, str(args.a), str(args.b), args.show))
+  if args.json is not None:
+    with atomic_write(args.json) as file:
+      file.write(compare.as_json(found) + "\n")
+  return 0
+
+
+def run_build_pope(argv: Sequence[str]) -> int:
+  """`build-pope`: POPE questions from COCO-format annotations."""
+  parser = argparse.ArgumentParser(
+    prog="povid_jax.eval build-pope",
+    description="Builds POPE's random, popular and adversarial questions from "
+    "COCO-format instance annotations.",
+  )
+  parser.add_argument(
+    "--instances", type=Path, required=True, nargs="+", metavar="FILE"
+  )
+  parser.add_argument(
+    "--statistics",
+    type=Path,
+    nargs="+",
+    metavar="FILE",
+    help="instances that say what is frequent and what goes together, such as "
+    "the training split's (default: --instances)",
+  )
+  parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+  parser.add_argument(
+    "--images", type=int, default=500, metavar="N", help="pictures (500)"
+  )
+  parser.add_argument(
+    "--per-image", type=int, default=6, metavar="K", help="questions, even (6)"
+  )
+  parser.add_argument("--seed", type=int, default=0)
+  args = parser.parse_args(argv)
+  instances = coco.read_instances(args.instances)
+  usual = coco.read_instances(args.statistics or args.instances)
+  names = dict.fromkeys([*instances.categories, *usual.categories])
+  stats = pope_build.statistics(usual.objects.values(), list(names))
+  rows = pope_build.build(
+    instances, stats, args.images, args.per_image, args.seed
+  )
+  pope_build.write(rows, args.out)
+  count = sum(map(len, rows.values()))
+  print(f"{count} questions about {args.images} pictures in {args.out}")
+  return 0
+
+
+if __name__ == "__main__":
+  errors.run(main)
