@@ -22,6 +22,7 @@ Mode = Literal["pad", "resize"]
 # A tall picture is squared in bands of rows of about this many pixels, so that
 # a long strip never needs a canvas of its length squared.
 _BAND_PIXELS = 4_000_000
+_MAX_CANVAS = 150_000_000  # pixels, under half a gigabyte
 
 
 def _name(source: bytes | str | Path, name: str | None) -> str:
@@ -88,6 +89,15 @@ def _pad_sideways(image: Image.Image, width: int, size: int) -> Image.Image:
   return out
 
 
+def _check_strip(image: Image.Image, pixels: int) -> None:
+  """A strip of a million pixels by one would need gigabytes on the way."""
+  if pixels > _MAX_CANVAS:
+    raise UserError(
+      f"a picture of {image.width}x{image.height} pixels is too long for its "
+      "width; want an ordinary photograph"
+    )
+
+
 def _pad(image: Image.Image, size: int) -> Image.Image:
   """Pads to a square with the mean colour, then resizes to size x size.
 
@@ -97,6 +107,7 @@ def _pad(image: Image.Image, size: int) -> Image.Image:
   those of the plain way (a test compares) without its square canvas.
   """
   width, height = image.size
+  _check_strip(image, max(width, height) * size)
   if width < height:
     across = _pad_sideways(image, height, size)
   else:
@@ -111,6 +122,7 @@ def _resize(image: Image.Image, size: int) -> Image.Image:
   width, height = image.size
   short = min(width, height)
   new = (int(size * width / short), int(size * height / short))
+  _check_strip(image, new[0] * new[1])
   image = image.resize(new, Image.Resampling.BICUBIC)
   left, top = (new[0] - size) // 2, (new[1] - size) // 2
   return image.crop((left, top, left + size, top + size))
@@ -129,7 +141,8 @@ def preprocess(image: Image.Image, size: int, mode: Mode = "pad") -> np.ndarray:
     uint8[size, size, 3].
 
   Raises:
-    UserError: a mode that does not exist.
+    UserError: a mode that does not exist, or a strip so long that it would
+      need gigabytes.
   """
   if mode not in ("pad", "resize"):
     raise UserError(f"image mode {mode!r}: want 'pad' or 'resize'")
