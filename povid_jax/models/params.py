@@ -1,7 +1,9 @@
 """Parameters by flat path: build without arrays, load, split, put together."""
 
 import functools
+import math
 import re
+import zlib
 from typing import Any
 
 import jax
@@ -80,6 +82,26 @@ def merge(graph: nnx.GraphDef, *parts: Params) -> Llava:
       node = node.setdefault(folder, {})
     node[name] = array
   return nnx.merge(graph, nnx.State(nested))
+
+
+def init_lora(shapes: Params, seed: int) -> Params:
+  """New adapter weights for every lora_a / lora_b among the shapes.
+
+  A ~ U(-1/sqrt(d_in), 1/sqrt(d_in)) and B = 0 (facts B5), float32; each array
+  depends on the seed and its path only.
+  """
+  base = jax.random.key(seed)
+  arrays: Params = {}
+  for path, leaf in shapes.items():
+    if path.endswith("/lora_b"):
+      arrays[path] = jnp.zeros(leaf.shape, jnp.float32)
+    elif path.endswith("/lora_a"):
+      key = jax.random.fold_in(base, zlib.crc32(path.encode()))
+      bound = 1.0 / math.sqrt(leaf.shape[-2])
+      arrays[path] = jax.random.uniform(
+        key, leaf.shape, jnp.float32, -bound, bound
+      )
+  return arrays
 
 
 def is_lora(path: str) -> bool:
