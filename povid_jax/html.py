@@ -46,7 +46,8 @@ pre { overflow-x: auto; padding: .75rem; border: 1px solid var(--line);
   border-radius: 6px; background: var(--card); }
 """
 
-_WORDS = re.compile(r"\s+|\w+(?:['’-]\w+)*|[^\w\s]")
+# A word or a mark with the blanks behind it; or the blanks at the beginning.
+_WORDS = re.compile(r"(?:\w+(?:['’-]\w+)*|[^\w\s])\s*|^\s+")
 
 
 def escape(text: object) -> str:
@@ -110,61 +111,53 @@ def table(header: list[str], rows: list[list[object]]) -> str:
 
 
 def split_words(text: str) -> list[str]:
-  """Words, blanks and marks, which joined give `text` again.
+  """Words and marks with the blanks behind them; joined they give `text`.
 
-  "a cat's tail." -> ["a", " ", "cat's", " ", "tail", "."]
+  "a cat's tail." -> ["a ", "cat's ", "tail", "."]
   """
   return _WORDS.findall(text)
 
 
-def word_spans(
-  before: str, after: str
-) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
-  """Both texts as runs (text, changed); the unchanged runs are common.
+Spans = list[tuple[str, bool]]
+
+
+def word_spans(before: str, after: str) -> tuple[Spans, Spans]:
+  """Both texts as runs (text, changed); unchanged runs come in pairs.
 
   "a red bus", "a blue bus" ->
-    [("a ", False), ("red", True), (" bus", False)],
-    [("a ", False), ("blue", True), (" bus", False)]
+    [("a ", False), ("red ", True), ("bus", False)],
+    [("a ", False), ("blue ", True), ("bus", False)]
+
+  Words are compared without the blanks behind them.
   """
   words = split_words(before), split_words(after)
+  keys = [[word.rstrip() for word in side] for side in words]
   # The exact matcher is quadratic; a text of a book's length gets the quick
   # one, which may mark too much but never too little.
   long = max(map(len, words)) > 4000
-  matcher = difflib.SequenceMatcher(None, *words, autojunk=long)
-  runs: tuple[list, list] = ([], [])
-  for kind, *spans in _merge_blanks(matcher.get_opcodes(), words[0]):
-    for run, word, (lo, hi) in zip(
-      runs, words, (spans[:2], spans[2:]), strict=True
-    ):
-      if hi > lo:
-        run.append(("".join(word[lo:hi]), kind))
-  return runs
-
-
-def _merge_blanks(
-  opcodes: list[tuple], words: list[str]
-) -> list[tuple[bool, int, int, int, int]]:
-  """Joins changes that only a blank keeps apart, so one mark covers them."""
-  merged: list[list] = []
-  for number, (tag, *span) in enumerate(opcodes):
-    inside = 0 < number < len(opcodes) - 1
-    blank = "".join(words[span[0] : span[1]]).isspace()
-    changed = tag != "equal" or (inside and blank)
-    if merged and merged[-1][0] == changed:
-      merged[-1][2], merged[-1][4] = span[1], span[3]
-    else:
-      merged.append([changed, *span])
-  return [tuple(span) for span in merged]
+  matcher = difflib.SequenceMatcher(None, *keys, autojunk=long)
+  left: Spans = []
+  right: Spans = []
+  for tag, i, j, k, m in matcher.get_opcodes():
+    changed = tag != "equal"
+    if j > i:
+      left.append(("".join(words[0][i:j]), changed))
+    if m > k:
+      right.append(("".join(words[1][k:m]), changed))
+  return left, right
 
 
 def word_diff(before: str, after: str) -> tuple[str, str]:
   """Two texts as HTML, words of the first marked good, of the second bad."""
 
-  def render(runs: list[tuple[str, bool]], kind: str) -> str:
-    return "".join(
-      f'<mark class="{kind}">{escape(text)}</mark>' if changed else escape(text)
-      for text, changed in runs
-    )
+  def render(spans: Spans, kind: str) -> str:
+    out = []
+    for text, changed in spans:
+      words = text.rstrip()
+      mark = f'<mark class="{kind}">{escape(words)}</mark>'
+      blank = text[len(words) :]
+      out.append(mark + blank if changed else escape(text))
+    return "".join(out)
 
   left, right = word_spans(before, after)
   return render(left, "good"), render(right, "bad")
