@@ -78,6 +78,11 @@ _SPLIT = r"""\.{2,}|--|[?!;@\#$%&()\[\]{}<>"“”«»`]|[:,](?!\d)
 _TOKEN = re.compile(rf"(?:{_SPLIT})|(?:[^\W_]+|(?!{_SPLIT})\S)+", re.VERBOSE)
 
 
+def tokens(text: str) -> list[str]:
+  """A text cut by the rules of the Penn treebank."""
+  return _TOKEN.findall(text)
+
+
 @dataclass(frozen=True)
 class Mention:
   """A word of a caption that names an object of the table.
