@@ -1,13 +1,14 @@
 """tf.train.Example on the wire, without TensorFlow.
 
-Only what the records use: features that are lists of bytes or of int64. The
+Written are features that are lists of bytes or of int64; read are all. The
 messages are Example{1: Features{1: map<string, Feature>}} with
 Feature{1: BytesList, 2: FloatList, 3: Int64List}, each list a repeated field 1.
 """
 
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 
-Values = Sequence[bytes] | Sequence[int]
+Values = Sequence[bytes] | Sequence[int] | Sequence[float]
 
 _INT64 = 1 << 64
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
@@ -108,6 +109,11 @@ def _int64s(data: bytes) -> Iterator[int]:
       yield _signed(value)
 
 
+def _floats(data: bytes) -> Iterator[float]:
+  for packed in _messages(data, 1):
+    yield from struct.unpack(f"<{len(packed) // 4}f", packed)
+
+
 def _values(feature: bytes) -> Values:
   out: Values = []
   for kind, payload in _fields(feature):
@@ -118,7 +124,7 @@ def _values(feature: bytes) -> Values:
     elif kind == _INT64_LIST:
       out = list(_int64s(payload))
     elif kind == _FLOAT_LIST:
-      raise ValueError("a feature holds floats, want bytes or int64")
+      out = list(_floats(payload))
   return out
 
 
@@ -126,7 +132,7 @@ def decode_example(data: bytes) -> dict[str, Values]:
   """Parses a serialised Example, whatever the order of its features.
 
   Raises:
-    ValueError: not an Example, or one with features of floats.
+    ValueError: not an Example.
   """
   out: dict[str, Values] = {}
   for features in _messages(data, 1):

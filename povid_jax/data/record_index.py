@@ -77,7 +77,8 @@ def find_shards(path: str | Path, split: str) -> tuple[Path, ...]:
   return tuple(shards)
 
 
-def _masked_crc(data: bytes) -> int:
+def masked_crc(data: bytes) -> int:
+  """The CRC32C of TFRecord files, rotated and offset."""
   crc = google_crc32c.value(data)
   return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
@@ -95,7 +96,7 @@ def _walk(shard: Path) -> list[tuple[int, int, int]]:
       if len(head) < 12:
         raise UserError(f"{where}: the file is truncated in a header")
       length, crc = struct.unpack("<QI", head)
-      if _masked_crc(head[:8]) != crc:
+      if masked_crc(head[:8]) != crc:
         raise UserError(
           f"{where}: wrong CRC of the length, damaged or not a TFRecord file"
         )
@@ -151,7 +152,7 @@ def _places(shards: tuple[Path, ...]) -> tuple[Path, Path]:
 def _load(path: Path, shards: tuple[Path, ...]) -> Index | None:
   """The stored index if it is there, whole, and still true of the shards."""
   try:
-    with np.load(path, allow_pickle=False) as stored:
+    with open(path, "rb") as file, np.load(file) as stored:
       if int(stored["version"]) != _VERSION:
         return None
       fields = dataclasses.fields(Index)[1:]

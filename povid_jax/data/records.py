@@ -14,14 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import SupportsIndex
 
-import google_crc32c
 import numpy as np
 
 from povid_jax.data import example, record_index
+from povid_jax.data.record_index import masked_crc
 from povid_jax.errors import UserError
 from povid_jax.files import atomic_write
 
-_HEADER = struct.Struct("<QI")  # length, its CRC
 _FOOTER = struct.Struct("<I")  # CRC of the data
 _MAX_OPEN = 256  # descriptors kept; the usual limit of a process is 1,024
 
@@ -43,10 +42,17 @@ class Record:
 
 
 def encode(record: Record) -> bytes:
-  """A record as a serialised tf.train.Example, the same bytes every time."""
+  """A record as a serialised tf.train.Example, the same bytes every time.
+
+  Raises:
+    UserError: a text that is no Unicode (half a surrogate pair).
+  """
 
   def texts(values: Sequence[str]) -> list[bytes]:
-    return [value.encode() for value in values]
+    try:
+      return [value.encode() for value in values]
+    except UnicodeEncodeError as error:
+      raise UserError(f"record {record.id!a}: {error}; want Unicode") from error
 
   noisy = record.image_noisy
   return example.encode_example(
@@ -124,12 +130,6 @@ def decode(data: bytes) -> Record:
     return _decode(data)
   except ValueError as error:
     raise UserError(f"not a preference record: {error}") from error
-
-
-def masked_crc(data: bytes) -> int:
-  """The CRC32C of TFRecord files, rotated and offset."""
-  crc = google_crc32c.value(data)
-  return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def shard_name(split: str, index: int, count: int) -> str:
