@@ -1,0 +1,47 @@
+"""Pictures as parts of chat messages."""
+
+import base64
+import contextlib
+import io
+import warnings
+from pathlib import Path
+
+from PIL import Image
+
+from povid_jax.data.image import open_image
+
+
+def image_part(path: Path, size: int = 768, quality: int = 85) -> tuple:
+  """A picture as a data URL of bounded size.
+
+  Args:
+    path: any picture; JPEGs and PNGs within bounds are sent as they are.
+    size: longest side in pixels.
+    quality: of the JPEG, where one has to be made.
+
+  Returns:
+    (part of a message's content, width, height).
+
+  Raises:
+    UserError: not a picture, or broken.
+  """
+  data = path.read_bytes()
+  kind, width, height = _peek(data)
+  if kind not in ("JPEG", "PNG") or max(width, height) > size:
+    image = open_image(data)
+    image.thumbnail((size, size))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    data, kind, (width, height) = buffer.getvalue(), "JPEG", image.size
+  encoded = base64.b64encode(data).decode()
+  url = f"data:image/{kind.lower()};base64,{encoded}"
+  return {"type": "image_url", "image_url": {"url": url}}, width, height
+
+
+def _peek(data: bytes) -> tuple[str, int, int]:
+  """Format and size from the header; ("", 0, 0) where `open_image` must say."""
+  with contextlib.suppress(Exception), warnings.catch_warnings():
+    warnings.simplefilter("error")
+    with Image.open(io.BytesIO(data)) as image:
+      return image.format or "", *image.size
+  return "", 0, 0
