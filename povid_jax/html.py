@@ -5,6 +5,7 @@ import difflib
 import html
 import io
 import re
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -92,22 +93,27 @@ def image(source: str, alt: str, caption: str = "") -> str:
   )
 
 
-def table(header: list[str], rows: list[list[object]]) -> str:
-  """A table; numbers are set to the right."""
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+  """A table; columns of numbers are set to the right; header may be empty."""
 
-  def cell(tag: str, value: object) -> str:
-    kind = ' class="number"' if isinstance(value, (int, float)) else ""
-    return f"<{tag}{kind}>{escape(value)}</{tag}>"
+  def is_number(value: object) -> bool:
+    return isinstance(value, (int, float))
 
-  head = "".join(cell("th", name) for name in header)
+  def cells(tag: str, values: Sequence[object], right: Sequence[bool]) -> str:
+    return "".join(
+      f'<{tag} class="number">{escape(value)}</{tag}>'
+      if number
+      else f"<{tag}>{escape(value)}</{tag}>"
+      for value, number in zip(values, right, strict=True)
+    )
+
+  columns = [all(map(is_number, column)) for column in zip(*rows, strict=True)]
+  head = cells("th", header, (columns or [False] * len(header))[: len(header)])
   body = "".join(
-    "<tr>" + "".join(cell("td", value) for value in row) + "</tr>"
-    for row in rows
+    f"<tr>{cells('td', row, list(map(is_number, row)))}</tr>" for row in rows
   )
-  return (
-    f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-    f"<tbody>{body}</tbody></table></div>"
-  )
+  head = f"<thead><tr>{head}</tr></thead>" if header else ""
+  return f'<div class="scroll"><table>{head}<tbody>{body}</tbody></table></div>'
 
 
 def split_words(text: str) -> list[str]:

@@ -53,6 +53,13 @@ def test_thumbnail_fits_and_keeps_its_shape():
   assert Image.open(io.BytesIO(base64.b64decode(data))).size == (100, 25)
 
 
+def test_numbers_are_set_to_the_right_with_their_header():
+  table = html.table(["name", "count"], [["a", 1], ["b", 2.5]])
+  assert '<th>name</th><th class="number">count</th>' in table
+  assert '<td>b</td><td class="number">2.5</td>' in table
+  assert "<thead>" not in html.table([], [["a", 1]])
+
+
 def test_a_page_needs_no_other_file():
   page = html.page("a <title>", html.table(["x"], [[1], ["<"]]))
   assert "<title>a &lt;title&gt;</title>" in page

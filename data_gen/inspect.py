@@ -1,0 +1,264 @@
+"""Look at pairs before paying for a training run.
+
+  python -m data_gen inspect pairs.jsonl --image-dir images --html pairs.html
+  python -m data_gen inspect DIR                # TFRecords of `data_gen write`
+
+Prints counts, histograms of lengths, kinds of edits, duplicates, what was
+left out (rejected.jsonl and skipped.jsonl beside the file) and some samples
+with the differences marked: [-chosen-] {+rejected+}. With --html also one page
+that needs no other file.
+"""
+
+import argparse
+import hashlib
+import json
+import random
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_gen import metadata, shards
+from data_gen.encode import read_picture
+from data_gen.inspect_stats import (
+  Histogram,
+  Pair,
+  Stats,
+  left_out,
+  measure,
+  text_of,
+)
+from data_gen.job import Paths
+from povid_jax.data.pairs import Sample, read_samples, split_turns
+from povid_jax.data.records import Record, RecordSource
+from povid_jax.errors import UserError
+from povid_jax.files import atomic_write
+from povid_jax.html import word_spans
+from povid_jax.progress import bar
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  add = parser.add_argument
+  add("source", help="a folder of TFRecords, or pairs in .json or .jsonl")
+  add("--image-dir", help="pictures of a JSON file, for --html")
+  add("--limit", type=int, default=20_000, help=(
+    "records of a folder to read, evenly spread (default 20000)"
+  ))  # fmt: skip
+  add("--samples", type=int, default=10, help="samples to print (default 10)")
+  add("--seed", type=int, default=0, help="of the choice of samples")
+  add("--html", help="also write this page")
+  add("--html-samples", type=int, default=60, help=(
+    "samples on the page (default 60; about 60 kB each)"
+  ))  # fmt: skip
+  add("--noise-step", type=int, default=500, help=(
+    "noise on the page where no noisy picture is stored (default 500)"
+  ))  # fmt: skip
+  add("--overflow", choices=("wrap", "clip"), default="wrap",
+      help="of that noise")  # fmt: skip
+
+
+# --- reading ---------------------------------------------------------------
+
+
+def _kinds(edits: object) -> tuple[str, ...]:
+  rows = edits if isinstance(edits, list) else []
+  return tuple(
+    str(row.get("kind", "(none)")) for row in rows if isinstance(row, dict)
+  )
+
+
+def from_sample(sample: Sample, image_dir: str | None) -> Pair:
+  prompt, chosen, rejected = split_turns(sample)
+  extra = sample.extra
+  label = lambda value: value if isinstance(value, str) else json.dumps(value)
+
+  def pictures() -> list[bytes]:
+    names = sample.images if image_dir else ()
+    return [read_picture(image_dir or "", name) for name in names]
+
+  def noisy() -> bytes | None:
+    name = extra.get("image_noisy")
+    if not isinstance(name, str) or not image_dir:
+      return None
+    return read_picture(image_dir, name)
+
+  return Pair(
+    id=sample.id,
+    split="",
+    picture_key="\0".join(sample.images),
+    prompt=prompt,
+    chosen=chosen,
+    rejected=rejected or (),
+    category=label(extra.get("category", "")),
+    injector=label(extra.get("injector", "")),
+    edits=_kinds(extra.get("edits")),
+    noise_step=extra.get("noise_step", 500) if "image_noisy" in extra else -1,
+    pictures=pictures,
+    noisy=noisy,
+  )
+
+
+def from_record(source: RecordSource, i: int, split: str) -> Pair:
+  record: Record = source[i]
+  digest = hashlib.blake2b(digest_size=16)
+  for data in record.images:
+    digest.update(data)
+  return Pair(
+    id=record.id,
+    split=split,
+    picture_key=digest.hexdigest() if record.images else "",
+    prompt=record.prompt_turns,
+    chosen=record.chosen,
+    rejected=record.rejected,
+    category=record.category,
+    injector=record.injector,
+    noise_step=record.noise_step if record.image_noisy else -1,
+    # Read again when shown: a folder's pictures do not fit into memory.
+    pictures=lambda: list(source[i].images),
+    noisy=lambda: source[i].image_noisy,
+  )
+
+
+def _splits(folder: Path) -> list[str]:
+  try:
+    info = json.loads((folder / metadata.INFO_FILE).read_text())
+    return [split["name"] for split in info["splits"]]
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise UserError(
+      f"{folder}: no readable {metadata.INFO_FILE}; want a folder that "
+      "`data_gen write` has finished"
+    ) from error
+
+
+def _read_folder(folder: Path, limit: int) -> tuple[list[Pair], int]:
+  sources = [(name, RecordSource(folder, name)) for name in _splits(folder)]
+  total = sum(len(source) for _, source in sources)
+  step = max(1, -(-total // limit))
+  places = [
+    (name, source, i) for name, source in sources for i in range(len(source))
+  ][::step]
+  progress = bar(places, desc="read", unit="record")
+  return [from_record(source, i, name) for name, source, i in progress], total
+
+
+def read(
+  source: Path, image_dir: str | None, limit: int
+) -> tuple[list[Pair], int]:
+  """(pairs, how many there are in all).
+
+  Raises:
+    UserError: no such file, or one that is neither.
+  """
+  if limit < 1:
+    raise UserError("--limit: want 1 or more")
+  if source.is_dir():
+    pairs, total = _read_folder(source, limit)
+  else:
+    pairs = [from_sample(s, image_dir) for s in read_samples(source)]
+    total = len(pairs)
+  if not pairs:
+    raise UserError(f"{source}: holds no samples")
+  return pairs, total
+
+
+def beside(source: Path) -> tuple[Path, ...]:
+  """The files that say what was left out on the way to `source`."""
+  if source.is_dir():
+    return (source / shards.SKIPPED_FILE,)
+  paths = Paths(source)
+  return (paths.rejected, paths.skipped)
+
+
+# --- printing --------------------------------------------------------------
+
+
+def _blocks() -> str:
+  try:
+    "█".encode(sys.stdout.encoding or "ascii")
+  except UnicodeEncodeError:
+    return "#"
+  return "█"
+
+
+def histogram_lines(histogram: Histogram, width: int) -> list[str]:
+  most = max(histogram.counts)
+  lines = [f"{histogram.name} (mean {histogram.mean:.4g})"]
+  for label, count in zip(histogram.labels, histogram.counts, strict=True):
+    share = _blocks() * max(round(width * count / most), count > 0)
+    lines.append(f"  {label:>10} {count:>8,} {share}")
+  return lines
+
+
+def marked(pair: Pair) -> str:
+  """The two answers in one text: [-chosen-] {+rejected+} where they differ."""
+  left, right = word_spans(text_of(pair.chosen), text_of(pair.rejected))
+  out = []
+  while left or right:
+    old = left.pop(0)[0] if left and left[0][1] else ""
+    new = right.pop(0)[0] if right and right[0][1] else ""
+    if old or new:
+      blank = (new or old)[len((new or old).rstrip()) :]
+      marks = [
+        f"[-{old.rstrip()}-]" if old else "",
+        f"{{+{new.rstrip()}+}}" if new else "",
+      ]
+      out.append(" ".join(filter(None, marks)) + blank)
+    else:
+      out.append(left.pop(0)[0])
+      right.pop(0)
+  return "".join(out).rstrip()
+
+
+def sample_lines(pair: Pair) -> list[str]:
+  labels = [pair.id, pair.split, pair.category, pair.injector]
+  answer = marked(pair) if pair.rejected else text_of(pair.chosen)
+  return [
+    "--- " + " | ".join(filter(None, labels)),
+    *(f"> {line}" for line in text_of(pair.prompt).splitlines() if line),
+    answer,
+    "",
+  ]
+
+
+def report(stats: Stats, chosen: Sequence[Pair]) -> str:
+  lines = []
+  if stats.seen < stats.total:
+    lines += [f"{stats.seen:,} of {stats.total:,} records, evenly spread", ""]
+  for name, rows in stats.tables.items():
+    lines.append(name)
+    lines += [f"  {count:>9,}  {label}" for label, count in rows]
+    lines.append("")
+  width = max(10, min(shutil.get_terminal_size().columns, 80) - 24)
+  for histogram in stats.histograms:
+    lines += [*histogram_lines(histogram, width), ""]
+  for pair in chosen:
+    lines += sample_lines(pair)
+  return "\n".join(lines)
+
+
+def choose(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
+  """Some of the pairs, by seed, in their order."""
+  if count >= len(pairs):
+    return list(pairs)
+  places = random.Random(seed).sample(range(len(pairs)), max(count, 0))
+  return [pairs[i] for i in sorted(places)]
+
+
+def main(args: argparse.Namespace) -> int:
+  source = Path(args.source)
+  if not 0 <= args.noise_step <= 999:
+    raise UserError("--noise-step: want 0 to 999")
+  if args.image_dir and not Path(args.image_dir).is_dir():
+    raise UserError(f"{args.image_dir}: no such folder")
+  pairs, total = read(source, args.image_dir, args.limit)
+  stats = measure(pairs, total, left_out(*beside(source)))
+  print(report(stats, choose(pairs, args.samples, args.seed)))
+  if args.html:
+    from data_gen.inspect_page import render
+
+    shown = choose(pairs, args.html_samples, args.seed)
+    page = render(source.name, stats, shown, args.noise_step, args.overflow)
+    with atomic_write(args.html) as file:
+      file.write(page)
+    print(f"page: {args.html} ({len(page) / 2**20:.1f} MiB)")
+  return 0
