@@ -238,13 +238,13 @@ def _score_question(
   says_no, is_no = said == "No", row["truth"] == "no"
   correct = says_no if is_no else said == "Yes"
   counts = {}
-  for group in ("d", *groups(row["type"])):
+  for prefix in ("", *(f"{group}/" for group in groups(row["type"]))):
     counts |= {
-      f"{group}/n": 1,
-      f"{group}/right": correct,
-      f"{group}/said_no": says_no,
-      f"{group}/is_no": is_no,
-      f"{group}/both_no": says_no and is_no,
+      f"{prefix}n": 1,
+      f"{prefix}right": correct,
+      f"{prefix}said_no": says_no,
+      f"{prefix}is_no": is_no,
+      f"{prefix}both_no": says_no and is_no,
     }
   scored.count(question.extra["image"], counts)
   scored.verdicts.append(
@@ -270,12 +270,12 @@ def metrics(totals: Totals, options: Options) -> Metrics:
       faultless = totals["Hal/n"] - totals["Hal"]
       share = 100 * faultless / (totals["Hal/n"] + 0.001)
       found["Hal"] = _tenth(100 - share) / 100
-  for group in ("d", *GROUPS):
-    if f"{group}/n" not in totals:
+  for prefix in ("", *(f"{group}/" for group in GROUPS)):
+    if f"{prefix}n" not in totals:
       continue
-    held = {k: totals[f"{group}/{k}"] for k in _COUNTS}
-    prefix = "" if group == "d" else f"{group}/"
-    for name, value in _discriminative(held, group, clean):
+    held = {name: totals[f"{prefix}{name}"] for name in _COUNTS}
+    added = 0.001 if prefix == "existence/" else 0.0001
+    for name, value in _discriminative(held, added, clean):
       found[f"{prefix}{name}"] = value
   yield from found.items()
   if "CHAIR" in found and "f1" in found:
@@ -286,7 +286,7 @@ _COUNTS = ("n", "right", "said_no", "is_no", "both_no")
 
 
 def _discriminative(
-  held: Mapping[str, np.ndarray], group: str, clean: bool
+  held: Mapping[str, np.ndarray], added: float, clean: bool
 ) -> Metrics:
   precision = _rate(held["both_no"], held["said_no"], clean)
   recall = _rate(held["both_no"], held["is_no"], clean)
@@ -296,7 +296,6 @@ def _discriminative(
   if clean:
     yield "f1", protocol.f1(precision, recall)
     return
-  added = 0.001 if group == "existence" else 0.0001
   # divided by 100 as the original does, so that the last digit agrees
   value = 2 * precision * recall / (precision + recall + added)
   yield "f1", _tenth(value * 100) / 100

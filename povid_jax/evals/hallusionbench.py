@@ -8,8 +8,10 @@ Guan et al., arXiv 2310.14566. From HallusionBench.json:
   fAcc   figures about which every question is right: all items of one
          (category, subcategory, set_id, figure_id); VS without a figure
          (figure_id 0) is left out
-  easy, hard   aAcc where the picture is original or absent (visual_input 0, 1)
-               and where it is edited (2)
+  easy, hard   qAcc of the items whose picture is original or absent
+               (visual_input 0, 1), and of those where it is edited (2); as in
+               the original's code, though its table says accuracy per question
+  easy_items, hard_items   aAcc of the same items
 
 The original asks GPT-4 whether the answer agrees with the reference. Here, as
 in VLMEvalKit, the words yes and no of the answer decide: one of them and not
@@ -119,12 +121,13 @@ def score(
       {
         "n": 1,
         "right": correct,
-        f"{part}/n": 1,
-        f"{part}/right": correct,
+        f"{part}_items/n": 1,
+        f"{part}_items/right": correct,
         "unclear": said == "unclear",
       },
     )
     groups[unit, "qAcc", extra["question_id"]].append(correct)
+    groups[unit, part, extra["question_id"]].append(correct)
     if not blind:
       groups[unit, "fAcc", extra["figure_id"]].append(correct)
     scored.verdicts.append(
@@ -144,7 +147,7 @@ def score(
 def metrics(totals: Totals, options: Options) -> Metrics:
   """See the module's text; a part without items has no metric."""
   yield "aAcc", ratio(totals["right"], totals["n"])
-  for name in ("qAcc", "fAcc", "easy", "hard"):
+  for name in ("qAcc", "fAcc", "easy", "hard", "easy_items", "hard_items"):
     if f"{name}/n" in totals:
       yield name, ratio(totals[f"{name}/right"], totals[f"{name}/n"])
   yield "unclear", ratio(totals["unclear"], totals["n"])
