@@ -48,7 +48,7 @@ def encode_example(features: Mapping[str, Values]) -> bytes:
   return _field(1, b"".join(entries))
 
 
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+def _read_varint(data: memoryview, at: int) -> tuple[int, int]:
   value = shift = 0
   while True:
     if at >= len(data) or shift > 63:
@@ -61,33 +61,38 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
     shift += 7
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, bytes | int]]:
+def _fields(data: memoryview) -> Iterator[tuple[int, memoryview | int]]:
   """Yields (field number, payload); fixed-width fields are stepped over."""
-  at = 0
-  while at < len(data):
-    key, at = _read_varint(data, at)
+  at, end = 0, len(data)
+  while at < end:
+    key, at = data[at], at + 1
+    if key > 0x7F:
+      key, at = _read_varint(data, at - 1)
     wire = key & 7
-    if wire == _VARINT:
+    if wire == _DELIMITED:
+      if at < end and data[at] < 0x80:  # most lengths are one byte
+        size, at = data[at], at + 1
+      else:
+        size, at = _read_varint(data, at)
+    elif wire == _VARINT:
       value, at = _read_varint(data, at)
       yield key >> 3, value
       continue
-    if wire == _DELIMITED:
-      size, at = _read_varint(data, at)
     elif wire in (_FIXED64, _FIXED32):
       size = 8 if wire == _FIXED64 else 4
     else:
       raise ValueError(f"unknown wire type {wire}")
-    if at + size > len(data):
+    if at + size > end:
       raise ValueError("a field is cut off")
     if wire == _DELIMITED:
       yield key >> 3, data[at : at + size]
     at += size
 
 
-def _messages(data: bytes, number: int) -> Iterator[bytes]:
+def _messages(data: memoryview, number: int) -> Iterator[memoryview]:
   for field, payload in _fields(data):
     if field == number:
-      if not isinstance(payload, bytes):
+      if isinstance(payload, int):
         raise ValueError(f"field {number} is a number, want a message")
       yield payload
 
@@ -96,7 +101,7 @@ def _signed(value: int) -> int:
   return value - _INT64 if value >= _INT64 >> 1 else value
 
 
-def _int64s(data: bytes) -> Iterator[int]:
+def _int64s(data: memoryview) -> Iterator[int]:
   for field, payload in _fields(data):
     if field != 1:
       continue
@@ -109,18 +114,20 @@ def _int64s(data: bytes) -> Iterator[int]:
       yield _signed(value)
 
 
-def _floats(data: bytes) -> Iterator[float]:
+def _floats(data: memoryview) -> Iterator[float]:
   for packed in _messages(data, 1):
+    if len(packed) % 4:
+      raise ValueError("a float is cut off")
     yield from struct.unpack(f"<{len(packed) // 4}f", packed)
 
 
-def _values(feature: bytes) -> Values:
+def _values(feature: memoryview) -> Values:
   out: Values = []
   for kind, payload in _fields(feature):
-    if not isinstance(payload, bytes):
+    if isinstance(payload, int):
       raise ValueError("a feature holds a number, want a list")
     if kind == _BYTES_LIST:
-      out = list(_messages(payload, 1))
+      out = [bytes(value) for value in _messages(payload, 1)]
     elif kind == _INT64_LIST:
       out = list(_int64s(payload))
     elif kind == _FLOAT_LIST:
@@ -135,7 +142,7 @@ def decode_example(data: bytes) -> dict[str, Values]:
     ValueError: not an Example.
   """
   out: dict[str, Values] = {}
-  for features in _messages(data, 1):
+  for features in _messages(memoryview(data), 1):  # no copies on the way
     for entry in _messages(features, 1):
       name = b"".join(_messages(entry, 1)).decode()
       out[name] = []

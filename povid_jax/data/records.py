@@ -5,6 +5,7 @@ with masked CRC32C, shards named `povid-{split}.tfrecord-00000-of-00008`.
 TensorFlow is needed neither to write nor to read them.
 """
 
+import bisect
 import contextlib
 import dataclasses
 import hashlib
@@ -13,8 +14,6 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import SupportsIndex
-
-import numpy as np
 
 from povid_jax.data import example, record_index
 from povid_jax.data.record_index import masked_crc
@@ -183,6 +182,7 @@ class RecordSource:
 
   def __init__(self, path: str | Path, split: str = "train") -> None:
     self._index = record_index.open_index(record_index.find_shards(path, split))
+    self._starts: list[int] = self._index.starts.tolist()
     self._fingerprint: str | None = None
     self._files: dict[int, int] = {}
 
@@ -210,30 +210,34 @@ class RecordSource:
     i = int(i)
     if not 0 <= i < len(self):
       raise IndexError(f"record {i} of {len(self)}")
-    index = self._index
-    shard = int(np.searchsorted(index.starts, i, side="right")) - 1
-    size = int(index.lengths[i])
-    data = self._pread(shard, size + 4, int(index.offsets[i]))
-    where = f"{index.shards[shard]}, record {i - int(index.starts[shard])}"
-    if len(data) < size + 4:
-      raise UserError(f"{where}: the file ends too early")
-    payload = data[:size]
-    if masked_crc(payload) != _FOOTER.unpack_from(data, size)[0]:
-      raise UserError(f"{where}: wrong CRC, the data is damaged")
-    return payload
+    size = int(self._index.lengths[i])
+    shard = self._shard(i)
+    data = self._pread(shard, size, int(self._index.offsets[i]))
+    if len(data) < size:
+      raise UserError(f"{self._where(i)}: the file ends too early")
+    # The index holds the CRC that stood behind the data.
+    if masked_crc(data) != self._index.crcs[i]:
+      raise UserError(f"{self._where(i)}: wrong CRC, the data is damaged")
+    return data
 
   def __getitem__(self, i: SupportsIndex) -> Record:
     data = self.read(i)
     try:
       return _decode(data)
     except ValueError as error:
-      shard, row = self.locate(int(i))
-      raise UserError(f"{shard}, record {row}: {error}") from error
+      raise UserError(f"{self._where(int(i))}: {error}") from error
+
+  def _shard(self, i: int) -> int:
+    return bisect.bisect_right(self._starts, i) - 1
 
   def locate(self, i: int) -> tuple[Path, int]:
     """The shard of record i and its number in there."""
-    shard = int(np.searchsorted(self._index.starts, i, side="right")) - 1
-    return self._index.shards[shard], i - int(self._index.starts[shard])
+    shard = self._shard(i)
+    return self._index.shards[shard], i - self._starts[shard]
+
+  def _where(self, i: int) -> str:
+    shard, row = self.locate(i)
+    return f"{shard}, record {row}"
 
   def _pread(self, shard: int, size: int, offset: int) -> bytes:
     try:

@@ -135,6 +135,7 @@ def without(name: str, *value: object) -> bytes:
     (b"\x0f", "wire type 7"),
     (b"\xff" * 11, "cut off"),
     (b"\x08\x01", "want a message"),
+    (b"\x0a\x0b\x0a\x09\x12\x07\x12\x05\x0a\x03abc", "float is cut off"),
   ],
 )
 def test_bad_examples_are_named(data: bytes, message: str) -> None:
