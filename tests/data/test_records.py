@@ -2,6 +2,7 @@ import os
 import pickle
 import struct
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -396,3 +397,18 @@ def test_two_datasets_in_one_folder(folder: Path) -> None:
     w.write(record(0))
   with pytest.raises(UserError, match="two different counts"):
     records.RecordSource(folder)
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_open_in_a_second(tmp_path: Path) -> None:
+  for i in range(4):
+    with records.RecordWriter(
+      tmp_path / records.shard_name("train", i, 4)
+    ) as writer:
+      for row in range(25_000):
+        writer.write(record(row))
+  first = records.RecordSource(tmp_path)
+  start = time.process_time()
+  source = records.RecordSource(tmp_path)
+  assert source[99_999] == first[24_999] == record(24_999)
+  assert time.process_time() - start < 1  # 0.003 s on the machine it was made

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -224,6 +225,24 @@ def test_turns_that_make_no_sense(
   tokenizer = text.load_tokenizer(llama_folder)
   with pytest.raises(UserError, match=message):
     text.encode(prompt, [response], tokenizer, "short", 3)
+
+
+def test_a_tokenizer_that_joins_across_the_border(tmp_path: Path) -> None:
+  """Line ends that would merge leave the prefix what generation starts from."""
+  made = tokenizers.ByteLevelBPETokenizer()
+  made.train_from_iterator(
+    ["\n\n\n\n a\n\n b"] * 9, 400, 1, special_tokens=["<s>", "</s>"]
+  )
+  made.save(str(tmp_path / "tokenizer.json"))
+  tokenizer = text.load_tokenizer(tmp_path)
+  assert len(tokenizer.encode("\n\n")) == 1
+  prompt = text.encode_prompt(("q",), tokenizer, "chatml", 1).tolist()
+  encoded = text.encode(("q",), [("\n\nb",), ("b",)], tokenizer, "chatml", 1)
+  assert encoded.prefix_ids.tolist() == prompt
+  assert tokenizer.decode(prompt).endswith("assistant\n")
+  for branch, said in zip(encoded.branch_ids, ("\n\nb", "b"), strict=True):
+    assert branch.tolist() == [*tokenizer.encode(said), tokenizer.eos_id]
+    assert tokenizer.decode(branch) == said
 
 
 def test_unknown_template_names_the_known(llama_folder: Path) -> None:
