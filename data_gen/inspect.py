@@ -204,8 +204,8 @@ def marked(pair: Pair) -> str:
       ]
       out.append(" ".join(filter(None, marks)) + blank)
     else:
-      out.append(left.pop(0)[0])
-      right.pop(0)
+      # The same words; the blank behind the last may be on one side only.
+      out.append(max(left.pop(0)[0], right.pop(0)[0], key=len))
   return "".join(out).rstrip()
 
 

@@ -1,0 +1,146 @@
+"""Rejected answers from a model that sees noise; a model of random weights."""
+
+import json
+
+import numpy as np
+import pytest
+
+from data_gen import sample_noisy
+from data_gen.__main__ import main
+from povid_jax.data.pairs import Sample, read_samples
+from povid_jax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, photos):
+  """A folder with pairs, pictures and a model folder of the test preset."""
+  from povid_jax import checkpoint
+  from povid_jax.models import params
+  from povid_jax.models.presets import preset
+
+  root = tmp_path_factory.mktemp("noisy")
+  pairs = photos.make_pairs(root, count=6, images=3)
+  argv = ["tokenizer", f"--input={pairs}", f"--out={root}/tokenizer"]
+  assert main([*argv, "--vocab-size=300"]) == 0
+  config = preset("test")
+  _, shapes = params.abstract(config)
+  random = np.random.default_rng(0)
+  weights = {
+    path: random.normal(0, 0.3, leaf.shape).astype(np.float32)
+    for path, leaf in shapes.items()
+  }
+  checkpoint.save_model_folder(
+    root / "model",
+    config,
+    weights,
+    template="short",
+    image_mode="pad",
+    tokenizer=root / "tokenizer",
+  )
+  return root
+
+
+def sample_pairs(model, out, *more):
+  argv = ["sample-noisy", f"--checkpoint={model}/model", f"--out={out}"]
+  argv += [f"--input={model}/pairs.jsonl", f"--image-dir={model}/images"]
+  return main([*argv, "--max-new-tokens=4", "--batch-size=8", *more])
+
+
+def test_answers_over_noise_become_the_rejected_ones(model, tmp_path, capsys):
+  out = tmp_path / "pairs.jsonl"
+  assert sample_pairs(model, out) == 0
+  before = {s.id: s for s in read_samples(model / "pairs.jsonl")}
+  answers = [
+    json.loads(line)
+    for line in (tmp_path / "pairs.answers.jsonl").read_text().splitlines()
+  ]
+  answers = {row["question_id"]: row["text"] for row in answers}
+  pairs = read_samples(out)
+  left = (tmp_path / "skipped.jsonl").read_text().splitlines()
+  assert len(pairs) + len(left) == len(before) == len(answers) == 6
+  for pair in pairs:
+    assert pair.turns == before[pair.id].turns
+    assert pair.rejected == (pair.turns[0], answers[pair.id])
+    assert json.loads(pair.extra["injector"])["noise"]["step"] == 500
+  assert f"{len(pairs)} pairs" in capsys.readouterr().out
+
+
+def test_a_second_run_asks_nothing_twice(model, tmp_path):
+  out = tmp_path / "a.jsonl"
+  answers = tmp_path / "a.answers.jsonl"
+  assert sample_pairs(model, out) == 0
+  lines = answers.read_text().splitlines(keepends=True)
+  whole = out.read_text()
+  answers.write_text("".join(lines[:3]) + lines[3][:20])  # as if killed
+  out.unlink()
+  assert sample_pairs(model, out) == 0
+  again = answers.read_text().splitlines(keepends=True)
+  assert again[:3] == lines[:3] and sorted(again) == sorted(lines)
+  assert out.read_text() == whole
+  with pytest.raises(UserError, match="begun with other settings"):
+    sample_pairs(model, out, "--noise-step=700")
+
+
+def test_the_model_sees_the_noise(model, tmp_path):
+  for step in (0, 999):
+    assert (
+      sample_pairs(model, tmp_path / f"{step}.json", f"--noise-step={step}")
+      == 0
+    )
+  first, last = (
+    {
+      json.loads(line)["question_id"]: json.loads(line)["text"]
+      for line in (tmp_path / f"{step}.answers.jsonl").read_text().splitlines()
+    }
+    for step in (0, 999)
+  )
+  assert first.keys() == last.keys() and first != last
+
+
+def test_bad_input_is_named(model, tmp_path, photos):
+  rows = [
+    photos.row("text", None, "A poem.", None),
+    photos.row("gone", "gone.jpg", "A cat.", None),
+    photos.row("good", "0.png", "A rocket.", None),
+  ]
+  photos.write_rows(tmp_path / "in.jsonl", rows)
+  source = f"--input={tmp_path}/in.jsonl"
+  with pytest.raises(UserError, match="id 'text': has no image"):
+    sample_pairs(model, tmp_path / "out.jsonl", source)
+  skip = "--on-bad-sample=skip"
+  assert sample_pairs(model, tmp_path / "out.jsonl", source, skip) == 0
+  left = (tmp_path / "out.skipped.jsonl").read_text().splitlines()
+  assert [json.loads(row)["id"] for row in left][:2] == ["text", "gone"]
+  for flag in ("--noise-step=-1", "--limit=0", "--checkpoint=/nowhere"):
+    with pytest.raises(UserError):
+      sample_pairs(model, tmp_path / "x.jsonl", flag)
+
+
+QUESTION = "<image>\nWhat?"
+
+
+@pytest.mark.parametrize(
+  ("text", "want"),
+  [
+    ("A dog. ", "A dog."),
+    ("A cat.", sample_noisy.SAME),
+    (" A  cat.\n", sample_noisy.SAME),
+    ("  ", "empty answer"),
+  ],
+)
+def test_one_answer(text, want):
+  sample = Sample("a", ("0.png",), (QUESTION, "A cat.", "Sure?", "Yes."),
+                  extra={"edits": [1], "category": "vqa"})  # fmt: skip
+  made = sample_noisy.pair(sample, text, {"injector": "noisy"})
+  if isinstance(made, str):
+    assert made == want
+  else:
+    assert made.turns == (QUESTION, "A cat.")
+    assert made.rejected == (QUESTION, want)
+    assert made.extra == {"category": "vqa", "injector": "noisy"}
+
+
+def test_ids_that_come_again_get_keys_of_their_own():
+  samples = [Sample(id, (), ("q", "a")) for id in ("a", "a", "a#2", "a")]
+  keys = sample_noisy.question_keys(samples)
+  assert keys == ["a", "a#2", "a#2#2", "a#3"]
