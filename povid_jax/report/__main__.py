@@ -1,0 +1,61 @@
+"""Makes one self-contained HTML page from what runs left on disk.
+
+  python -m povid_jax.report runs/quickstart
+  python -m povid_jax.report RUN --out page.html
+
+RUN is one training run (a folder with metrics/train.jsonl) or a folder of them.
+What is found in it is shown, the rest is left out:
+
+  <stage>/metrics/train.jsonl, <stage>/config.json    training curves, configs
+  eval/<stage>/<split>/results.json, answers.jsonl,   scores with intervals,
+    verdicts.jsonl, counts.jsonl                      captions side by side
+  summary.json                                        scores, seed, seconds
+  *pairs*.json[l]                                     preference pairs
+  commands.jsonl ({"command", "title", "seconds"})    exact commands
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from povid_jax import errors
+from povid_jax.files import atomic_write
+from povid_jax.report.load import load
+from povid_jax.report.page import build
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command; prints the page's path."""
+  parser = argparse.ArgumentParser(
+    prog="povid_jax.report",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
+  add("--out", type=Path, help="the page (default: RUN/report.html)")
+  add("--pairs", type=Path, help="preference JSON (default: found in RUN)")
+  add(
+    "--image-dir",
+    type=Path,
+    action="append",
+    default=[],
+    help="where pictures are, if not in RUN; may be repeated",
+  )
+  add("--examples", type=int, default=20, help="pictures with captions (20)")
+  add("--show-pairs", type=int, default=8, help="preference pairs (8)")
+  add("--seed", type=int, default=0, help="of the random draw of examples (0)")
+  args = parser.parse_args(argv)
+  run = load(args.runs, pairs=args.pairs, image_dirs=args.image_dir)
+  out = args.out or args.runs[0] / "report.html"
+  page = build(
+    run, examples=args.examples, pairs=args.show_pairs, seed=args.seed
+  )
+  with atomic_write(out) as file:
+    file.write(page)
+  print(f"{out} ({len(page.encode()) / 1e6:.1f} MB)")
+  return 0
+
+
+if __name__ == "__main__":
+  errors.run(main)

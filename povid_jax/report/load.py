@@ -1,0 +1,319 @@
+"""Reads what a run left on disk into plain records; draws nothing."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from povid_jax import metrics
+from povid_jax.data.pairs import Sample, read_samples
+from povid_jax.errors import UserError
+
+# Stages in the order in which they are run; others come after, by name.
+ORDER = ("pretrain", "sft", "base", "stage1", "stage2")
+SPLITS = ("balanced", "in_distribution")
+
+# A name in summary.json -> the names it may have in results.json.
+SUMMARY_NAMES = {
+  "CHAIRs": "chair/CHAIRs",
+  "CHAIRi": "chair/CHAIRi",
+  "recall": "chair/recall",
+  "length": "chair/length",
+  "pope_f1": "pope/f1",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """A training run: its rows of train.jsonl and its config."""
+
+  name: str
+  folder: Path
+  rows: list[dict[str, Any]]
+  config: dict[str, Any] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+  """A metric's value (a fraction, or words), with a 95% interval if known."""
+
+  value: float
+  low: float | None = None
+  high: float | None = None
+  n: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """One stage on one split.
+
+  Attributes:
+    scores: "chair/CHAIRs" -> Score.
+    settings: of the run that made them.
+    answers: question id -> answer row of the captions.
+    verdicts: question id -> CHAIR verdict.
+    folder: where they are; None where only summary.json is at hand.
+  """
+
+  stage: str
+  split: str
+  scores: dict[str, Score]
+  settings: dict[str, Any]
+  answers: dict[str, dict[str, Any]]
+  verdicts: dict[str, dict[str, Any]]
+  folder: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+  """A command as it was typed, and what it was for."""
+
+  command: str
+  title: str = ""
+  seconds: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """Everything a page can show; each part may be empty."""
+
+  title: str
+  stages: list[Stage]
+  evaluations: list[Evaluation]
+  summary: dict[str, Any]
+  pairs: list[Sample]
+  pairs_path: Path | None
+  commands: list[Command]
+  pictures: "Pictures"
+
+
+def stage_key(name: str) -> tuple[int, str]:
+  """Sorts stages as they are run."""
+  return (ORDER.index(name) if name in ORDER else len(ORDER), name)
+
+
+def read_json(path: Path) -> Any:
+  """Raises UserError that names the file when it is not JSON."""
+  try:
+    return json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError) as error:
+    raise UserError(f"{path}: not readable as JSON ({error})") from error
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+  """Objects of a .jsonl file; half a last line is left out."""
+  lines = path.read_text(encoding="utf-8").split("\n")
+  for number, text in enumerate(lines, start=1):
+    if not text.strip():
+      continue
+    try:
+      row = json.loads(text)
+    except ValueError as error:
+      if number == len(lines):
+        return
+      raise UserError(f"{path} line {number}: not JSON ({error})") from error
+    if not isinstance(row, dict):
+      raise UserError(f"{path} line {number}: want an object, got {text[:40]}")
+    yield row
+
+
+def load(
+  folders: Sequence[Path],
+  *,
+  pairs: Path | None = None,
+  image_dirs: Sequence[Path] = (),
+) -> Run:
+  """Reads run folders.
+
+  Args:
+    folders: each a folder of stages (runs/quickstart) or one training run.
+    pairs: preference JSON; by default the first pairs*.json[l] found near.
+    image_dirs: where pictures are looked for first.
+
+  Raises:
+    UserError: a folder that is not there, or nothing to show in any of them.
+  """
+  for folder in folders:
+    if not folder.is_dir():
+      raise UserError(f"no folder {folder}; name the folder of a run")
+  stages = [stage for folder in folders for stage in _stages(folder)]
+  evaluations = [e for folder in folders for e in _evaluations(folder)]
+  summary = _summary(folders)
+  if not (stages or evaluations or summary):
+    raise UserError(
+      f"nothing to report in {', '.join(map(str, folders))}: no "
+      "metrics/train.jsonl, eval/ or summary.json below it"
+    )
+  found = pairs or _find_pairs(folders)
+  if pairs and not pairs.is_file():
+    raise UserError(f"no file {pairs}; --pairs wants the preference JSON")
+  return Run(
+    title=folders[0].resolve().name,
+    stages=sorted(stages, key=lambda stage: stage_key(stage.name)),
+    evaluations=evaluations or _from_summary(summary),
+    summary=summary,
+    pairs=_with_rejected(found),
+    pairs_path=found,
+    commands=[c for folder in folders for c in _commands(folder)],
+    pictures=Pictures([*image_dirs, *folders]),
+  )
+
+
+def _stages(folder: Path) -> Iterator[Stage]:
+  logs = sorted(folder.glob("metrics/train.jsonl"))
+  logs += sorted(folder.glob("*/metrics/train.jsonl"))
+  logs += sorted(folder.glob("*/*/metrics/train.jsonl"))
+  for log in logs:
+    home = log.parent.parent
+    config = home / "config.json"
+    yield Stage(
+      name=str(home.relative_to(folder)) if home != folder else folder.name,
+      folder=home,
+      rows=metrics.read(log),
+      config=read_json(config) if config.exists() else None,
+    )
+
+
+def _evaluations(folder: Path) -> Iterator[Evaluation]:
+  found = sorted(folder.glob("eval/*/*/results.json"))
+  for results in sorted(found, key=lambda p: stage_key(p.parent.parent.name)):
+    home = results.parent
+    content = read_json(results)
+    yield Evaluation(
+      stage=home.parent.name,
+      split=home.name,
+      scores=_scores(content.get("results", []), results),
+      settings=content.get("settings") or {},
+      answers=_by_id(home / "answers.jsonl"),
+      verdicts=_by_id(home / "verdicts.jsonl", needs="mentions"),
+      folder=home,
+    )
+
+
+def _scores(rows: list[dict[str, Any]], path: Path) -> dict[str, Score]:
+  scores = {}
+  for row in rows:
+    try:
+      low, high = row.get("ci95") or (None, None)
+      name = f"{row['benchmark']}/{row['metric']}"
+      scores[name] = Score(float(row["value"]), low, high, row.get("n", 0))
+    except (KeyError, TypeError, ValueError) as error:
+      raise UserError(
+        f"{path}: want rows with benchmark, metric and value, got {row}"
+      ) from error
+  return scores
+
+
+def _by_id(path: Path, needs: str = "") -> dict[str, dict[str, Any]]:
+  """Rows of the captions (other benchmarks are left out) by question id."""
+  if not path.exists():
+    return {}
+  return {
+    str(row.get("question_id")): row
+    for row in read_lines(path)
+    if row.get("benchmark", "chair") == "chair" and (not needs or needs in row)
+  }
+
+
+def _summary(folders: Sequence[Path]) -> dict[str, Any]:
+  for folder in folders:
+    if (path := folder / "summary.json").exists():
+      return read_json(path)
+  return {}
+
+
+def _from_summary(summary: dict[str, Any]) -> list[Evaluation]:
+  """Values without intervals, where only summary.json is at hand."""
+  found = []
+  for stage, splits in summary.get("stages", {}).items():
+    for split, values in splits.items():
+      scores = {
+        SUMMARY_NAMES.get(name, name): Score(float(value))
+        for name, value in values.items()
+        if isinstance(value, int | float)
+      }
+      found.append(Evaluation(stage, split, scores, {}, {}, {}))
+  return sorted(found, key=lambda e: stage_key(e.stage))
+
+
+def _find_pairs(folders: Sequence[Path]) -> Path | None:
+  for folder in folders:
+    for pattern in ("*pairs*.json*", "data/*pairs*.json*", "*/*pairs*.json*"):
+      found = [
+        path
+        for path in sorted(folder.glob(pattern))
+        if path.suffix in (".json", ".jsonl") and path.is_file()
+      ]
+      if found:
+        return found[0]
+  return None
+
+
+def _with_rejected(path: Path | None) -> list[Sample]:
+  if path is None:
+    return []
+  return [sample for sample in read_samples(path) if sample.rejected]
+
+
+def _commands(folder: Path) -> list[Command]:
+  """RUN/commands.jsonl: {"command", "title"?, "seconds"?} a line."""
+  path = folder / "commands.jsonl"
+  if not path.exists():
+    return []
+  return [
+    Command(str(row["command"]), str(row.get("title", "")), row.get("seconds"))
+    for row in read_lines(path)
+    if "command" in row
+  ]
+
+
+class Pictures:
+  """Finds a picture by the name or the image id that a row gives."""
+
+  def __init__(self, roots: Sequence[Path]):
+    self._roots = [Path(root) for root in roots]
+    self._folders: list[Path] | None = None
+    self._files: dict[str, Path] = {}
+
+  def find(self, name: str) -> Path | None:
+    """The file of a name such as test/000001.jpg, or None."""
+    given = Path(name)
+    if given.is_absolute():
+      return given if given.is_file() else None
+    for folder in self._all():
+      if (folder / given).is_file():
+        return folder / given
+    return None
+
+  def of_row(self, key: str, row: dict[str, Any]) -> Path | None:
+    """The picture of an answer row: by its own fields, else by image id."""
+    metadata = row.get("metadata") or {}
+    names = [row.get("image"), metadata.get("image")]
+    for many in (row.get("images"), metadata.get("images")):
+      names += many if isinstance(many, list) else []
+    for name in [*names, key]:
+      if isinstance(name, str) and (path := self.find(name)):
+        return path
+    self._all()
+    return self._files.get(key)
+
+  def _all(self) -> list[Path]:
+    """Folders that hold pictures; annotations beside them are read once."""
+    if self._folders is None:
+      self._folders = list(self._roots)
+      for root in self._roots:
+        for pattern in ("images", "*/images", "*/*/images"):
+          self._folders += sorted(p for p in root.glob(pattern) if p.is_dir())
+        for depth in ("", "*/", "*/*/", "*/*/*/"):
+          for path in sorted(root.glob(f"{depth}instances_*.json")):
+            self._add_annotations(path)
+    return self._folders
+
+  def _add_annotations(self, path: Path) -> None:
+    for image in read_json(path).get("images", []):
+      for folder in (path.parent.parent / "images", path.parent):
+        file = folder / image["file_name"]
+        if file.is_file():
+          self._files.setdefault(str(image["id"]), file)
+          break

@@ -1,0 +1,357 @@
+"""The scores: tiles, tables with intervals and differences, charts."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from povid_jax.errors import UserError
+from povid_jax.evals import compare
+from povid_jax.evals.bootstrap import Difference
+from povid_jax.html import escape
+from povid_jax.report import charts
+from povid_jax.report.load import SPLITS, Evaluation, Run, Score
+
+RESAMPLES = 2000  # of the paired bootstrap; a page need not wait for more
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+  """How a score is called, shown and judged."""
+
+  key: str
+  name: str
+  meaning: str
+  lower_is_better: bool | None
+  form: Callable[..., str] = charts.percent
+
+  @property
+  def better(self) -> str:
+    if self.lower_is_better is None:
+      return ""
+    return "lower is better" if self.lower_is_better else "higher is better"
+
+
+METRICS = (
+  Metric("chair/CHAIRs", "CHAIRs", "captions with an invented object", True),
+  Metric("chair/CHAIRi", "CHAIRi", "invented objects among all named", True),
+  Metric("chair/recall", "recall", "objects of the picture that are named",
+         False),
+  Metric("pope/f1", "POPE F1", "yes/no questions about objects", False),
+  Metric("chair/length", "length", "words per caption", None, charts.number),
+)  # fmt: skip
+
+CONTROL = "sft_continued"
+NAMES = {
+  "sft": ("Base", "supervised only"),
+  "base": ("Base", "before preference tuning"),
+  "stage1": ("Stage 1", "injected negatives"),
+  "stage2": ("Stage 2 (POVID)", "injected and noise-triggered"),
+  "sft_continued": ("SFT continued", "control: chosen answers, same steps"),
+}
+SPLIT_NAMES = {
+  "balanced": "Balanced pictures",
+  "in_distribution": "Pictures like the training set",
+}
+_LOOKS = {"sft": "c", "base": "c", "stage1": "a", "stage2": "b"}
+
+
+def stage_name(stage: str) -> str:
+  """What a reader calls a stage."""
+  if stage in NAMES:
+    return NAMES[stage][0]
+  words = stage.replace("_", " ").replace("/", ", ")
+  return words[:1].upper() + words[1:]
+
+
+def split_name(split: str) -> str:
+  return SPLIT_NAMES.get(split, split.replace("_", " "))
+
+
+def splits(run: Run) -> list[str]:
+  """Splits with the headline's first."""
+  headline = run.summary.get("headline", SPLITS[0])
+  found = dict.fromkeys(e.split for e in run.evaluations)
+  return sorted(found, key=lambda split: (split != headline, split))
+
+
+def of_split(run: Run, split: str) -> list[Evaluation]:
+  return [e for e in run.evaluations if e.split == split]
+
+
+def ends(found: Sequence[Evaluation]) -> tuple[Evaluation, Evaluation] | None:
+  """The base and the last stage of the method; None with fewer than two."""
+  main = [e for e in found if e.stage in ("sft", "base", "stage1", "stage2")]
+  main = main if len(main) > 1 else list(found)
+  return (main[0], main[-1]) if len(main) > 1 else None
+
+
+def differences(base: Evaluation, other: Evaluation) -> dict[str, Difference]:
+  """other - base of every metric, paired by picture; {} without counts."""
+  if base is other or base.folder is None or other.folder is None:
+    return {}
+  return _paired(base.folder, other.folder)
+
+
+@functools.cache
+def _paired(a: Path, b: Path) -> dict[str, Difference]:
+  if not ((a / "counts.jsonl").exists() and (b / "counts.jsonl").exists()):
+    return {}
+  try:
+    found = compare.compare(a, b, RESAMPLES)
+  except UserError:  # other rules or data: such runs have no difference
+    return {}
+  return {
+    f"{one.benchmark}/{name}": gap
+    for one in found
+    for name, gap in one.metrics.items()
+  }
+
+
+def verdict(metric: Metric, gap: Difference) -> str:
+  """CSS class of a difference: better, worse, or none if it may be chance."""
+  if metric.lower_is_better is None or gap.low <= 0 <= gap.high:
+    return ""
+  return "better" if (gap.value < 0) == metric.lower_is_better else "worse"
+
+
+def points(gap: Difference, metric: Metric) -> str:
+  """A difference with its interval: "−12.3 [−14.0, −10.1]", in points."""
+  scale = 100 if metric.form is charts.percent else 1
+  # adding 0 turns -0.0 into 0.0
+  show = lambda v: f"{round(scale * v, 1) + 0:+.1f}".replace("-", "−")
+  return f"{show(gap.value)} [{show(gap.low)}, {show(gap.high)}]"
+
+
+def headline(run: Run) -> str:
+  """The title's sentence."""
+  for split in splits(run):
+    pair = ends(of_split(run, split))
+    if pair is None:
+      continue
+    values = [e.scores.get("chair/CHAIRs") for e in pair]
+    if all(values) and values[0].value > 0:
+      change = values[1].value / values[0].value - 1
+      verb = "fewer" if change < 0 else "more"
+      return (
+        f"{abs(change):.0%} {verb} captions with an invented object: "
+        f"{charts.percent(values[0].value)} → {charts.percent(values[1].value)}"
+      )
+  return f"Training report: {run.title}"
+
+
+def tiles(run: Run) -> str:
+  """Before and after, large, on the headline split."""
+  for split in splits(run):
+    pair = ends(of_split(run, split))
+    if pair is None:
+      continue
+    gaps = differences(*pair)
+    shown = [
+      _tile(metric, *(e.scores.get(metric.key) for e in pair), gaps)
+      for metric in METRICS[:4]
+    ]
+    if any(shown):
+      return f'<div class="tiles">{"".join(shown)}</div>'
+  return ""
+
+
+def _tile(
+  metric: Metric,
+  before: Score | None,
+  after: Score | None,
+  gaps: dict[str, Difference],
+) -> str:
+  if before is None or after is None:
+    return ""
+  change = metric.better
+  if (gap := gaps.get(metric.key)) is not None:
+    kind = verdict(metric, gap)
+    change = f'<span class="{kind}">{points(gap, metric)} points</span>'
+  return (
+    f'<div class="tile"><p class="what">{escape(metric.meaning.capitalize())}'
+    f" ({escape(metric.name)})</p>"
+    f'<p class="values"><span class="before">{metric.form(before.value)}</span>'
+    f'<span class="arrow" aria-label="to">→</span>'
+    f'<span class="after">{metric.form(after.value)}</span></p>'
+    f'<p class="change">{change}</p></div>'
+  )
+
+
+def section(run: Run) -> str:
+  """Tables and charts of every split."""
+  if not run.evaluations:
+    return ""
+  parts = ['<section id="results"><h2>Before and after</h2>', _intro(run)]
+  for split in splits(run):
+    found = of_split(run, split)
+    parts.append(f"<h3>{escape(split_name(split).capitalize())}</h3>")
+    parts += [_table(found), _figures(found), _trade(found)]
+  parts += [_everything(run), "</section>"]
+  return "".join(parts)
+
+
+def _intro(run: Run) -> str:
+  sizes = {
+    e.scores["chair/CHAIRs"].n
+    for e in run.evaluations
+    if "chair/CHAIRs" in e.scores
+  } - {0}
+  pictures = f" on {max(sizes):,} pictures never trained on" if sizes else ""
+  return (
+    f'<p class="lead">Scores{pictures}. In brackets, 95% intervals (bootstrap '
+    "over pictures). Below them, the difference from the base in points, on "
+    "the same pictures (paired); coloured where its interval leaves out zero."
+    "</p>"
+  )
+
+
+def _table(found: Sequence[Evaluation]) -> str:
+  metrics = [m for m in METRICS if any(m.key in e.scores for e in found)]
+  if not metrics:
+    return ""
+  head = "".join(
+    f"<th>{escape(m.name)}<small>{escape(m.better or 'words')}</small></th>"
+    for m in metrics
+  )
+  rows, minor_seen = [], False
+  for evaluation in found:
+    gaps = differences(found[0], evaluation)
+    minor = evaluation.stage not in _LOOKS
+    kind = "minor" if minor else ""
+    kind += " divide" if minor and not minor_seen else ""
+    minor_seen |= minor
+    note = NAMES.get(evaluation.stage, ("", ""))[1]
+    cells = "".join(
+      _cell(m, evaluation.scores.get(m.key), gaps.get(m.key)) for m in metrics
+    )
+    rows.append(
+      f'<tr class="{kind}"><th scope="row">'
+      f"{escape(stage_name(evaluation.stage))}<small>{escape(note)}</small>"
+      f"</th>{cells}</tr>"
+    )
+  return (
+    f'<div class="scroll" tabindex="0"><table class="scores"><thead><tr>'
+    f"<th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+  )
+
+
+def _cell(metric: Metric, score: Score | None, gap: Difference | None) -> str:
+  if score is None:
+    return '<td class="soft">–</td>'
+  text = f"<b>{metric.form(score.value)}</b>"
+  if score.low is not None and score.high is not None:
+    low, high = (metric.form(v).rstrip("%") for v in (score.low, score.high))
+    text += f"<small>[{low}, {high}]</small>"
+  if gap is not None:
+    kind = verdict(metric, gap)
+    text += f'<small class="{kind}">{points(gap, metric)}</small>'
+  return f"<td>{text}</td>"
+
+
+def _dot(evaluation: Evaluation, key: str) -> charts.Dot | None:
+  score = evaluation.scores.get(key)
+  if score is None:
+    return None
+  low = score.value if score.low is None else score.low
+  high = score.value if score.high is None else score.high
+  look = _LOOKS.get(evaluation.stage, "c")
+  return charts.Dot(stage_name(evaluation.stage), score.value, low, high, look)
+
+
+def _figures(found: Sequence[Evaluation]) -> str:
+  figures = []
+  for metric in METRICS[:4]:
+    dots = _present(_dot(e, metric.key) for e in found)
+    if len(dots) > 1:
+      figures.append(
+        charts.interval_chart(
+          metric.name, dots, metric.better, note=metric.meaning
+        )
+      )
+  return f'<div class="charts">{"".join(figures)}</div>' if figures else ""
+
+
+def _trade(found: Sequence[Evaluation]) -> str:
+  """Inventions against objects found, and the last stage beside the control."""
+  crosses = [
+    (x, y)
+    for x, y in (
+      (_dot(e, "chair/recall"), _dot(e, "chair/CHAIRi")) for e in found
+    )
+    if x is not None and y is not None
+  ]
+  chart = charts.scatter(
+    "Inventions against objects found", crosses, "recall", "CHAIRi"
+  )
+  if not chart:
+    return ""
+  return (
+    f'<div class="beside">{chart}<div><h4>Not by saying less?</h4><p>Down is '
+    "fewer inventions, right is more objects found. A model that only says "
+    "less moves down and to the left.</p>"
+    f"{_against_control(found)}</div></div>"
+  )
+
+
+def _against_control(found: Sequence[Evaluation]) -> str:
+  """Last stage minus SFT continued for as long on the same chosen answers."""
+  by_stage = {e.stage: e for e in found}
+  pair = ends(found)
+  control = by_stage.get(CONTROL)
+  if pair is None or control is None:
+    return ""
+  gaps = differences(control, pair[1])
+  rows = "".join(
+    f"<tr><td>{escape(m.name)}</td>"
+    f'<td class="{verdict(m, gaps[m.key])}">{points(gaps[m.key], m)}</td>'
+    f"<td>p {_p(gaps[m.key].p)}</td></tr>"
+    for m in METRICS[:4]
+    if m.key in gaps
+  )
+  if not rows:
+    return ""
+  return (
+    "<h4>Not by training longer?</h4>"
+    f"<p>{escape(stage_name(pair[1].stage))} minus "
+    f"{escape(stage_name(CONTROL))}, which trains as long on the same chosen "
+    "answers without preferences; in points:</p>"
+    f'<table class="gaps">{rows}</table>'
+  )
+
+
+def _p(p: float) -> str:
+  return f"= {p:.3f}" if p >= 0.001 else "< 0.001"
+
+
+def _present(dots: Iterable[charts.Dot | None]) -> list[charts.Dot]:
+  return [dot for dot in dots if dot is not None]
+
+
+def _everything(run: Run) -> str:
+  """All metrics of all runs, folded."""
+  keys = dict.fromkeys(key for e in run.evaluations for key in e.scores)
+  if not keys:
+    return ""
+  columns = [(e.stage, e.split) for e in run.evaluations]
+  head = "".join(
+    f"<th>{escape(stage_name(stage))}<small>{escape(split_name(split))}</small>"
+    "</th>"
+    for stage, split in columns
+  )
+  rows = "".join(
+    f'<tr class="minor"><th scope="row">{escape(key)}</th>'
+    + "".join(
+      "<td>–</td>"
+      if (score := e.scores.get(key)) is None
+      else f"<td>{score.value:.4g}</td>"
+      for e in run.evaluations
+    )
+    + "</tr>"
+    for key in keys
+  )
+  return (
+    f"<details><summary>Every metric<small>{len(keys)} rows</small></summary>"
+    f'<div class="scroll"><table class="scores"><thead><tr><th></th>{head}</tr>'
+    f"</thead><tbody>{rows}</tbody></table></div></details>"
+  )
