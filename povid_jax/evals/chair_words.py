@@ -75,7 +75,9 @@ PATTERN = {
 
 _SPLIT = r"""\.{2,}|--|[?!;@\#$%&()\[\]{}<>"“”«»`]|[:,](?!\d)
   |\.(?=[\s"'”’)\]}>]|$)|'(?:s|m|d|ll|re|ve)(?![^\W_])|n't(?![^\W_])|'(?=\s|$)"""
-_TOKEN = re.compile(rf"(?:{_SPLIT})|(?:[^\W_]+|(?!{_SPLIT})\S)+", re.VERBOSE)
+_NOT = r"n't(?![^\W_])"  # "isn't" is "is" and "n't"
+_WORD = rf"[^\W_]+?(?={_NOT})|(?!{_NOT})[^\W_]+|(?!{_SPLIT})\S"
+_TOKEN = re.compile(rf"(?:{_SPLIT})|(?:{_WORD})+", re.VERBOSE)
 
 
 def tokens(text: str) -> list[str]:

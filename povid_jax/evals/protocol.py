@@ -97,11 +97,14 @@ class Scored:
     verdicts: one row per question, with at least `question_id`, `unit` and, if
       the answer can be right or wrong, `correct`.
     notes: what a reader of the numbers must know (said once in results.md).
+    settings: what the numbers depend on beyond the options (a judge); runs
+      that differ in it are not compared.
   """
 
   units: dict[str, dict[str, float]] = field(default_factory=dict)
   verdicts: list[dict[str, Any]] = field(default_factory=list)
   notes: list[str] = field(default_factory=list)
+  settings: dict[str, Any] = field(default_factory=dict)
 
   def count(self, unit: Any, counts: Mapping[str, float]) -> None:
     """Adds counts to a unit."""
