@@ -222,7 +222,8 @@ def _without(
   kept = [
     (q, a) for q, a in zip(questions, answers, strict=True) if a is not None
   ]
-  notes = [
-    f"{len(absent)} of {len(questions)} questions have no answer: skipped"
-  ]
+  # where answers choose the pictures, nothing is missing
+  notes = []
+  if missing is not None:
+    notes = [f"{len(absent)} of {len(questions)} questions have no answer"]
   return Matched([q for q, _ in kept], [a for _, a in kept], notes)

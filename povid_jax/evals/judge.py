@@ -129,9 +129,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     action="store_true",
     help="use the Batch API: half the price, minutes to hours",
   )
-  add(
-    "--judge-concurrency", type=int, default=8, metavar="N", help="default 8"
-  )
+  add("--judge-concurrency", type=int, default=8, metavar="N", help="default 8")
   add(
     "--max-cost",
     type=float,
@@ -331,4 +329,3 @@ def record(scored: Scored, judge: Judge, prompt: Prompt) -> None:
   scored.notes.insert(
     0, f"judged by {judge.server.model}, prompt {prompt.version}"
   )
-

@@ -46,9 +46,7 @@ VERSION = "llava_bench-1"
 TEMPERATURE, MAX_TOKENS = 0.2, 1024
 SYSTEM = "You judge the quality of answers, helpfully and precisely."
 UNREAD = (-1.0, -1.0)
-_SOURCE = (
-  "https://huggingface.co/datasets/liuhaotian/llava-bench-in-the-wild"
-)
+_SOURCE = "https://huggingface.co/datasets/liuhaotian/llava-bench-in-the-wild"
 
 
 def questions(data: Path, options: Options) -> list[Question]:
