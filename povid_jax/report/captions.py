@@ -2,13 +2,16 @@
 
 import random
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from povid_jax import html
+from povid_jax.data.image import open_image
+from povid_jax.errors import UserError
 from povid_jax.html import escape
-from povid_jax.report import results
+from povid_jax.report import scores
 from povid_jax.report.load import Evaluation, Run
 
 SHOWN_STAGES = ("sft", "base", "stage1", "stage2")
@@ -16,8 +19,8 @@ SHOWN_STAGES = ("sft", "base", "stage1", "stage2")
 
 def section(run: Run, count: int, seed: int = 0) -> str:
   """How many captions were mended or broken, and `count` of them."""
-  for split in results.splits(run):
-    stages = _stages(results.of_split(run, split))
+  for split in scores.splits(run):
+    stages = _stages(scores.of_split(run, split))
     if not stages:
       continue
     common = [
@@ -64,10 +67,10 @@ def draw(
 def _lead(
   stages: Sequence[Evaluation], common: Sequence[str], count: int, seed: int
 ) -> str:
-  names = ", ".join(results.stage_name(s.stage) for s in stages)
+  names = ", ".join(scores.stage_name(s.stage) for s in stages)
   return (
     f'<p class="lead">{count} of {len(common):,} test pictures '
-    f"({escape(results.split_name(stages[0].split))}), drawn at random "
+    f"({escape(scores.split_name(stages[0].split))}), drawn at random "
     f"(seed {seed}) among those where any of {escape(names)} names an object "
     'that is not there; none was picked by hand. <mark class="bad">Invented '
     'objects</mark> are red and underlined, <span class="chip">objects left '
@@ -112,7 +115,7 @@ def _tally(stages: Sequence[Evaluation], common: Sequence[str]) -> str:
     f'<li style="--swatch:{colours[name]}"><b>{number:,}</b> {words[name]}</li>'
     for name, number in counts.items()
   )
-  first, last = (results.stage_name(s.stage) for s in (stages[0], stages[-1]))
+  first, last = (scores.stage_name(s.stage) for s in (stages[0], stages[-1]))
   return (
     f'<p class="lead"><b>{escape(first)} → {escape(last)}</b>, all '
     f"{len(common):,} captions:</p>"
@@ -125,7 +128,7 @@ def _card(run: Run, stages: Sequence[Evaluation], key: str) -> str:
   row, verdict = stages[0].answers[key], stages[0].verdicts[key]
   objects = ", ".join(verdict.get("objects") or []) or "nothing annotated"
   answers = "".join(
-    _answer(results.stage_name(s.stage), s.answers[key], s.verdicts[key])
+    _answer(scores.stage_name(s.stage), s.answers[key], s.verdicts[key])
     for s in stages
   )
   return (
@@ -137,12 +140,19 @@ def _card(run: Run, stages: Sequence[Evaluation], key: str) -> str:
 
 
 def picture(run: Run, key: str, row: dict[str, Any]) -> str:
-  """An img of a row's picture, or words where it cannot be found."""
+  """An img of a row's picture, or words where it cannot be shown."""
   path = run.pictures.of_row(key, row)
+  return of_file(path, f"test picture {key}")
+
+
+def of_file(path: Path | None, alt: str) -> str:
+  """An img of a file, or words where there is none or it does not open."""
   if path is None:
-    return f'<p class="soft">Picture {escape(key)} is not at hand.</p>'
-  with Image.open(path) as opened:
-    return img(opened, f"test picture {key}")
+    return f'<p class="soft">{escape(alt)}: not at hand</p>'
+  try:
+    return img(open_image(path), alt)
+  except UserError:
+    return f'<p class="soft">{escape(alt)}: does not open</p>'
 
 
 def img(opened: Image.Image, alt: str, side: int = 360) -> str:

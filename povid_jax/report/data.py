@@ -11,7 +11,7 @@ from povid_jax.data.image import open_image
 from povid_jax.data.pairs import Sample, split_turns
 from povid_jax.errors import UserError
 from povid_jax.html import escape, word_diff
-from povid_jax.report.captions import img
+from povid_jax.report.captions import img, of_file
 from povid_jax.report.load import Run
 
 STEPS = (0, 100, 200, 300, 400, 500, 600, 700, 800, 900, 999)
@@ -132,7 +132,4 @@ def _pair(run: Run, sample: Sample) -> str:
 
 def _picture(run: Run, sample: Sample) -> str:
   path = run.pictures.find(sample.images[0]) if sample.images else None
-  if path is None:
-    return f'<p class="soft">{escape(sample.id)}</p>'
-  with Image.open(path) as opened:
-    return img(opened, f"picture of pair {sample.id}")
+  return of_file(path, f"picture of pair {sample.id}")

@@ -5,7 +5,14 @@ from pathlib import Path
 
 from povid_jax import __version__, html
 from povid_jax.html import escape
-from povid_jax.report import captions, data, provenance, results, training
+from povid_jax.report import (
+  captions,
+  data,
+  provenance,
+  results,
+  scores,
+  training,
+)
 from povid_jax.report.load import Run
 
 _TITLES = {
@@ -41,7 +48,7 @@ def build(
     for name, text in sections.items()
     if text
   )
-  title = results.headline(run)
+  title = scores.headline(run)
   body = (
     f'<header class="top"><p class="kicker">{escape(_kicker(run))}</p>'
     f"<h1>{escape(title)}</h1>{_between(run)}{results.tiles(run)}</header>"
@@ -65,14 +72,14 @@ def _kicker(run: Run) -> str:
 
 def _between(run: Run) -> str:
   """What the tiles compare, in one sentence."""
-  for split in results.splits(run):
-    pair = results.ends(results.of_split(run, split))
+  for split in scores.splits(run):
+    pair = scores.ends(scores.of_split(run, split))
     if pair is None:
       continue
-    first, last = (results.stage_name(e.stage) for e in pair)
+    first, last = (scores.stage_name(e.stage) for e in pair)
     return (
       f'<p class="lead"><b>{escape(first)}</b> against <b>{escape(last)}</b>, '
-      f"{escape(results.split_name(split).lower())}. Changes with 95% "
+      f"{escape(scores.split_name(split).lower())}. Changes with 95% "
       "intervals, paired by picture; grey where they may be chance.</p>"
     )
   return ""

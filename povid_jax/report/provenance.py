@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from povid_jax.html import escape
-from povid_jax.report import results
+from povid_jax.report import scores
 from povid_jax.report.load import Run, Stage
 from povid_jax.report.training import duration
 
@@ -34,9 +34,16 @@ def _commands(run: Run) -> str:
     )
     items.append(
       f"<li><p>{escape(command.title or 'command')}{took}</p>"
-      f"<pre><code>{escape(command.command)}</code></pre></li>"
+      f"<pre><code>{escape(_wrapped(command.command))}</code></pre></li>"
     )
   return f'<ol class="commands">{"".join(items)}</ol>'
+
+
+def _wrapped(command: str) -> str:
+  """A long command with a flag a line, still one command to a shell."""
+  if len(command) <= 76 or "'" in command or '"' in command:
+    return command
+  return command.replace(" --", " \\\n  --")
 
 
 def _config(stage: Stage) -> str:
@@ -53,7 +60,7 @@ def _config(stage: Stage) -> str:
   )
   whole = escape(json.dumps(stage.config, indent=2, sort_keys=True))
   return (
-    f"<details><summary>Config of {escape(results.stage_name(stage.name))}"
+    f"<details><summary>Config of {escape(scores.stage_name(stage.name))}"
     f"<small>{len(changed)} fields differ from the defaults</small></summary>"
     f'<div class="scroll"><table class="fields">{rows}</table></div>'
     f"<details><summary>All fields</summary><pre>{whole}</pre></details>"
@@ -85,8 +92,8 @@ def _settings(run: Run) -> str:
     if evaluation.settings:
       text = json.dumps(evaluation.settings, indent=2, sort_keys=True)
       name = (
-        f"{results.stage_name(evaluation.stage)}, "
-        f"{results.split_name(evaluation.split)}"
+        f"{scores.stage_name(evaluation.stage)}, "
+        f"{scores.split_name(evaluation.split)}"
       )
       blocks.setdefault(text, []).append(name)
   return "".join(

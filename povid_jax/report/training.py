@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from povid_jax.html import escape
-from povid_jax.report import charts, results
+from povid_jax.report import charts, scores
 from povid_jax.report.charts import Series
 from povid_jax.report.load import Run, Stage
 
@@ -58,7 +58,7 @@ def _stage(stage: Stage) -> str:
     charts.line_chart(title, _series(stage.rows, lines), label, **options)
     for title, label, lines, options in _CHARTS
   ]
-  name = results.stage_name(stage.name)
+  name = scores.stage_name(stage.name)
   return (
     f'<h3>{escape(name)} <small class="soft">{_facts(stage)}</small></h3>'
     f'<div class="charts">{"".join(figures)}</div>{_rest(stage)}'

@@ -1,0 +1,83 @@
+"""Reading run folders: what is found, what is missing, what is broken."""
+
+import pytest
+
+from povid_jax.errors import UserError
+from povid_jax.report.load import load
+
+
+def test_everything_is_found(run_folder):
+  run = load([run_folder])
+  assert [stage.name for stage in run.stages] == ["sft", "stage1", "stage2"]
+  assert run.stages[2].config["lr"] == 0.25
+  assert [(e.stage, e.split) for e in run.evaluations] == [
+    ("sft", "balanced"),
+    ("stage1", "balanced"),
+    ("stage2", "balanced"),
+  ]
+  first = run.evaluations[0]
+  assert first.scores["chair/CHAIRs"].value == 0.5
+  assert first.answers["7"]["text"].startswith("A cat")  # not POPE's "Yes"
+  assert first.verdicts["7"]["hallucinated"] == ["dog"]
+  assert [sample.id for sample in run.pairs] == ["a"]
+  assert run.commands[0].seconds == 61
+  assert run.pictures.of_row("7", {}).name == "7.png"
+  assert run.pictures.find("test/8.png").name == "8.png"
+  assert run.pictures.find("test/9.png") is None
+
+
+def test_a_single_training_run(run_folder):
+  run = load([run_folder / "stage2"])
+  assert [stage.name for stage in run.stages] == ["stage2"]
+  assert run.evaluations == [] and run.pairs == []
+
+
+def test_only_a_summary(tmp_path):
+  (tmp_path / "summary.json").write_text(
+    '{"stages": {"stage2": {"balanced": {"CHAIRs": 0.2, "pope_f1": 0.8}},'
+    ' "sft": {"balanced": {"CHAIRs": 0.4, "note": "text"}}}}'
+  )
+  run = load([tmp_path])
+  assert [e.stage for e in run.evaluations] == ["sft", "stage2"]
+  assert run.evaluations[1].scores["pope/f1"].value == 0.8
+  assert run.evaluations[0].scores["chair/CHAIRs"].low is None
+
+
+def test_a_killed_writer_leaves_half_a_line(run_folder):
+  path = run_folder / "eval" / "sft" / "balanced" / "answers.jsonl"
+  with open(path, "a") as file:
+    file.write('{"question_id": 9, "te')
+  assert set(load([run_folder]).evaluations[0].answers) == {"7", "8"}
+
+
+@pytest.mark.parametrize(
+  ("name", "text", "message"),
+  [
+    ("summary.json", "{", "summary.json: not readable as JSON"),
+    ("sft/metrics/train.jsonl", "x\n{}\n", "train.jsonl line 1"),
+    ("eval/sft/balanced/verdicts.jsonl", "x\n{}\n", "verdicts.jsonl line 1"),
+    ("eval/sft/balanced/verdicts.jsonl", "[]\n{}\n", "want an object"),
+    (
+      "eval/sft/balanced/results.json",
+      '{"results": [{"metric": "f1"}]}',
+      "want rows with benchmark, metric and value",
+    ),
+  ],
+)
+def test_broken_files_are_named(run_folder, name, text, message):
+  (run_folder / name).write_text(text)
+  with pytest.raises(UserError) as error:
+    load([run_folder])
+  assert message in str(error.value)
+
+
+def test_nothing_there(tmp_path):
+  with pytest.raises(UserError, match="no folder"):
+    load([tmp_path / "absent"])
+  with pytest.raises(UserError, match="nothing to report"):
+    load([tmp_path])
+
+
+def test_pairs_that_are_not_there(run_folder):
+  with pytest.raises(UserError, match="--pairs wants"):
+    load([run_folder], pairs=run_folder / "none.json")
