@@ -22,7 +22,7 @@ import argparse
 import json
 from pathlib import Path
 
-from data_gen import local
+from data_gen import live, local
 from data_gen.gates import Limits
 from data_gen.items import (
   Annotations,
@@ -37,6 +37,7 @@ from data_gen.rules.lexicon import Lexicon
 from povid_jax.data.pairs import Sample, resolve_image
 from povid_jax.errors import UserError
 from povid_jax.files import atomic_write
+from povid_jax.llm import Options, api_key
 
 INCOMPLETE = 3  # exit code: stopped by --max-cost, items are left
 
@@ -75,6 +76,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   ))  # fmt: skip
   _add_gates(parser)
   _add_rules(parser)
+  _add_server(parser)
+
+
+def _add_server(parser: argparse.ArgumentParser) -> None:
+  options = Options("")
+  add = parser.add_argument_group(
+    "--injector openai, openai-batch"
+  ).add_argument
+  add("--model", help="its name on the server")
+  add("--base-url", help="of the server (default: OpenAI's own)")
+  add("--max-cost", type=float, metavar="DOLLARS", help=(
+    "stop asking when this is spent, earlier runs included"
+  ))  # fmt: skip
+  add("--prices", metavar="FILE", help=(
+    "price table; default povid_jax/llm/prices.json, copy and edit it"
+  ))  # fmt: skip
+  add("--concurrency", type=int, default=options.concurrency,
+      help="requests in flight")  # fmt: skip
+  add("--rpm", type=float, help="requests a minute, at most")
+  add("--tpm", type=float, help="tokens a minute, at most")
+  add("--timeout", type=float, default=options.timeout, metavar="SECONDS",
+      help="for one request, all in all")  # fmt: skip
+  add("--retries", type=int, default=options.retries, metavar="N",
+      help="new attempts for 429, 5xx, time-outs, drops")  # fmt: skip
+  add("--backoff", type=float, default=options.backoff, metavar="SECONDS",
+      help="before the first new attempt; then doubled")  # fmt: skip
+  add("--temperature", type=float, help="default: the server's")
+  add("--image-size", type=int, default=768, metavar="PIXELS",
+      help="longest side at which pictures are sent")  # fmt: skip
+  add("--poll", type=float, default=60.0, metavar="SECONDS",
+      help="between two looks at a batch")  # fmt: skip
+  add("--batch-requests", type=int, default=50_000, metavar="N",
+      help="requests in one batch, at most")  # fmt: skip
+  add("--batch-megabytes", type=float, default=200, metavar="N",
+      help="size of one batch file, at most")  # fmt: skip
 
 
 def _add_gates(parser: argparse.ArgumentParser) -> None:
@@ -169,9 +205,73 @@ def main(args: argparse.Namespace) -> int:
     raise UserError(f"no sample is of {args.categories}; see --categories")
   if args.limit:
     items = items[: args.limit * args.pairs_per_sample]
-  # Statistics come from every sample, so that --limit changes no pair.
-  corpus = local.learn_corpus(make_items(samples), lexicon, annotations)
-  return _run_rules(args, paths, items, corpus, annotations)
+  if args.injector == "rules":
+    # Statistics come from every sample, so that --limit changes no pair.
+    corpus = local.learn_corpus(make_items(samples), lexicon, annotations)
+    return _run_rules(args, paths, items, corpus, annotations)
+  return _run_server(args, paths, items, lexicon, annotations)
+
+
+def _options(args: argparse.Namespace) -> Options:
+  if not args.model:
+    raise UserError(f"--injector {args.injector} needs --model")
+  if not args.image_dir:
+    raise UserError(f"--injector {args.injector} needs --image-dir")
+  options = Options(
+    model=args.model,
+    base_url=args.base_url,
+    concurrency=args.concurrency,
+    rpm=args.rpm,
+    tpm=args.tpm,
+    timeout=args.timeout,
+    retries=args.retries,
+    backoff=args.backoff,
+    temperature=args.temperature,
+    prices=args.prices,
+  )
+  if args.max_cost is not None and not options.price.known:
+    raise UserError(
+      f"--max-cost: no price for {args.model} in the table; give one with "
+      "--prices FILE"
+    )
+  return options
+
+
+def _run_server(
+  args: argparse.Namespace,
+  paths: Paths,
+  items: list,
+  lexicon: Lexicon,
+  annotations: Annotations,
+) -> int:
+  options = _options(args)
+  pictures = live.Pictures(Path(args.image_dir), args.image_size, options.price)
+  if args.dry_run:
+    live.dry_run(items, options, pictures)
+    return 0
+  api_key(options)  # its absence is said before anything is written
+  name = live.injector_name(options, args.injector)
+  record = {
+    "injector": name,
+    "temperature": args.temperature,
+    "image_size": args.image_size,
+    "limits": vars(_limits(args)),
+    "tries": args.tries,
+  }
+  journal = open_journal(args, paths, record)
+  job = Job(
+    items,
+    journal,
+    _limits(args),
+    lexicon,
+    annotations,
+    args.tries,
+    name,
+    args.max_cost,
+  )
+  with job:
+    live.run(job, options, pictures)
+  return finish(job, paths)
 
 
 def _run_rules(

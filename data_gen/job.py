@@ -139,6 +139,14 @@ class Job:
     self._show(finished)
     return finished
 
+  def lose(self, item: Item, reason: str, detail: str) -> None:
+    """Gives an item up that no reply can mend."""
+    self.journal.write(
+      "refused", key=item.key, reason=reason, detail=detail, rejected=[]
+    )
+    self.give_up(item, reason)
+    self._show(True)
+
   def give_up(self, item: Item, reason: str) -> None:
     self.journal.write("given_up", key=item.key, reason=reason)
 

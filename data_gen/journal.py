@@ -16,6 +16,7 @@ import collections
 import fcntl
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -63,6 +64,7 @@ class Journal:
     self.batches: dict[str, dict] = {}
     self._settings: dict | None = None
     self._synced = time.monotonic()
+    self._turn = threading.Lock()
     self._fd = self._open()
     self._size = self._replay()
     self._check(dict(settings))
@@ -127,11 +129,15 @@ class Journal:
     """Appends one event; it survives a kill when this returns."""
     row = {"event": event, **fields}
     line = (json.dumps(row) + "\n").encode()
+    with self._turn:  # pictures are read, and may fail, in another thread
+      self._append(line)
+      self._apply(row, self._size)
+      self._size += len(line)
+
+  def _append(self, line: bytes) -> None:
     written = 0
     while written < len(line):  # a full disk may take a part
       written += os.write(self._fd, line[written:])
-    self._apply(row, self._size)
-    self._size += len(line)
     if time.monotonic() - self._synced > _SYNC_EVERY:
       os.fsync(self._fd)
       self._synced = time.monotonic()

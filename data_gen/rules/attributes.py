@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from data_gen.rules.changes import Change, Proposal, pick, swap
 from data_gen.rules.corpus import Corpus
-from data_gen.rules.lexicon import WORD, Mention, number_word, vocabulary
+from data_gen.rules.english import number_word
+from data_gen.rules.lexicon import WORD, Mention, vocabulary
 from data_gen.rules.objects import Scene
 
 _NUMBERS = {number_word(n): n for n in range(2, 13)} | {

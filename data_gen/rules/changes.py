@@ -5,7 +5,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from data_gen.rules.lexicon import article, match_case
+from data_gen.rules.english import article
+from data_gen.rules.lexicon import match_case
 
 _ARTICLE_BEFORE = re.compile(r"\b(an?|An?)(\s+)$")
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_gen.rules.english import plural
+
 VOCABULARY = Path(__file__).parents[1] / "vocab.json"
 WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*|\d+")
 # The longest noun of the vocabulary, in words ("hot air balloon").
@@ -62,30 +64,6 @@ class Mention:
   @property
   def counted(self) -> bool:
     return self.before in _COUNT_WORDS or self.before.isdigit()
-
-
-@functools.cache
-def _inflect():  # the import alone takes half a second
-  import inflect
-
-  return inflect.engine()
-
-
-@functools.cache
-def plural(noun: str) -> str:
-  """The plural of a noun: "teddy bear" -> "teddy bears"."""
-  head, _, last = noun.rpartition(" ")
-  return f"{head} {_inflect().plural_noun(last)}".strip()
-
-
-@functools.cache
-def article(word: str) -> str:
-  """The indefinite article a word takes: "umbrella" -> "an"."""
-  return _inflect().a(word).split(" ", 1)[0]
-
-
-def number_word(number: int) -> str:
-  return _inflect().number_to_words(number)
 
 
 def match_case(new: str, old: str) -> str:

@@ -7,13 +7,8 @@ from dataclasses import dataclass
 
 from data_gen.rules.changes import Change, Proposal, pick, swap
 from data_gen.rules.corpus import Corpus
-from data_gen.rules.lexicon import (
-  Mention,
-  Noun,
-  article,
-  match_case,
-  plural,
-)
+from data_gen.rules.english import article, plural
+from data_gen.rules.lexicon import Mention, Noun, match_case
 
 _INDEFINITE = frozenset(
   "a an two three four five several some many few multiple".split()

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from data_gen.rules.changes import pick
 from data_gen.rules.corpus import Corpus, question_form
-from data_gen.rules.lexicon import article, match_case, number_word
+from data_gen.rules.english import article, number_word
+from data_gen.rules.lexicon import match_case
 from data_gen.rules.objects import Scene, replacements
 
 _YES_NO = re.compile(r"\s*(yes|no)\b(?P<rest>.*)", re.I | re.S)

@@ -31,7 +31,6 @@ from povid_jax.llm.wire import (
   Reply,
   Request,
   api_key,
-  estimate,
 )
 
 __all__ = [
@@ -42,7 +41,6 @@ __all__ = [
   "Request",
   "api_key",
   "ask_all",
-  "estimate",
   "image_part",
   "load_price",
 ]

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -72,6 +73,11 @@ class Request:
   image_tokens: int = 0
   max_tokens: int | None = None
   context: Any = None
+
+  @functools.cached_property
+  def tokens(self) -> int:
+    """About how many prompt tokens it is, pictures included."""
+    return message_tokens(self.messages) + self.image_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +189,7 @@ def read_reply(
     text = message.get("content") or ""
     refusal = message.get("refusal") or None
     usage = data.get("usage") or {}
-    prompt = int(usage.get("prompt_tokens") or estimate(request))
+    prompt = int(usage.get("prompt_tokens") or request.tokens)
     completion = int(usage.get("completion_tokens") or len(text) // 4)
     if not isinstance(text, str):
       raise TypeError("content is not a string")
@@ -213,8 +219,3 @@ def _parse(text: str) -> Any:
     with contextlib.suppress(ValueError, RecursionError):
       return json.loads(found.group())
   return None
-
-
-def estimate(request: Request) -> int:
-  """About how many prompt tokens a request is."""
-  return message_tokens(request.messages) + request.image_tokens

@@ -1,0 +1,185 @@
+"""The `openai` engine: one request per item, many at a time."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from data_gen import prompts
+from data_gen.items import Item
+from data_gen.job import Job
+from povid_jax.data.pairs import resolve_image
+from povid_jax.errors import UserError
+from povid_jax.llm import Failure, Options, Price, Reply, Request, image_part
+from povid_jax.llm.chat import Chat
+
+# Items in a row that no attempt got through: the server is down, and going on
+# would only burn through the list.
+_OUTAGE = 20
+
+
+@dataclass(frozen=True)
+class Pictures:
+  """Where pictures are, and the size at which they are sent.
+
+  Attributes:
+    folder: of the pictures.
+    size: longest side in pixels.
+    price: tells their tokens.
+  """
+
+  folder: Path
+  size: int
+  price: Price
+
+  def request(self, item: Item, attempt: int) -> Request:
+    """The request for an item.
+
+    Raises:
+      UserError: a picture is missing, broken or outside the folder.
+    """
+    parts = [self._part(name) for name in item.sample.images]
+    request = prompts.request(item, parts, attempt)
+    tokens = sum(self.price.image_tokens(w, h) for _, w, h in parts)
+    return replace(request, image_tokens=tokens)
+
+  def _part(self, name: str) -> tuple:
+    path = resolve_image(self.folder, name)
+    try:
+      return image_part(path, self.size)
+    except UserError as error:
+      raise UserError(f"image {name!r}: {error}") from error
+
+
+def injector_name(options: Options, engine: str) -> str:
+  """Goes into every pair: engine, model, version of the prompts."""
+  return f"{engine}/{options.model}/prompt-{prompts.VERSION}"
+
+
+def requests(job: Job, pictures: Pictures) -> Iterator[Request]:
+  """Requests for all pending items, made when there is room for them.
+
+  An item whose picture cannot be read is given up, with the reason.
+  """
+  for item in job.pending():
+    try:
+      yield pictures.request(item, job.journal.tries[item.key])
+    except UserError as error:
+      job.lose(item, "bad_image", str(error))
+
+
+def settle_reply(job: Job, item: Item, reply: Reply, **facts: object) -> bool:
+  """Judges a reply and records it with what it cost."""
+  found = prompts.read(item, reply)
+  return job.settle(
+    item,
+    found.rejected,
+    found.edits,
+    found.refused,
+    usage=reply.usage,
+    cost=reply.cost,
+    **facts,
+  )
+
+
+def run(job: Job, options: Options, pictures: Pictures) -> None:
+  """Asks for all pending items until they are finished or money runs out.
+
+  Raises:
+    UserError: the key is refused, the model is unknown, or the server does not
+      answer any more; what was done is in the journal.
+  """
+  asyncio.run(_run(job, options, pictures))
+
+
+async def _run(job: Job, options: Options, pictures: Pictures) -> None:
+  async with Chat(options, _watch(job)) as chat:
+
+    def stop() -> bool:
+      cost = job.journal.cost + chat.reserved
+      return job.max_cost is not None and cost >= job.max_cost
+
+    handle = _Handler(job, pictures)
+    await chat.run(requests(job, pictures), handle, stop)
+
+
+def _watch(job: Job) -> Callable:
+  def watch(event: str, request: Request, facts: dict) -> None:
+    job.journal.write(event, key=request.key, **facts)
+
+  return watch
+
+
+class _Handler:
+  """Takes outcomes; returns the next try of an item that is not finished."""
+
+  def __init__(self, job: Job, pictures: Pictures):
+    self._job = job
+    self._pictures = pictures
+    self._lost = 0
+
+  def __call__(
+    self, request: Request, outcome: Reply | Failure
+  ) -> Request | None:
+    item: Item = request.context
+    if isinstance(outcome, Failure):
+      self._fail(item, outcome)
+      return None
+    self._lost = 0
+    if settle_reply(self._job, item, outcome):
+      return None
+    return self._pictures.request(item, self._job.journal.tries[item.key])
+
+  def _fail(self, item: Item, failure: Failure) -> None:
+    if failure.final:  # the server will never take this one
+      self._job.lose(item, failure.kind, failure.detail)
+      return
+    self._lost += 1
+    if self._lost >= _OUTAGE:
+      raise UserError(
+        f"{self._lost} items in a row failed all their attempts (the last one: "
+        f"{failure.kind} {failure.detail[:120]}); the same command continues "
+        "when the server is back"
+      )
+
+
+def dry_run(items: list[Item], options: Options, pictures: Pictures) -> None:
+  """Prints counts, tokens and cost, and three prompts; asks nothing."""
+  prompt = completion = 0
+  for item in items:
+    request = pictures.request(item, 0)
+    prompt += request.tokens
+    completion += completion_tokens(item)
+  price = options.price
+  cost = price.cost(prompt, completion)
+  print(f"model {options.model}: {len(items)} requests")
+  print(f"about {prompt:,} prompt and {completion:,} completion tokens")
+  if price.known:
+    half = price.cost(prompt, completion, batch=True)
+    print(f"about ${cost:,.2f}, or ${half:,.2f} with --injector openai-batch")
+  else:
+    print(f"no price for {options.model} in the table; give one with --prices")
+  for item in items[:3]:
+    print(f"\n--- id {item.sample.id} ({item.category})")
+    request = pictures.request(item, 0)
+    for message in request.messages:
+      print(_shown(message))
+
+
+def completion_tokens(item: Item) -> int:
+  """About what a structured reply takes: answers, some edits, JSON."""
+  return 60 + sum(len(answer) for answer in item.answers) * 2 // 4
+
+
+def _shown(message: dict) -> str:
+  content = message["content"]
+  if isinstance(content, str):
+    return f"{message['role']}: {content}"
+  parts = [
+    part["text"]
+    if "text" in part
+    else f"<picture, {len(json.dumps(part))} bytes>"
+    for part in content
+  ]
+  return f"{message['role']}: " + "\n".join(parts)

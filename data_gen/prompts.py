@@ -1,0 +1,252 @@
+"""What a vision model is asked, and how its reply is read.
+
+Two tasks. For descriptions: the same text with objects that often occur in such
+scenes but are absent, wrong attributes and wrong relations. For questions: an
+error early in the reasoning that carries through to a wrong final answer.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from data_gen.gates import Refused
+from data_gen.items import CAPTIONING, Item
+from povid_jax.llm import Reply, Request
+
+# Recorded with every pair; a new wording is a new version.
+VERSION = 1
+
+KINDS = ("object", "attribute", "relation", "count", "reasoning", "answer")
+
+_SYSTEM = (
+  "You prepare contrastive training data for a vision-language model that "
+  "should learn to describe only what it sees. You are shown an image and a "
+  "conversation whose answers are correct. You write the answers that a "
+  "careless model would have given: fluent, confident and plausible, but wrong "
+  "about this image. The wrong answers serve as negative examples only."
+)
+_CAPTIONING = (
+  "The answers describe the image. In each of them bring in a few errors that "
+  "a reader without the image could not notice:\n"
+  "- objects that usually go with the ones shown but are not in the image; "
+  "mostly put them in the place of an object that is there, rarely add one;\n"
+  "- wrong attributes: colour, number, size, material, position, state or "
+  "action;\n"
+  "- wrong relations between the things or people shown: who does what, what "
+  "is where."
+)
+_REASONING = (
+  "The answers reply to questions. In each of them bring in an error about the "
+  "image (an object that usually goes with the ones shown but is not there, a "
+  "confused attribute, number or relation), draw on it as the reasoning goes "
+  "on, and so come to a wrong conclusion. Where there is a final answer, it "
+  "must be wrong: the other of yes and no, another option, number, name or "
+  "place. A short answer becomes another short answer of the same kind."
+)
+_RULES = (
+  "Keep everything else: the sentences and their order, the length, the tone, "
+  'the language and the format (a line that starts with "Answer:" stays '
+  "one). Do not hint that something is wrong, do not comment, use no mark-up, "
+  "and do not name anything that really is in the image as an error. "
+  "Questions are not to be changed."
+)
+_STRUCTURED = (
+  "Reply in JSON: `rejected` holds the wrong answers, exactly one for each "
+  "answer and in the same order; `edits` lists every change: `turn` (0 for the "
+  "first answer), `span` (the new words exactly as they stand in the wrong "
+  "answer), `original` (the words they replace, empty if nothing was "
+  "replaced), `kind` ("
+  + ", ".join(KINDS)
+  + ") and `change` (what is now wrong, in a few words)."
+)
+_PLAIN_ONE = "Reply with the wrong answer only, nothing before or after it."
+_PLAIN_MANY = (
+  "Reply with the wrong answers only, in order, each after a line that reads "
+  "`[[answer N]]`, N being 0 for the first."
+)
+
+SCHEMA: dict[str, Any] = {
+  "type": "object",
+  "properties": {
+    "rejected": {"type": "array", "items": {"type": "string"}},
+    "edits": {
+      "type": "array",
+      "items": {
+        "type": "object",
+        "properties": {
+          "turn": {"type": "integer"},
+          "span": {"type": "string"},
+          "original": {"type": "string"},
+          "kind": {"type": "string", "enum": list(KINDS)},
+          "change": {"type": "string"},
+        },
+        "required": ["turn", "span", "original", "kind", "change"],
+        "additionalProperties": False,
+      },
+    },
+  },
+  "required": ["rejected", "edits"],
+  "additionalProperties": False,
+}
+
+_MARK = re.compile(r"^\s*\[\[answer (\d+)\]\]\s*$", re.M)
+_TOKEN = re.compile(r"\w+(?:[-']\w+)*|[^\w\s]")
+
+
+@dataclass(frozen=True)
+class Proposal:
+  """A reply read: the wrong answers, their edits, or why it is unusable."""
+
+  rejected: list[str]
+  edits: list[dict]
+  refused: Refused | None = None
+
+
+def describes(item: Item) -> bool:
+  """Whether the captioning prompt is meant for an item."""
+  return item.category in (CAPTIONING, "detail", "description", "caption")
+
+
+def task(item: Item, structured: bool, seed: int = 0) -> str:
+  """The text that goes with the picture."""
+  conversation = [
+    {"question": question, "answer": answer}
+    for question, answer in zip(item.questions, item.answers, strict=True)
+  ]
+  plain = _PLAIN_ONE if len(conversation) == 1 else _PLAIN_MANY
+  parts = [
+    _CAPTIONING if describes(item) else _REASONING,
+    _RULES,
+    _STRUCTURED if structured else plain,
+    "Conversation:\n" + json.dumps(conversation, ensure_ascii=False, indent=1),
+  ]
+  if seed:  # another pair of the same sample, or a new try
+    parts.append(f"Choose other errors than the most obvious ones ({seed}).")
+  return "\n\n".join(parts)
+
+
+def request(item: Item, pictures: Sequence[tuple], attempt: int) -> Request:
+  """The request for one item.
+
+  Args:
+    item: the conversation.
+    pictures: (message part, width, height) of each, see
+      `povid_jax.llm.image_part`; tokens are counted by the caller.
+    attempt: 0, then one more for each reply that a gate refused.
+  """
+  seed = item.variant * 100 + attempt
+  parts = [part for part, _, _ in pictures]
+
+  def messages(structured: bool) -> list[dict]:
+    text = {"type": "text", "text": task(item, structured, seed)}
+    return [
+      {"role": "system", "content": _SYSTEM},
+      {"role": "user", "content": [*parts, text]},
+    ]
+
+  words = sum(len(answer) for answer in item.answers)
+  return Request(
+    key=item.key,
+    messages=messages(True),
+    schema=SCHEMA,
+    plain=messages(False),
+    # Room for the answers, the edits and JSON around them.
+    max_tokens=512 + words,
+    context=item,
+  )
+
+
+def read(item: Item, reply: Reply) -> Proposal:
+  """Reads a reply; what cannot be used carries the gate that says so."""
+  if reply.refusal or reply.finish == "content_filter":
+    return _refuse("refusal", reply.refusal or reply.finish)
+  if reply.finish == "length":
+    return _refuse("schema", "the reply was cut off at max_tokens")
+  if not reply.structured and not _looks_structured(reply.parsed):
+    return _read_plain(item, reply.text)
+  return _read_structured(item, reply)
+
+
+def _refuse(reason: str, detail: str) -> Proposal:
+  return Proposal([], [], Refused(reason, detail[:200]))
+
+
+def _looks_structured(parsed: Any) -> bool:
+  return isinstance(parsed, dict) and "rejected" in parsed
+
+
+def _read_structured(item: Item, reply: Reply) -> Proposal:
+  data = reply.parsed
+  if not _looks_structured(data):
+    return _refuse("schema", reply.text)
+  rejected, edits = data["rejected"], data.get("edits", [])
+  if isinstance(rejected, str):
+    rejected = [rejected]
+  wrong = not isinstance(rejected, list) or not isinstance(edits, list)
+  if wrong or not all(isinstance(text, str) for text in rejected):
+    return _refuse("schema", reply.text)
+  if len(rejected) != len(item.answers):
+    return _refuse(
+      "schema", f"{len(rejected)} answers, want {len(item.answers)}"
+    )
+  if not all(isinstance(e, dict) and "span" in e for e in edits):
+    return _refuse("schema", reply.text)
+  rejected = [text.strip() for text in rejected]
+  return Proposal(rejected, [_edit(item, e) for e in edits])
+
+
+def _edit(item: Item, edit: dict) -> dict:
+  """The edit with the keys that pairs have."""
+  result = {
+    "span": str(edit["span"]),
+    "original": str(edit.get("original", "")),
+    "kind": edit["kind"] if edit.get("kind") in KINDS else "other",
+  }
+  if edit.get("change"):
+    result["change"] = str(edit["change"])[:200]
+  if len(item.answers) > 1 and isinstance(edit.get("turn"), int):
+    result["turn"] = edit["turn"]
+  return result
+
+
+def _read_plain(item: Item, text: str) -> Proposal:
+  """Plain text: the answers, with edits found by comparing words."""
+  pieces = _MARK.split(text)
+  if len(pieces) > 1:
+    found = {
+      int(n): t.strip() for n, t in zip(pieces[1::2], pieces[2::2], strict=True)
+    }
+    rejected = [found.get(i, "") for i in range(len(item.answers))]
+  else:
+    rejected = [text.strip().strip('"')]
+  if len(rejected) != len(item.answers):
+    return _refuse("schema", f"no marks between {len(item.answers)} answers")
+  edits = []
+  for turn, (old, new) in enumerate(zip(item.answers, rejected, strict=True)):
+    for edit in differences(old, new):
+      edits.append(edit | ({"turn": turn} if len(rejected) > 1 else {}))
+  return Proposal(rejected, edits)
+
+
+def differences(old: str, new: str) -> list[dict]:
+  """The edits between two texts, word by word."""
+  before, after = list(_TOKEN.finditer(old)), list(_TOKEN.finditer(new))
+  matcher = difflib.SequenceMatcher(
+    None,
+    [m.group() for m in before],
+    [m.group() for m in after],
+    autojunk=False,
+  )
+  return [
+    {"span": _cut(new, after[k:l]), "original": _cut(old, before[i:j]),
+     "kind": "other"}
+    for tag, i, j, k, l in matcher.get_opcodes()
+    if tag != "equal"
+  ]  # fmt: skip
+
+
+def _cut(text: str, tokens: Sequence[re.Match]) -> str:
+  return text[tokens[0].start() : tokens[-1].end()] if tokens else ""
