@@ -24,7 +24,9 @@ from povid_jax.evals import (
   answers,
   coco,
   compare,
+  dry_run,
   flags,
+  judge,
   needs,
   pope_build,
   results,
@@ -59,8 +61,13 @@ def evaluate(args: argparse.Namespace) -> int:
   # everything a user can have got wrong is found before a model is loaded
   folders = {b.name: _folder(args, b) for b in chosen}
   options = {b.name: flags.options(args, b) for b in chosen}
+  for benchmark in chosen:
+    if benchmark.judged:
+      judge.of(options[benchmark.name])
+  if args.dry_run:
+    return dry_run.run(args, chosen, folders, options)
   settings = _settings(args, chosen, folders, options)
-  policy = _load_policy(args) if args.checkpoint else None
+  policy = _load_policy(args, chosen) if args.checkpoint else None
   if policy is not None:
     settings["checkpoint_hash"] = policy.fingerprint
   rows, given, scored = [], [], {}
@@ -77,6 +84,7 @@ def evaluate(args: argparse.Namespace) -> int:
       if benchmark.write is not None:
         benchmark.write(args.out, folder, matched.questions, matched.answers)
     settings["notes"][name] = scored[name].notes
+    settings["measured_by"][name] = scored[name].settings
     rows += results.rows(benchmark, scored[name], options[name], args.resamples)
   results.write(args.out, rows, settings, given, scored, chosen)
   _show(rows, settings, args.out)
@@ -86,6 +94,8 @@ def evaluate(args: argparse.Namespace) -> int:
 def _folder(args: argparse.Namespace, benchmark: Benchmark) -> Path:
   if args.data is not None:
     return needs.locate(args.data, benchmark)
+  if args.pairs is not None and benchmark.keep_adapter:
+    return args.pairs
   if args.answers is not None and args.answers.is_dir():
     return needs.locate(args.answers, benchmark)  # MME's files hold both
   raise UserError("--data is missing: the folder that holds <benchmark>/")
@@ -112,14 +122,18 @@ def _settings(
       b.name: results.data_hash(b, folders[b.name]) for b in chosen
     },
     "versions": results.versions(),
+    "measured_by": {},
     "notes": {},
   }
 
 
-def _load_policy(args: argparse.Namespace) -> Any:
+def _load_policy(args: argparse.Namespace, chosen: Sequence[Benchmark]) -> Any:
   from povid_jax import decoding  # JAX is not needed to score given answers
 
-  return decoding.load_policy(args.checkpoint, args.dtype)
+  apart = any(benchmark.keep_adapter for benchmark in chosen)
+  return decoding.load_policy(
+    args.checkpoint, args.dtype, merge_adapter=not apart
+  )
 
 
 def _measure(

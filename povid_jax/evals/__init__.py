@@ -14,6 +14,12 @@ MODULES = {
   "scienceqa": "povid_jax.evals.scienceqa",
   "amber": "povid_jax.evals.amber",
   "hallusionbench": "povid_jax.evals.hallusionbench",
+  "mmhal": "povid_jax.evals.mmhal",
+  "mmvet": "povid_jax.evals.mmvet",
+  "llava_bench": "povid_jax.evals.llava_bench",
+  "preference": "povid_jax.evals.preference",
+  "attention": "povid_jax.evals.attention",
+  "noise_sweep": "povid_jax.evals.noise_sweep",
 }
 
 

@@ -107,6 +107,15 @@ def _same_rules(
         f"{a} and {b} were scored with different --{name.replace('_', '-')}: "
         f"{values[0]} and {values[1]}"
       )
+  made = [held.get("measured_by", {}) for held in settings]
+  for name in names:
+    ours, theirs = (run.get(name, {}) for run in made)
+    for key in ours:
+      if ours[key] != theirs.get(key):
+        raise UserError(
+          f"{name}: {a} and {b} differ in {key}: {ours[key]} and "
+          f"{theirs.get(key)}; numbers of different kinds cannot be compared"
+        )
   hashes = [held.get("data_hash", {}) for held in settings]
   for name in names:
     if hashes[0].get(name) != hashes[1].get(name):

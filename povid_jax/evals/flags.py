@@ -8,6 +8,7 @@ from typing import Any
 
 from povid_jax import evals
 from povid_jax.errors import UserError
+from povid_jax.evals import inside, judge
 from povid_jax.evals.protocol import Benchmark, Options
 
 # Options that change a score; runs that differ in one cannot be compared
@@ -27,6 +28,8 @@ def add(parser: argparse.ArgumentParser) -> None:
   _add_questions(parser)
   _add_decoding(parser)
   _add_rules(parser)
+  judge.add_flags(parser)
+  inside.add_flags(parser)
 
 
 def _add_what(parser: argparse.ArgumentParser) -> None:
@@ -201,6 +204,10 @@ def options(args: argparse.Namespace, benchmark: Benchmark) -> Options:
     nouns=args.nouns,
     similarity=args.similarity,
     out=args.out,
+    extra={
+      "judge": judge.from_args(args),
+      **inside.from_args(args, decoding(args, benchmark)),
+    },
   )
 
 

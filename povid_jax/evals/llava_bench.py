@@ -240,6 +240,7 @@ BENCHMARK = Benchmark(
   ),
   questions=questions,
   score=score,
+  judged=True,
   metrics=metrics,
   columns=(
     Column("score", "", 1.0),

@@ -10,9 +10,9 @@ hallucination.
   <type>/hallucination_rate
 
 As in the original, the type of a question is its place in the file modulo 8,
-and a reply counts only if exactly one of "rating: 0" ... "rating: 6" is found in
-it, in any case: **every other reply is a 0**, so a hallucination ("Rating: 3.5"
-is a 3, "Rating: 10" a 1, "**Rating**: 5" a 0). With --clean-rules the last
+and a reply counts only if exactly one of "rating: 0" ... "rating: 6" is in it,
+in any case: **every other reply is a 0**, so a hallucination. "Rating: 3.5" is
+a 3, "Rating: 10" a 1, "**Rating**: 5" a 0. With --clean-rules the last
 "rating", a number 0..6 after it, whatever stands between them, is taken, and
 replies without one are left out.
 """
@@ -230,6 +230,7 @@ BENCHMARK = Benchmark(
   ),
   questions=questions,
   score=score,
+  judged=True,
   metrics=metrics,
   columns=(
     Column("score", "score", 1.0),

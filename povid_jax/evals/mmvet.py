@@ -1,19 +1,19 @@
-"""MM-Vet: 218 questions that take several abilities, graded by a language model.
+"""MM-Vet: 218 questions that take several abilities, graded by an LLM.
 
 Yu et al., arXiv 2308.02490. The judge completes a table of question, truth,
 answer and score with a number 0.0..1.0.
 
   score            100 * mean score; with --judge-runs=5 the mean of 5 gradings
-  <ability>/score  the same over the questions that need it: rec, ocr, know, gen,
-                   spat, math
+  <ability>/score  the same over the questions that need it: rec, ocr, know,
+                   gen, spat, math
   sets/<a+b>/score the same over the questions that need exactly these
   std              of the gradings' scores, with more than one
 
 As in the original, the score is what stands before the first space of the reply
 and must be a number 0..1 ("0.5." or " 1.0" is none). Else the judge is asked
 again with one more line, at temperatures 0, 0.5, 1 and 1.5; after five replies
-without a score it is 0. With --clean-rules the first number 0..1 anywhere in the
-reply is taken, and answers without a score are left out.
+without a score it is 0. With --clean-rules the first number 0..1 anywhere in
+the reply is taken, and answers without a score are left out.
 
 One thing differs: the original pays for a sixth reply that it never reads, and
 takes "nan" for a score.
@@ -186,6 +186,7 @@ BENCHMARK = Benchmark(
   needs=(Need(FILE, "https://github.com/yuweihao/MM-Vet, mm-vet.zip"),),
   questions=questions,
   score=score,
+  judged=True,
   metrics=metrics,
   columns=(
     Column("score", "", 1.0),

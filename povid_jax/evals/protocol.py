@@ -141,6 +141,8 @@ class Benchmark:
     prepare: leaves the pictures that questions name, just before asking.
     write: leaves an official submission file in the run's folder.
     measure: (policy, data, options) -> Scored, instead of asking.
+    keep_adapter: it wants the adapter apart, to switch it off.
+    judged: answers are judged by a language model.
   """
 
   name: str
@@ -159,6 +161,8 @@ class Benchmark:
   prepare: Callable[[Path, Sequence[Question], Options], None] | None = None
   write: Callable[[Path, Path, Sequence[Question], Answers], None] | None = None
   measure: Callable[[Any, Path, Options], Scored] | None = None
+  keep_adapter: bool = False
+  judged: bool = False
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
