@@ -187,6 +187,7 @@ class _Writer:
       self._text += piece.partition("{")[0]
       if "{image}" in piece:
         self._images(count, newline=False)
+        self._text += piece.partition("{image}")[2]
       elif "{text}" in piece:
         self._images(count, newline=bool(said))
         self._text += said + piece.partition("{text}")[2]

@@ -132,7 +132,7 @@ def without(name: str, *value: object) -> bytes:
     (without("noise_seed", b"7"), "noise_seed: want a list of int"),
     (without("prompt_turns", 7), "prompt_turns: want a list of bytes"),
     (without("image_noisy", b"a", b"b"), "image_noisy has 2 values"),
-    (records.encode(RECORD)[:-1], "cut off"),
+    (records.encode(RECORD)[:-1], "a field is cut off"),
     (b"\x0f", "wire type 7"),
     (b"\xff" * 11, "cut off"),
     (b"\x08\x01", "want a message"),

@@ -169,6 +169,14 @@ def test_one_block_per_image(llama_folder: Path) -> None:
   assert text.count_images((turn, "<image>", "<image>")) == 3
 
 
+def test_text_behind_an_image_starts_afresh(new_llama_folder: Path) -> None:
+  """Even where the image follows a special token: LLaVA cuts at the image."""
+  tokenizer = text.load_tokenizer(new_llama_folder)
+  template = text.Template("<s>{image}dog", "", " {text}", "</s>")
+  ids = text.encode_prompt(("<image>",), tokenizer, template, 1).tolist()
+  assert ids == [1, 1, -200, *tokenizer.encode("dog")]
+
+
 def test_branches_share_the_prefix(llama_folder: Path) -> None:
   tokenizer = text.load_tokenizer(llama_folder)
   prompt = ("<image>\nWhat?",)
