@@ -2,6 +2,7 @@
 
   python -m povid_jax.report runs/quickstart
   python -m povid_jax.report RUN --out page.html
+  python -m povid_jax.report RUN_SEED_0 RUN_SEED_1 RUN_SEED_2
 
 RUN is one training run (a folder with metrics/train.jsonl) or a folder of them.
 What is found in it is shown, the rest is left out:
@@ -12,6 +13,9 @@ What is found in it is shown, the rest is left out:
   summary.json                                        scores, seed, seconds
   *pairs*.json[l]                                     preference pairs
   commands.jsonl ({"command", "title", "seconds"})    exact commands
+
+Of several runs with evaluations the first is shown in full, and a table gives
+the means over all of them.
 """
 
 import argparse

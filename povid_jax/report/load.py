@@ -76,7 +76,12 @@ class Command:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """Everything a page can show; each part may be empty."""
+  """Everything a page can show; each part may be empty.
+
+  Attributes:
+    repeats: name and evaluations of further runs of the same kind, as with
+      other seeds; the rest is of the first run.
+  """
 
   title: str
   stages: list[Stage]
@@ -86,6 +91,9 @@ class Run:
   pairs_path: Path | None
   commands: list[Command]
   pictures: "Pictures"
+  repeats: list[tuple[str, list[Evaluation]]] = dataclasses.field(
+    default_factory=list
+  )
 
 
 def stage_key(name: str) -> tuple[int, str]:
@@ -137,26 +145,31 @@ def load(
   for folder in folders:
     if not folder.is_dir():
       raise UserError(f"no folder {folder}; name the folder of a run")
-  stages = [stage for folder in folders for stage in _stages(folder)]
-  evaluations = [e for folder in folders for e in _evaluations(folder)]
-  summary = _summary(folders)
+  scored = {folder: list(_evaluations(folder)) for folder in folders}
+  first = folders[0]
+  repeats = [f for f in folders[1:] if scored[first] and scored[f]]
+  told = [folder for folder in folders if folder not in repeats]
+  stages = [stage for folder in told for stage in _stages(folder)]
+  evaluations = [e for folder in told for e in scored[folder]]
+  summary = _summary(told)
   if not (stages or evaluations or summary):
     raise UserError(
       f"nothing to report in {', '.join(map(str, folders))}: no "
       "metrics/train.jsonl, eval/ or summary.json below it"
     )
-  found = pairs or _find_pairs(folders)
+  found = pairs or _find_pairs(told)
   if pairs and not pairs.is_file():
     raise UserError(f"no file {pairs}; --pairs wants the preference JSON")
   return Run(
-    title=folders[0].resolve().name,
+    title=first.resolve().name,
     stages=sorted(stages, key=lambda stage: stage_key(stage.name)),
     evaluations=evaluations or _from_summary(summary),
     summary=summary,
     pairs=_with_rejected(found),
     pairs_path=found,
-    commands=[c for folder in folders for c in _commands(folder)],
-    pictures=Pictures([*image_dirs, *folders]),
+    commands=[c for folder in told for c in _commands(folder)],
+    pictures=Pictures([*image_dirs, *told]),
+    repeats=[(folder.resolve().name, scored[folder]) for folder in repeats],
   )
 
 

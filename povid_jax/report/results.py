@@ -70,6 +70,7 @@ def section(run: Run) -> str:
     found = of_split(run, split)
     parts.append(f"<h3>{escape(split_name(split).capitalize())}</h3>")
     parts += [_table(found), _figures(found), _trade(found)]
+    parts.append(_repeats(run, split))
   parts += [_everything(run), "</section>"]
   return "".join(parts)
 
@@ -209,6 +210,47 @@ def _p(p: float) -> str:
 
 def _present(dots: Iterable[charts.Dot | None]) -> list[charts.Dot]:
   return [dot for dot in dots if dot is not None]
+
+
+def _repeats(run: Run, split: str) -> str:
+  """Means over runs of the same kind (other seeds), each value below."""
+  runs = [(run.title, of_split(run, split))]
+  runs += [
+    (name, [e for e in evaluations if e.split == split])
+    for name, evaluations in run.repeats
+  ]
+  if len(runs) < 2:
+    return ""
+  metrics = [
+    m for m in METRICS if any(m.key in e.scores for _, es in runs for e in es)
+  ]
+  stages = dict.fromkeys(e.stage for _, found in runs for e in found)
+  rows = []
+  for stage in stages:
+    of_stage = [e for _, found in runs for e in found if e.stage == stage]
+    cells = "".join(
+      _mean([e.scores[m.key].value for e in of_stage if m.key in e.scores], m)
+      for m in metrics
+    )
+    kind = "" if stage in LOOKS else "minor"
+    name = escape(stage_name(stage))
+    rows.append(f'<tr class="{kind}"><th scope="row">{name}</th>{cells}</tr>')
+  head = "".join(f"<th>{escape(m.name)}</th>" for m in metrics)
+  names = ", ".join(name for name, _ in runs)
+  return (
+    f"<h3>The same over {len(runs)} runs</h3>"
+    f'<p class="lead">Means, and below them the values of {escape(names)}.</p>'
+    '<div class="scroll" tabindex="0"><table class="scores"><thead><tr>'
+    f"<th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+  )
+
+
+def _mean(values: Sequence[float], metric: Metric) -> str:
+  if not values:
+    return '<td class="soft">–</td>'
+  each = " · ".join(metric.form(value).rstrip("%") for value in values)
+  mean = metric.form(sum(values) / len(values))
+  return f"<td><b>{mean}</b><small>{each}</small></td>"
 
 
 def _everything(run: Run) -> str:

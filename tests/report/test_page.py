@@ -2,6 +2,7 @@
 
 import html.parser
 import re
+import shutil
 
 import pytest
 
@@ -132,6 +133,19 @@ def test_curves_ladder_pairs_commands(page):
   assert '<span class="chip">object</span>' in page
   assert "Go &amp; see" in page and "--a=1 &lt;b&gt;" in page
   assert "<td>lr</td><td>0.25</td>" in page
+
+
+def test_means_over_seeds(run_folder, tmp_path):
+  other = tmp_path / "seed_1"
+  shutil.copytree(run_folder / "eval", other / "eval")
+  path = other / "eval" / "stage2" / "balanced" / "results.json"
+  path.write_text(path.read_text().replace('"value": 0.5', '"value": 0.25'))
+  run = load([run_folder, other])
+  assert len(run.evaluations) == 3 and len(run.stages) == 3
+  text = build(run)
+  check(text)
+  assert "The same over 2 runs" in text
+  assert "<b>37.5%</b><small>50.0 · 25.0</small>" in text
 
 
 def test_a_run_with_only_a_log(run_folder, capsys):
