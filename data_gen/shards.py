@@ -147,10 +147,18 @@ def split(
     return {options.split: list(samples)}
   out: dict[str, list[Sample]] = {options.split: [], VALIDATION: []}
   keys = _groups(samples, contents)
+  held = _held(set(keys), options)
   for sample, key in zip(samples, keys, strict=True):
-    held = _uniform(options.seed, key) < options.val_fraction
-    out[VALIDATION if held else options.split].append(sample)
+    out[VALIDATION if key in held else options.split].append(sample)
   return {name: part for name, part in out.items() if part}
+
+
+def _held(groups: set[bytes], options: Options) -> set[bytes]:
+  """The groups for validation: at least one, but never all of them."""
+  ranked = sorted((_uniform(options.seed, key), key) for key in groups)
+  count = sum(value < options.val_fraction for value, _ in ranked)
+  most = len(ranked) - 1
+  return {key for _, key in ranked[: min(max(count, 1), most)]}
 
 
 def _num_shards(count: int, total: int, wanted: int | None) -> int:

@@ -131,6 +131,8 @@ def summary(out: Path, seconds: float) -> str:
       f"{left:,} records without a stored noisy picture: they name no "
       "picture, or several"
     )
+  if facts["val_fraction"] and shards.VALIDATION not in counts:
+    lines.append("no validation split: all samples share one picture")
   if facts["skipped"]:
     lines.append(
       f"{facts['skipped']:,} skipped: {out / shards.SKIPPED_FILE} says why"

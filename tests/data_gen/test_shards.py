@@ -55,6 +55,15 @@ def test_the_split_has_about_the_wanted_size():
   assert 720 <= len(parts["validation"]) <= 880  # +-3 standard deviations
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("fraction", "held"), [(0.01, 1), (0.99, 2)])
+def test_a_few_pictures_still_make_two_splits(seed, fraction, held):
+  samples = [Sample(f"s{i}", (), ("q", "a")) for i in range(3)]
+  chosen = options(val_fraction=fraction, seed=seed)
+  parts = shards.split(samples, chosen, {})
+  assert len(parts["validation"]) == held
+
+
 @pytest.mark.parametrize(
   ("count", "total", "wanted", "num"),
   [
