@@ -15,8 +15,9 @@ from typing import Any
 
 from povid_jax import llm
 from povid_jax.errors import UserError
-from povid_jax.evals import needs
+from povid_jax.evals import judge_batch, needs
 from povid_jax.evals.protocol import Options, Scored
+from povid_jax.llm.prices import message_tokens
 
 Messages = list[dict[str, str]]
 
@@ -289,7 +290,7 @@ def _estimate(
   max_tokens: int,
   batch: bool,
 ) -> str:
-  asked = sum(llm.estimate(request) for request in requests)
+  asked = sum(message_tokens(request.messages) for request in requests)
   said = f"{len(requests)} judgements, about {asked} prompt tokens"
   price = server.price
   if not price.known:
@@ -304,6 +305,9 @@ def _ask(
   requests: Sequence[llm.Request],
   benchmark: str,
 ) -> dict[str, llm.Reply]:
+  if judge.batch:
+    judge_batch.ask(requests, server, judge.log, judge.max_cost)
+  # also after a batch: its log has the replies, what is missing is asked
   replies = llm.ask_all(
     requests, server, judge.log, judge.max_cost, f"judging {benchmark}"
   )

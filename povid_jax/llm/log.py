@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from povid_jax import progress
 from povid_jax.errors import UserError
@@ -23,9 +23,11 @@ def fingerprint(request: Request, options: Options) -> str:
   return hashlib.blake2b(text.encode(), digest_size=9).hexdigest()
 
 
-def _read(path: Path) -> dict[tuple[str, str], Reply]:
+def read(path: Path) -> dict[tuple[str, str], Reply]:
   """(key, fingerprint) -> reply; a line torn by a kill is cut off."""
-  replies = {}
+  replies: dict[tuple[str, str], Reply] = {}
+  if not path.exists():
+    return replies
   offset = 0
   with open(path, "rb") as file:
     for number, line in enumerate(file, start=1):
@@ -42,6 +44,14 @@ def _read(path: Path) -> dict[tuple[str, str], Reply]:
         ) from error
       offset += len(line)
   return replies
+
+
+def append(file: IO[str], reply: Reply, mark: str) -> None:
+  """Writes one line of a log and lets it go to the kernel."""
+  row: dict[str, Any] = dataclasses.asdict(reply)
+  row["fingerprint"] = mark
+  file.write(json.dumps(row) + "\n")
+  file.flush()
 
 
 def ask_all(
@@ -69,7 +79,7 @@ def ask_all(
     UserError: the key is refused, the model is unknown, the log is not ours.
   """
   requests = list(requests)
-  known = _read(log) if log and log.exists() else {}
+  known = read(log) if log else {}
   marks = {r.key: fingerprint(r, options) for r in requests}
   replies = {k: known[k, m] for k, m in marks.items() if (k, m) in known}
   todo = [request for request in requests if request.key not in replies]
@@ -89,10 +99,7 @@ def ask_all(
       replies[request.key] = outcome
       spent += outcome.cost
       if file:
-        row: dict[str, Any] = dataclasses.asdict(outcome)
-        row["fingerprint"] = marks[request.key]
-        file.write(json.dumps(row) + "\n")
-        file.flush()
+        append(file, outcome, marks[request.key])
     bar.set_postfix_str(f"${spent:.2f}" if spent else "", refresh=False)
     bar.update(1)
 
