@@ -150,6 +150,11 @@ class Job:
   def give_up(self, item: Item, reason: str) -> None:
     self.journal.write("given_up", key=item.key, reason=reason)
 
+  def note(self, text: str) -> None:
+    """Shows what is being waited for."""
+    if self._bar is not None:
+      self._bar.set_postfix_str(text, refresh=True)
+
   def _show(self, finished: bool) -> None:
     if self._bar is None:
       return
@@ -223,6 +228,7 @@ class Job:
       "failures": dict(journal.failures.most_common()),
       "edits": dict(journal.edits.most_common()),
       "requests": journal.counts["sent"],
+      "batches": journal.counts["batch_submitted"],
       "lost_in_flight": journal.counts["lost_in_flight"],
       "tokens": dict(journal.tokens),
       "cost": round(journal.cost, 6),

@@ -7,9 +7,10 @@ for a lock or a checkpoint; and when money was spent, `grep` is the best viewer.
 What SQLite would add (queries, several writers) is not needed: one process
 owns the file, and all it asks is the last state of each item.
 
-Events: run (settings), sent (a request is about to be paid), accepted, refused
-(a gate said no), failed (no usable reply), given_up, and batch events (see
-`batch`). Texts stay on disk: memory holds one offset per accepted item.
+Events: run (settings), resumed (requests lost in flight), sent (a request is
+about to be paid), accepted, refused (a gate said no), failed (no usable reply),
+given_up, and batch events (see `batch`). Texts stay on disk: memory holds one
+offset per accepted item.
 """
 
 import collections
@@ -93,8 +94,6 @@ class Journal:
           break
         self._apply(self._parse(line, number), offset)
         offset += len(line)
-    # From here on a key in flight was lost by the run before.
-    self.counts["lost_in_flight"] = len(self.in_flight)
     return offset
 
   def _parse(self, line: bytes, number: int) -> dict:
@@ -124,6 +123,8 @@ class Journal:
         f"{self.path} was made with other settings ({'; '.join(other)}); name "
         "another --out, or start afresh with --no-resume"
       )
+    # Sent by the run before and never answered.
+    self.write("resumed", lost=len(self.in_flight), time=time.time())
 
   def write(self, event: str, **fields: Any) -> None:
     """Appends one event; it survives a kill when this returns."""
@@ -149,6 +150,9 @@ class Journal:
     self.tokens.update(row.get("usage", {}))
     if event == "run":
       self._settings = row["settings"]
+    elif event == "resumed":
+      self.counts["lost_in_flight"] += row["lost"]
+      self.in_flight.clear()
     elif event == "sent":
       self.in_flight.add(key)
     elif event.startswith("batch"):
@@ -167,6 +171,7 @@ class Journal:
       self.given_up[key] = row["reason"]
 
   def _apply_batch(self, row: dict) -> None:
+    self.failures.update(row.get("failed", {}))
     self.batches[row["batch"]] = self.batches.get(row["batch"], {}) | row
 
   def finished(self, key: str) -> bool:

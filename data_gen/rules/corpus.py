@@ -3,6 +3,8 @@ how questions of a kind are answered."""
 
 import collections
 import functools
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -64,6 +66,12 @@ class Corpus:
   _candidates: dict = field(default_factory=dict, repr=False)
   # Every word of the corpus, lower case.
   words: set[str] = field(default_factory=set)
+
+  def fingerprint(self) -> str:
+    """A hash of the statistics: other statistics, other pairs."""
+    parts = [sorted(self.pairs.items()), sorted(self.colors.items())]
+    text = json.dumps([*parts, sorted(self.words), len(self.objects)])
+    return hashlib.blake2b(text.encode(), digest_size=9).hexdigest()
 
   def likelihood(self, category: str, present: Iterable[str]) -> float:
     """How likely a category is beside the present ones: the mean over them of

@@ -140,7 +140,7 @@ class Provider:
     if parts == ["batches"] and method == "POST":
       return self.create_batch(json.loads(body))
     if parts == ["batches"]:
-      rows = [self.view(b) for b in self.batches.values()]
+      rows = [self.view(b) for b in reversed(self.batches.values())]
       return 200, {}, {"object": "list", "data": rows, "has_more": False}
     if parts[0] == "batches" and parts[1] in self.batches:
       batch = self.batches[parts[1]]
@@ -196,7 +196,7 @@ class Provider:
       "object": "batch",
       "endpoint": COMPLETIONS,
       "completion_window": "24h",
-      "created_at": 0,
+      "created_at": int(time.time()),
     } | {k: v for k, v in batch.items() if k not in hidden}
 
   def advance(self, batch: dict) -> None:

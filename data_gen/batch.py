@@ -1,0 +1,273 @@
+"""The `openai-batch` engine: the same requests through the Batch API.
+
+Each batch goes planned -> uploaded -> submitted -> settled, and the journal has
+every step, so a restart takes each batch up where it was: a file that was
+uploaded is not uploaded again, a batch that was submitted is looked for on the
+server before it is submitted (a kill may fall between submission and journal),
+and the rows of a batch that is being read are skipped where they are settled.
+"""
+
+import collections
+import dataclasses
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_gen import prompts
+from data_gen.items import Item
+from data_gen.job import Job
+from data_gen.live import Pictures, completion_tokens, settle_reply
+from povid_jax.errors import UserError
+from povid_jax.llm import Failure, Options, Request
+from povid_jax.llm.batch import (
+  MOST_BYTES,
+  MOST_REQUESTS,
+  BatchClient,
+  Row,
+  Status,
+  custom_ids,
+  line,
+  write_files,
+)
+from povid_jax.llm.wire import read_reply
+
+# Rounds in a row that bring nothing before the run stops.
+_IDLE_ROUNDS = 3
+
+
+class BatchRun:
+  """Takes pending items through batches until none is left.
+
+  Args:
+    job: items, gates and journal.
+    options: server and model.
+    pictures: makes the requests.
+    folder: of the request files; one is removed when its batch is settled.
+    poll: seconds between two looks at the server.
+    most_requests, most_bytes: limits on one file.
+  """
+
+  def __init__(
+    self,
+    job: Job,
+    options: Options,
+    pictures: Pictures,
+    folder: Path,
+    poll: float,
+    most_requests: int = MOST_REQUESTS,
+    most_bytes: int = MOST_BYTES,
+  ):
+    self._job = job
+    self._options = options
+    self._pictures = pictures
+    self._folder = folder
+    self._poll = poll
+    self._limits = (
+      min(most_requests, MOST_REQUESTS),
+      min(most_bytes, MOST_BYTES),
+    )
+    self._items = {item.key: item for item in job.items}
+    self._client = BatchClient(options)
+    self._structured = True
+    self._check()
+    self._tidy()
+
+  def _check(self) -> None:
+    """Replies to items that this command leaves out would be lost."""
+    for batch in self._open():
+      names = self._names(batch)
+      lost = sum(_key(name) not in self._items for name in names)
+      if lost:
+        raise UserError(
+          f"an open batch holds {lost} items that this command leaves out; "
+          "finish it first, with the --input, --limit and --categories that "
+          "started it"
+        )
+
+  def _tidy(self) -> None:
+    """Removes request files of settled batches, and of none."""
+    names = {batch["batch"] for batch in self._open()}
+    for path in self._folder.glob("*.jsonl"):
+      if path.stem not in names:
+        path.unlink()
+
+  def run(self) -> None:
+    """Rounds of batches; each asks again for what the one before left.
+
+    Raises:
+      UserError: the server refuses the key, or several rounds in a row bring
+        nothing; what was done is in the journal.
+    """
+    idle, problem = 0, ""
+    try:
+      while True:
+        self._plan()
+        if not self._open():
+          return
+        before = self._progress()
+        problem = self._work_off() or problem
+        idle = 0 if self._progress() > before else idle + 1
+        if idle >= _IDLE_ROUNDS:
+          raise UserError(
+            f"{idle} rounds of batches brought no reply ({problem}); the same "
+            "command continues"
+          )
+    finally:
+      self._client.close()
+
+  def _progress(self) -> int:
+    counts = self._job.journal.counts
+    return counts["accepted"] + counts["refused"]
+
+  def _open(self) -> list[dict]:
+    """Batches that are not settled, oldest first."""
+    batches = self._job.journal.batches.values()
+    return [b for b in batches if b["event"] != "batch_settled"]
+
+  # Planning.
+
+  def _plan(self) -> None:
+    """Writes request files for what is pending and in no open batch."""
+    journal = self._job.journal
+    waiting = set()
+    for batch in self._open():
+      waiting |= {_key(name) for name in self._names(batch)}
+    items = [i for i in self._job.pending() if i.key not in waiting]
+    lines = self._lines(self._affordable(items))
+    for path, count in write_files(lines, self._new_paths(), *self._limits):
+      journal.write("batch_planned", batch=path.stem, requests=count)
+
+  def _new_paths(self) -> Iterator[Path]:
+    while True:
+      yield self._folder / f"{uuid.uuid4().hex}.jsonl"
+
+  def _affordable(self, items: list[Item]) -> list[Item]:
+    """Those that --max-cost still pays for, by estimate."""
+    if self._job.max_cost is None:
+      return items
+    left = self._job.max_cost - self._job.journal.cost
+    for batch in self._open():
+      names = self._names(batch)
+      left -= sum(self._estimate(self._items[_key(name)]) for name in names)
+    chosen = []
+    for item in items:
+      left -= self._estimate(item)
+      if left < 0:
+        break
+      chosen.append(item)
+    return chosen
+
+  def _estimate(self, item: Item) -> float:
+    request = self._pictures.request(item, 0)
+    return self._options.price.cost(
+      request.tokens, completion_tokens(item), batch=True
+    )
+
+  def _lines(self, items: list[Item]) -> Iterator[bytes]:
+    for item in items:
+      attempt = self._job.journal.tries[item.key]
+      try:
+        request = self._pictures.request(item, attempt)
+      except UserError as error:
+        self._job.lose(item, "bad_image", str(error))
+        continue
+      named = _named(request, attempt)
+      yield line(named, self._options, self._structured)
+
+  def _path(self, batch: dict) -> Path:
+    return self._folder / f"{batch['batch']}.jsonl"
+
+  def _names(self, batch: dict) -> list[str]:
+    path = self._path(batch)
+    if not path.exists():
+      raise UserError(
+        f"{path} is gone, and its batch is not settled; put it back, or start "
+        "afresh with --no-resume"
+      )
+    return custom_ids(path)
+
+  # Working off.
+
+  def _work_off(self) -> str:
+    """Submits, waits for and settles every open batch; says what failed."""
+    for batch in self._open():
+      self._submit(batch)
+    problem = ""
+    while batches := self._open():
+      for batch in batches:
+        status = self._client.status(batch["remote"])
+        self._job.note(f"{len(batches)} batches, {status.state} {status.done}")
+        if status.ended:
+          self._settle(batch, status)
+          problem = status.problem or problem
+      if self._open():
+        time.sleep(self._poll)
+    return problem
+
+  def _submit(self, batch: dict) -> None:
+    journal, name = self._job.journal, batch["batch"]
+    if "remote" in batch:
+      return
+    file_id = batch.get("file")
+    if file_id is None:
+      file_id = self._client.upload(self._path(batch))
+      journal.write("batch_uploaded", batch=name, file=file_id)
+    since = batch.get("since")
+    if since is None:
+      now = time.time()
+      journal.write("batch_submitting", batch=name, since=now)
+      remote = self._client.submit(file_id, name, now)
+    else:  # a run before this one was about to, and may have done so
+      remote = self._client.submit(file_id, name, since, maybe=True)
+    journal.write("batch_submitted", batch=name, remote=remote)
+
+  def _settle(self, batch: dict, status: Status) -> None:
+    """Takes in all rows; what has none is pending for the next round."""
+    missing = dict.fromkeys(self._names(batch))
+    failed: collections.Counter = collections.Counter()
+    for file_id in status.files:
+      for row in self._client.rows(file_id):
+        if row.custom_id in missing:
+          del missing[row.custom_id]
+          failed.update(self._take(row))
+    if missing:
+      reason = "missing" if status.state == "completed" else status.state
+      failed[reason] += len(missing)
+    self._job.journal.write(
+      "batch_settled", batch=batch["batch"], state=status.state, failed=failed
+    )
+    self._path(batch).unlink()
+
+  def _take(self, row: Row) -> list[str]:
+    """Settles one row unless that is done; returns what went wrong."""
+    key, attempt = row.custom_id.rsplit("/", 1)
+    item, journal = self._items[key], self._job.journal
+    if journal.finished(key) or journal.tries[key] > int(attempt):
+      return []  # taken in by a run that was killed while it settled
+    if row.failure is None:
+      try:
+        return self._take_body(item, row)
+      except Failure as failure:
+        return [failure.kind]
+    if row.failure.final and "response_format" in row.failure.detail:
+      self._structured = False  # plain text from the next round on
+    elif row.failure.final:
+      self._job.lose(item, row.failure.kind, row.failure.detail)
+    return [row.failure.kind]
+
+  def _take_body(self, item: Item, row: Row) -> list[str]:
+    request = Request(item.key, (), prompts.SCHEMA)
+    price = self._options.price
+    reply = read_reply(request, row.body, self._structured, price, batch=True)
+    settle_reply(self._job, item, reply)
+    return []
+
+
+def _key(name: str) -> str:
+  return name.rsplit("/", 1)[0]
+
+
+def _named(request: Request, attempt: int) -> Request:
+  """The request under a name that tells its attempt."""
+  return dataclasses.replace(request, key=f"{request.key}/{attempt}")
