@@ -33,6 +33,7 @@ from povid_jax import files
 from povid_jax.errors import UserError
 from povid_jax.models.config import LlavaConfig, LoraConfig
 from povid_jax.models.params import Params, merge_lora
+from povid_jax.stream import Pieces, nest, save_pieces, whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,18 +59,6 @@ class Weights:
     return dataclasses.replace(self, params=params, lora=None)
 
 
-def nest(flat: Params) -> dict[str, Any]:
-  """{'a/b': x} to {'a': {'b': x}}, the shape that Orbax stores."""
-  nested: dict[str, Any] = {}
-  for path, leaf in flat.items():
-    *folders, name = path.split("/")
-    node = nested
-    for folder in folders:
-      node = node.setdefault(folder, {})
-    node[name] = leaf
-  return nested
-
-
 def unnest(nested: dict[str, Any], prefix: str = "") -> Params:
   """The inverse of `nest`."""
   flat: Params = {}
@@ -91,7 +80,16 @@ def save_model_folder(
   image_mode: str,
   tokenizer: str | Path,
 ) -> None:
-  """Writes a model folder; it appears whole or not at all."""
+  """Writes a model folder; it appears whole or not at all.
+
+  Args:
+    params: arrays by path, or `Pieces` that are made while they are written.
+    tokenizer: folder that is copied.
+  """
+  pieces = {
+    path: leaf if isinstance(leaf, Pieces) else whole(leaf)
+    for path, leaf in params.items()
+  }
   with files.atomic_dir(path) as folder:
     description = {
       **config.to_dict(),
@@ -100,8 +98,7 @@ def save_model_folder(
     }
     (folder / "model.json").write_text(json.dumps(description, indent=2))
     shutil.copytree(tokenizer, folder / "tokenizer")
-    with ocp.StandardCheckpointer() as checkpointer:
-      checkpointer.save((folder / "params").absolute(), nest(params))
+    save_pieces(folder / "params", pieces)
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
@@ -173,7 +170,8 @@ def fingerprint(spec: str | Path) -> str:
   for part in parts:
     names = [part] if part.is_file() else sorted(part.rglob("*"))
     for name in names:
-      if name.is_file():
+      # Orbax writes the time of the save into this one
+      if name.is_file() and name.name != "_CHECKPOINT_METADATA":
         relative = name.relative_to(path).as_posix()
         digest.update(f"{relative}:{_crc(name)}".encode())
   return digest.hexdigest()[:16]
@@ -197,9 +195,7 @@ def _init_of(run: Path, config: dict[str, Any]) -> str:
   return init
 
 
-def load(
-  spec: str | Path, shardings: Any = None, dtype: Any = None
-) -> Weights:
+def load(spec: str | Path, shardings: Any = None, dtype: Any = None) -> Weights:
   """Restores a model folder, or a run on top of what it started from.
 
   Args:
@@ -227,6 +223,41 @@ def load(
     lora=lora,
     fingerprint=fingerprint(spec),
   )
+
+
+def load_trained(
+  spec: str | Path,
+) -> tuple[Params, LoraConfig | None, str]:
+  """What a run changed, alone.
+
+  Returns:
+    (trained parameters by path, its adapters' dimensions or None, the
+    checkpoint that it started from).
+
+  Raises:
+    UserError: a model folder, which holds nothing trained here.
+  """
+  spec = resolve(spec)
+  path, step = _split_spec(spec)
+  if step is None:
+    raise UserError(
+      f"{path} is a model folder; want the directory of a training run"
+    )
+  run = read_json(path / "config.json", "it describes the run")
+  folder = path / "checkpoints" / str(step) / "params"
+  lora = LoraConfig.from_dict(run["lora"]) if run.get("lora") else None
+  return _restore(folder, None, None), lora, _init_of(path, run)
+
+
+def config_of(spec: str | Path) -> LlavaConfig:
+  """Dimensions of a checkpoint, without its arrays."""
+  path, step = _split_spec(resolve(spec))
+  if step is not None:
+    run = read_json(path / "config.json", "it describes the run")
+    return config_of(_init_of(path, run))
+  described = read_json(path / "model.json", "it holds the dimensions")
+  kept = {"vision", "decoder", "projector"} & set(described)
+  return LlavaConfig.from_dict({name: described[name] for name in kept})
 
 
 def _load_folder(path: Path, shardings: Any, dtype: Any) -> Weights:

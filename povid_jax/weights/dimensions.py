@@ -209,7 +209,7 @@ def _from_tensors(
   if hidden % 64 or side * side != positions - 1:
     raise UserError(
       f"{where}: the number of heads of a tower of width {hidden} cannot be "
-      "told from its weights; give --vision-tower, a folder with its config.json"
+      "told from its weights; give --vision-tower, a folder with config.json"
     )
   return VisionConfig(
     hidden_size=hidden,
@@ -255,17 +255,27 @@ def from_original(
   return LlavaConfig(vision=vision, decoder=decoder, projector=projector)
 
 
-def image_mode_of(folder: Path) -> str:
-  """ "pad" or "resize": how this checkpoint wants its pictures squared.
+def manners_of(folder: Path) -> tuple[str, str]:
+  """(conversation template, image mode) that fit a checkpoint.
 
-  LLaVA-1.5 was trained on padded pictures, so an llava-hf folder whose
-  processor only resizes is still given "pad".
+  A folder that we wrote says so itself. Else LLaVA's authors' pairing: Mistral
+  decoders were tuned on [INST], the others on Vicuna's words. LLaVA-1.5 saw
+  padded pictures, so an llava-hf folder whose processor merely resizes gets
+  "pad" all the same.
   """
   c = read_json(folder / "config.json")
-  aspect = c.get("image_aspect_ratio")
-  if aspect is None and "text_config" not in c:
-    return "resize"
-  return "pad" if aspect in (None, "pad") else "resize"
+  said = c.get("povid_jax") or {}
+  name = (
+    f"{c.get('model_type')} {c.get('architectures')} {c.get('text_config')}"
+  )
+  mistral = "mistral" in name.lower()
+  template = said.get("template") or (
+    "mistral_instruct" if mistral else "vicuna_v1"
+  )
+  default = "pad" if "text_config" in c else "square"
+  aspect = c.get("image_aspect_ratio") or default
+  mode = said.get("image_mode") or ("pad" if aspect == "pad" else "resize")
+  return template, mode
 
 
 def to_text_config(config: DecoderConfig, vocab_size: int) -> dict[str, Any]:

@@ -174,6 +174,7 @@ def write_llava_hf(
   vocab_size: int,
   image_token: int,
   tokens: Mapping[str, int | None],
+  manners: Mapping[str, str],
 ) -> None:
   """Writes config.json and weights of LlavaForConditionalGeneration.
 
@@ -184,6 +185,7 @@ def write_llava_hf(
     vocab_size: rows of embedding and head, at least those of the model.
     image_token: id of <image>.
     tokens: ids by the names bos_token_id, eos_token_id, pad_token_id.
+    manners: template and image_mode, for the way back.
 
   Raises:
     UserError: a projector that transformers does not have.
@@ -207,6 +209,7 @@ def write_llava_hf(
     "tie_word_embeddings": config.decoder.tie_embeddings,
     "text_config": text | {k: v for k, v in tokens.items() if v is not None},
     "vision_config": dimensions.to_vision_config(config.vision),
+    "povid_jax": dict(manners),
   }
   if tokens.get("pad_token_id") is not None:
     described["pad_token_id"] = tokens["pad_token_id"]

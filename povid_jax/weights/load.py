@@ -31,38 +31,54 @@ class Source:
   Attributes:
     config: its dimensions.
     image_mode: "pad" or "resize".
+    template: name of the conversation template that fits it.
     layout: "original" or "llava-hf".
     pieces: (our path, layer or None) -> tensor on disk.
   """
 
   config: LlavaConfig
   image_mode: str
+  template: str
   layout: str
   pieces: dict[tuple[str, int | None], Tensor]
 
-  def read(
-    self, entry: keys.Entry, dtype: np.dtype | None, index: Any = ...
+  def dtype_of(self, entry: keys.Entry) -> np.dtype:
+    """dtype on disk; that of the first layer where layers are stacked."""
+    return self.pieces[entry.path, 0 if entry.layers else None].dtype
+
+  def read_layer(
+    self,
+    entry: keys.Entry,
+    layer: int | None,
+    dtype: np.dtype | None,
+    index: Any = ...,
   ) -> np.ndarray:
-    """One parameter in our layout, or the part of it that `index` names.
+    """One torch tensor in our layout, or the part that `index` names."""
+    tensor = self.pieces[entry.path, layer].read().transpose(entry.axes)[index]
+    out = np.empty(tensor.shape, dtype or self.dtype_of(entry))
+    copy_cast(out, tensor)
+    return out
+
+  def read(
+    self, entry: keys.Entry, dtype: np.dtype | None, index: Any = None
+  ) -> np.ndarray:
+    """One parameter in our layout, stacked, or a part of it.
 
     Args:
       dtype: what floating-point values become; None keeps them.
       index: a tuple of slices into our shape, as a sharding gives them.
     """
-    if index is ...:
-      index = (slice(None),) * len(entry.our_shape)
-    names = range(entry.layers)[index[0]] if entry.layers else [None]
-    inner = index[1:] if entry.layers else index
-    one = self.pieces[entry.path, 0 if entry.layers else None]
-    dtype = dtype or one.dtype
-    shape = tuple(
-      len(range(size)[part])
-      for size, part in zip(entry.our_shape, index, strict=True)
-    )
-    out = np.empty(shape, dtype)
-    for row, layer in enumerate(names):
-      tensor = self.pieces[entry.path, layer].read().transpose(entry.axes)
-      copy_cast(out[row] if entry.layers else out, tensor[inner])
+    index = index or (slice(None),) * len(entry.our_shape)
+    if not entry.layers:
+      return self.read_layer(entry, None, dtype, index)
+    layers = range(entry.layers)[index[0]]
+    inner = [
+      len(range(n)[i])
+      for n, i in zip(entry.our_shape[1:], index[1:], strict=True)
+    ]
+    out = np.empty((len(layers), *inner), dtype or self.dtype_of(entry))
+    for row, layer in enumerate(layers):
+      out[row] = self.read_layer(entry, layer, dtype, index[1:])
     return out
 
   def params(
@@ -145,6 +161,16 @@ def _with_projector(
   return tensors
 
 
+def _source(
+  folder: Path,
+  config: LlavaConfig,
+  layout: str,
+  pieces: dict[tuple[str, int | None], Tensor],
+) -> Source:
+  template, mode = dimensions.manners_of(folder)
+  return Source(config, mode, template, layout, pieces)
+
+
 def _open_original(
   folder: Path, tensors: dict[str, Tensor], vision_tower: Path | None
 ) -> Source:
@@ -160,8 +186,7 @@ def _open_original(
     pieces = _take(found, tower, vision_tower, clip=True)
   tied = config.decoder.tie_embeddings
   pieces |= _take(tensors, wanted, folder, tied=tied)
-  mode = dimensions.image_mode_of(folder)
-  return Source(config, mode, "original", pieces)
+  return _source(folder, config, "original", pieces)
 
 
 def _open_llava_hf(folder: Path, tensors: dict[str, Tensor]) -> Source:
@@ -169,8 +194,7 @@ def _open_llava_hf(folder: Path, tensors: dict[str, Tensor]) -> Source:
   wanted = keys.entries(config)
   tied = config.decoder.tie_embeddings
   pieces = _take(tensors, wanted, folder, tied=tied)
-  mode = dimensions.image_mode_of(folder)
-  return Source(config, mode, "llava-hf", pieces)
+  return _source(folder, config, "llava-hf", pieces)
 
 
 def open_checkpoint(

@@ -54,6 +54,18 @@ def _merges(scores: dict[str, float], ids: dict[str, int]) -> list[list[str]]:
   return [pair for *_, pair in sorted(ranked)]
 
 
+def _start_with(bos: str, i: int) -> dict[str, Any]:
+  """The post-processor that puts the begin-of-text token in front."""
+  start = {"SpecialToken": {"id": bos, "type_id": 0}}
+  text = lambda name, n: {"Sequence": {"id": name, "type_id": n}}
+  return {
+    "type": "TemplateProcessing",
+    "single": [start, text("A", 0)],
+    "pair": [start, text("A", 0), text("B", 1)],
+    "special_tokens": {bos: {"id": bos, "ids": [i], "tokens": [bos]}},
+  }
+
+
 def from_sentencepiece(file: Path) -> dict[str, Any]:
   """tokenizer.json of a Llama tokenizer.model, token for token.
 
@@ -91,9 +103,6 @@ def from_sentencepiece(file: Path) -> dict[str, Any]:
     ends = {"type": "Strip", "strip_left": True, "strip_right": True}
     normalizers = [pattern, ends, *normalizers]
   bos = trainer.bos_piece or "<s>"
-  start = {"SpecialToken": {"id": bos, "type_id": 0}}
-  first = [start] if bos in ids else []
-  text = lambda name, i: {"Sequence": {"id": name, "type_id": i}}
   return {
     "version": "1.0",
     "truncation": None,
@@ -105,14 +114,7 @@ def from_sentencepiece(file: Path) -> dict[str, Any]:
     ],
     "normalizer": {"type": "Sequence", "normalizers": normalizers},
     "pre_tokenizer": None,
-    "post_processor": {
-      "type": "TemplateProcessing",
-      "single": [*first, text("A", 0)],
-      "pair": [*first, text("A", 0), text("B", 1)],
-      "special_tokens": {bos: {"id": bos, "ids": [ids[bos]], "tokens": [bos]}}
-      if first
-      else {},
-    },
+    "post_processor": _start_with(bos, ids[bos]) if bos in ids else None,
     "decoder": {
       "type": "Sequence",
       "decoders": [
@@ -169,6 +171,8 @@ def export_tokenizer(
     if name not in known:
       known[name] = max(known.values()) + 1
       spec.setdefault("added_tokens", []).append(_added(name, known[name]))
+  if spec.get("post_processor") is None and "<s>" in known:
+    spec["post_processor"] = _start_with("<s>", known["<s>"])
   text = json.dumps(spec, ensure_ascii=False)
   file.write_text(text, encoding="utf-8")
   _write_config(target, known)
