@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from povid_jax import files
 from povid_jax.errors import UserError
@@ -119,9 +119,11 @@ class Writer:
     wandb: Mapping[str, Any] | None = None,
     enabled: bool = True,
   ):
-    self._every, self._total, self._enabled = every, total_steps, enabled
+    self._every, self._total = every, total_steps
     self._rates = Rates(peak)
-    self._file = self._board = self._wandb = None
+    self._file: IO[str] | None = None
+    self._board: Any = None
+    self._wandb: Any = None
     if not enabled:
       return
     folder = Path(workdir) / "metrics"
@@ -154,7 +156,7 @@ class Writer:
     """
     row = {name: float(value) for name, value in values.items()}
     row |= self._rates.tick(pairs, tokens, flops)
-    if not self._enabled:
+    if self._file is None:
       return row
     clean = {k: v if math.isfinite(v) else None for k, v in row.items()}
     self._file.write(json.dumps({"step": int(step), **clean}) + "\n")
@@ -177,7 +179,6 @@ class Writer:
     if self._wandb is not None:
       self._wandb.finish()
     self._file = self._board = self._wandb = None
-    self._enabled = False
 
   def __enter__(self) -> Self:
     return self
@@ -246,7 +247,7 @@ def truncate(path: str | Path, start_step: int) -> None:
 
 def _start_wandb(workdir: Path, options: Mapping[str, Any]) -> Any:
   try:
-    import wandb
+    import wandb  # pyright: ignore[reportMissingImports]
   except ImportError as error:
     raise UserError(
       "wandb was asked for and is not installed: pip install wandb, "

@@ -256,7 +256,7 @@ def finite_guard(
 
   def update(
     updates: Any,
-    state: GuardState,
+    state: Any,
     params: Any = None,
     *,
     loss: jax.Array | None = None,

@@ -331,3 +331,15 @@ def test_bad_requests_are_named(name, hyper, message):
   with pytest.raises(UserError) as error:
     objectives.get(name, **hyper)
   assert message in str(error.value)
+
+
+def test_a_step_that_leaves_something_out_is_told():
+  p, q, n = as_jax(*draw(0))
+  with pytest.raises(ValueError, match="want noise log-probs, the reference"):
+    objectives.get("povid").fn(p, q._replace(noise=None), n)
+  with pytest.raises(ValueError, match="want rejected log-probs, the policy"):
+    objectives.get("dpo").fn(p._replace(rejected=None), q, n)
+  with pytest.raises(ValueError, match="wants counts of the rejected"):
+    objectives.get("dpo", length_normalised=True).fn(
+      p, q, n._replace(rejected=None)
+    )

@@ -54,8 +54,10 @@ def dpo(
   IPO is published with sums; libraries that average want length_normalised.
   """
   chosen_B = policy.chosen - reference.chosen
-  rejected_B = policy.rejected - reference.rejected
+  rejected_B = _ratio(policy, reference, "rejected")
   if length_normalised:
+    if counts.rejected is None:
+      raise ValueError("length_normalised wants counts of the rejected answers")
     chosen_B = chosen_B / jnp.maximum(counts.chosen, 1)
     rejected_B = rejected_B / jnp.maximum(counts.rejected, 1)
   h_B = chosen_B - rejected_B
@@ -111,10 +113,10 @@ def povid(
   loss_B = jnp.zeros_like(chosen_B)
   rewards = {}
   if text_weight:
-    rewards["injected"] = beta * (policy.rejected - reference.rejected)
+    rewards["injected"] = beta * _ratio(policy, reference, "rejected")
     loss_B -= text_weight * jax.nn.log_sigmoid(chosen_B - rewards["injected"])
   if noise_weight:
-    rewards["noise"] = beta * (policy.noise - reference.noise)
+    rewards["noise"] = beta * _ratio(policy, reference, "noise")
     loss_B -= noise_weight * jax.nn.log_sigmoid(chosen_B - rewards["noise"])
   metrics = {
     **common_metrics(policy, reference, counts),
@@ -143,10 +145,10 @@ def povid_paper(
   chosen_B = alpha * (policy.chosen - reference.chosen)
   rewards, h_B = {}, chosen_B
   if beta1:
-    rewards["injected"] = beta1 * (policy.rejected - reference.rejected)
+    rewards["injected"] = beta1 * _ratio(policy, reference, "rejected")
     h_B = h_B - rewards["injected"]
   if beta2:
-    rewards["noise"] = beta2 * (policy.noise - reference.noise)
+    rewards["noise"] = beta2 * _ratio(policy, reference, "noise")
     h_B = h_B - rewards["noise"]
   metrics = {
     **common_metrics(policy, reference, counts),
@@ -178,10 +180,10 @@ def mdpo(
   anchor 0, a plain sum of three).
   """
   chosen_B = beta * (policy.chosen - reference.chosen)
-  rewards = {"injected": beta * (policy.rejected - reference.rejected)}
+  rewards = {"injected": beta * _ratio(policy, reference, "rejected")}
   loss_B = -jax.nn.log_sigmoid(chosen_B - rewards["injected"])
   if conditional_weight:
-    rewards["corrupted"] = beta * (policy.corrupted - reference.corrupted)
+    rewards["corrupted"] = beta * _ratio(policy, reference, "corrupted")
     log_s_B = jax.nn.log_sigmoid(chosen_B - rewards["corrupted"])
     loss_B -= conditional_weight * log_s_B
   if anchor_weight:
@@ -191,6 +193,19 @@ def mdpo(
     **reward_metrics(chosen_B, **rewards),
   }
   return loss_B, metrics
+
+
+def _ratio(policy: Logps, reference: Logps, kind: str) -> Array:
+  """log p - log q of one kind of answer; float32[B].
+
+  Raises:
+    ValueError: a step left out what the objective `needs`.
+  """
+  p_B, q_B = getattr(policy, kind), getattr(reference, kind)
+  if p_B is None or q_B is None:
+    whose = "policy" if p_B is None else "reference"
+    raise ValueError(f"want {kind} log-probs, the {whose} has none")
+  return p_B - q_B
 
 
 def reward_metrics(chosen_B: Array, **others: Array) -> Metrics:

@@ -45,8 +45,8 @@ def number(value: float, step: float | None = None) -> str:
   """A short number; `step`, the distance of two ticks, sets the decimals."""
   if value == 0:
     return "0"
-  if step is None:
-    step = 10 ** (math.floor(math.log10(abs(value))) - 2)
+  if step is None:  # three digits
+    step = 10.0 ** (math.floor(math.log10(abs(value))) - 2)
   if abs(value) >= 1e5 or step < 1e-4:
     return f"{value:.2g}".replace("-", "−").replace("e−0", "e−")
   decimals = max(0, -math.floor(math.log10(step) + 1e-9))

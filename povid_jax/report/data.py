@@ -15,6 +15,11 @@ from povid_jax.report.captions import img, of_file
 from povid_jax.report.load import Run
 
 STEPS = (0, 100, 200, 300, 400, 500, 600, 700, 800, 900, 999)
+_OVERFLOWS: tuple[tuple[noise.Overflow, str], ...] = (
+  ("wrap", "wrap: bytes that leave 0..255 come back at the other end, as in "
+   "the released code"),
+  ("clip", "clip: bytes stop at 0 and 255"),
+)  # fmt: skip
 SIDE = 480  # longest side before noise: a page is no place for megapixels
 
 
@@ -26,11 +31,7 @@ def ladder(run: Run, seed: int = 0) -> str:
   name, picture = found
   used = dict(_noise_steps(run))
   rows = []
-  for overflow, words in (
-    ("wrap", "wrap: bytes that leave 0..255 come back at the other end, as in "
-     "the released code"),
-    ("clip", "clip: bytes stop at 0 and 255"),
-  ):  # fmt: skip
+  for overflow, words in _OVERFLOWS:
     figures = "".join(
       _rung(picture, step, noise.seed_for(seed, name, None), overflow, used)
       for step in STEPS
@@ -49,7 +50,11 @@ def ladder(run: Run, seed: int = 0) -> str:
 
 
 def _rung(
-  picture: np.ndarray, step: int, seed: int, overflow: str, used: dict[str, int]
+  picture: np.ndarray,
+  step: int,
+  seed: int,
+  overflow: noise.Overflow,
+  used: dict[str, int],
 ) -> str:
   noisy = Image.fromarray(noise.distort(picture, step, seed, overflow))
   kept = np.sqrt(noise.ALPHA_BAR[step])

@@ -242,7 +242,7 @@ def _from_summary(summary: dict[str, Any]) -> list[Evaluation]:
   for stage, splits in summary.get("stages", {}).items():
     for split, values in splits.items():
       scores = {
-        SUMMARY_NAMES.get(name, name): Score(float(value))
+        SUMMARY_NAMES.get(name, str(name)): Score(float(value))
         for name, value in values.items()
         if isinstance(value, int | float)
       }

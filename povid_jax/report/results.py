@@ -30,8 +30,9 @@ def tiles(run: Run) -> str:
     if pair is None:
       continue
     gaps = differences(*pair)
+    before, after = (e.scores for e in pair)
     shown = [
-      _tile(metric, *(e.scores.get(metric.key) for e in pair), gaps)
+      _tile(metric, before.get(metric.key), after.get(metric.key), gaps)
       for metric in METRICS[:4]
     ]
     if any(shown):
