@@ -1,20 +1,21 @@
 """Judgements through the Batch API, into the log that `judge.py` reads.
 
-OUT/judge-batch.json names the batches that are on the server. It is written
-before a batch is submitted, and a batch carries a name made of what it asks, so
-a killed run finds its batch again instead of paying for another.
+OUT/judge-batch.json names the batches that are on the server and what they ask.
+It is written before a batch is submitted, and a batch carries our name for it:
+a killed run finds its batches again instead of paying for others.
 """
 
 import contextlib
-import hashlib
 import json
 import time
-from collections.abc import Iterable, Sequence
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from povid_jax import llm, progress
 from povid_jax.errors import UserError
+from povid_jax.evals import needs
 from povid_jax.files import atomic_write
 from povid_jax.llm import batch, log, wire
 from povid_jax.llm.prices import message_tokens
@@ -27,32 +28,28 @@ def ask(
   server: llm.Options,
   path: Path,
   max_cost: float | None,
-  poll: float | None = None,
 ) -> None:
   """Has requests answered that the log does not answer yet.
 
   What a batch leaves unanswered (single failures, expiry) is left to the
   caller, who asks for it at the normal price.
 
+  Args:
+    path: the log; the state of batches lies beside it.
+
   Raises:
     UserError: the estimate is above `max_cost`, or a batch failed.
   """
+  state = _State(path.with_name("judge-batch.json"))
+  if state.batches:
+    _finish_all(state, server, path)
   marks = {r.key: log.fingerprint(r, server) for r in requests}
   held = log.read(path)
   todo = [r for r in requests if (r.key, marks[r.key]) not in held]
-  if not todo:
-    return
-  _check_cost(todo, server, held.values(), max_cost)
-  state = _State(path.with_name("judge-batch.json"))
-  client = batch.BatchClient(server)
-  try:
-    for chunk in _files(todo, server, path):
-      ended = _run(client, state, chunk, POLL if poll is None else poll)
-      _collect(client, ended, server, path, marks, todo)
-      chunk.unlink()
-      state.forget(_name(chunk))
-  finally:
-    client.close()
+  if todo:
+    _check_cost(todo, server, held.values(), max_cost)
+    _submit(state, todo, server, path, marks)
+    _finish_all(state, server, path)
 
 
 def _check_cost(
@@ -78,14 +75,13 @@ def _check_cost(
 
 
 class _State:
-  """Batches on the server: our name -> {since, remote}."""
+  """Batches on the server: our name -> {since, marks, remote}."""
 
   def __init__(self, path: Path):
     self._path = path
     self.batches: dict[str, dict[str, Any]] = {}
     if path.exists():
-      with contextlib.suppress(ValueError):
-        self.batches = json.loads(path.read_text())
+      self.batches = needs.read_json(path)
 
   def keep(self, name: str, **facts: Any) -> None:
     self.batches[name] = self.batches.get(name, {}) | facts
@@ -100,45 +96,50 @@ class _State:
       json.dump(self.batches, file, indent=1)
 
 
-def _files(
-  todo: Sequence[llm.Request], server: llm.Options, path: Path
-) -> list[Path]:
+def _submit(
+  state: _State,
+  todo: Sequence[llm.Request],
+  server: llm.Options,
+  path: Path,
+  marks: Mapping[str, str],
+) -> None:
   names = (path.with_name(f"judge-batch-{i}.jsonl") for i in range(10**6))
   lines = (batch.line(request, server, False) for request in todo)
-  return [file for file, _ in batch.write_files(lines, names)]
+  with contextlib.closing(batch.BatchClient(server)) as client:
+    for file, _ in batch.write_files(lines, names):
+      name, since = uuid.uuid4().hex, time.time()
+      asked = {key: marks[key] for key in batch.custom_ids(file)}
+      uploaded = client.upload(file)
+      state.keep(name, since=since, marks=asked)
+      state.keep(name, remote=client.submit(uploaded, name, since))
+      file.unlink()
 
 
-def _name(chunk: Path) -> str:
-  return hashlib.sha256(chunk.read_bytes()).hexdigest()[:24]
+def _finish_all(state: _State, server: llm.Options, path: Path) -> None:
+  with contextlib.closing(batch.BatchClient(server)) as client:
+    for name, facts in list(state.batches.items()):
+      # without a server's id the kill came while it was being submitted
+      remote = facts.get("remote") or client.find(name, facts["since"])
+      ended = None if remote is None else _wait(client, remote)
+      if ended is not None:
+        _collect(client, ended, server, path, facts["marks"])
+      state.forget(name)
+      if ended is not None and not ended.files:
+        raise UserError(
+          f"batch {remote} {ended.state}: {ended.problem or 'no reply in it'}; "
+          "the same command tries again"
+        )
 
 
-def _run(
-  client: batch.BatchClient, state: _State, chunk: Path, poll: float
-) -> batch.Status:
-  """Submits a file, or finds it submitted, and waits for its end."""
-  name = _name(chunk)
-  known = state.batches.get(name)
-  if known is None or "remote" not in known:
-    since = time.time() if known is None else known["since"]
-    state.keep(name, since=since)
-    uploaded = client.upload(chunk)
-    remote = client.submit(uploaded, name, since, maybe=known is not None)
-    state.keep(name, remote=remote)
-  remote = state.batches[name]["remote"]
+def _wait(client: batch.BatchClient, remote: str) -> batch.Status:
   status = client.status(remote)
   bar = progress.bar(total=status.total, desc=f"batch {remote}", unit="replies")
   while not status.ended:
-    time.sleep(poll)
+    time.sleep(POLL)
     status = client.status(remote)
     bar.total = status.total
     bar.update(status.done - bar.n)
   bar.close()
-  if status.state in ("failed", "cancelled") and not status.files:
-    state.forget(name)
-    raise UserError(
-      f"batch {remote} {status.state}: {status.problem or 'no reason given'}; "
-      "the same command tries again"
-    )
   return status
 
 
@@ -147,19 +148,18 @@ def _collect(
   ended: batch.Status,
   server: llm.Options,
   path: Path,
-  marks: dict[str, str],
-  todo: Sequence[llm.Request],
+  marks: Mapping[str, str],
 ) -> None:
-  """Appends the replies of a batch to the log."""
-  by_key = {request.key: request for request in todo}
+  """Appends the replies of a batch to the log; one already there changes
+  nothing."""
   with open(path, "a", encoding="utf-8") as file:
     for file_id in ended.files:
       for row in client.rows(file_id):
-        request = by_key.pop(row.custom_id, None)
-        if request is None or row.failure is not None:
+        if row.custom_id not in marks or row.failure is not None:
           continue
+        request = llm.Request(row.custom_id, [])
         with contextlib.suppress(wire.Failure):
           reply = wire.read_reply(
             request, row.body, False, server.price, batch=True
           )
-          log.append(file, reply, marks[request.key])
+          log.append(file, reply, marks[row.custom_id])
