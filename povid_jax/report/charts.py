@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from povid_jax.html import escape
 
 WIDTH, HEIGHT = 280, 190
-LEFT, RIGHT, TOP, BOTTOM = 51, 8, 8, 38
+LEFT, RIGHT, TOP, BOTTOM = 54, 8, 8, 38
 MAX_POINTS = 240  # of a drawn line; more is invisible, and a heavier page
 
 
