@@ -18,20 +18,22 @@ _NUMBERS = {number_word(n): n for n in range(2, 13)} | {
 _COUNTED_ON = re.compile(
   r"\b(both|the other|another|former|latter|third)\b", re.I
 )
+_BLACK_AND_WHITE = re.compile(r"\bblack[ -]and[ -]white\b", re.I)
 _SHADES = frozenset("light dark bright pale deep vivid vibrant".split())
 # Words that make the next one something else than a plain attribute.
 _NOT_AFTER = {
   "long": frozenset("as all how so too no before ago".split()),
   "parked": frozenset("has have had he she they".split()),
-  "open": frozenset("to the an a".split()),
+  "open": frozenset("to".split()),
   "little": frozenset("a".split()),
   "full": frozenset("in".split()),
+  "lit": frozenset("dimly brightly well poorly softly warmly has is".split()),
   "old": frozenset("years year".split()),
   "short": frozenset("in for".split()),
 }
 _NOT_BEFORE = {
   "long": frozenset("as before enough time and way term".split()),
-  "open": frozenset("up the a an for to".split()),
+  "open": frozenset("up for to".split()),
   "full": frozenset("of".split()),
   "empty": frozenset("of".split()),
   "dry": frozenset("out off up".split()),
@@ -113,21 +115,26 @@ def _colors(
   pattern = re.compile(rf"\b({'|'.join(names)})\b(?!-)", re.I)
   for match in pattern.finditer(scene.text):
     before, after = _around(scene.text, *match.span())
-    beside = {
-      before,
-      after,
-      *_around(scene.text, match.start() - 6, match.end() + 5),
-    }
-    if "black" in beside and "white" in beside or _is_fruit(match, scene):
+    if _BLACK_AND_WHITE.search(
+      scene.text, match.start() - 10, match.end() + 10
+    ):
+      continue  # a kind of photograph
+    if _is_fruit(match, scene):
       continue
     options = _other_colors(corpus, scene, match, before in _SHADES)
-    options = [c for c in options if c not in beside]
+    options = [c for c in options if c not in _listed_with(match)]
     if not options:
       continue
     noun = _described(scene, match.end())
     seen = [corpus.colors[noun, c] + 0.3 for c in options]
     new = pick(rng, options, seen)
     yield (swap(*match.span(), new, "attribute", scene.text),)
+
+
+def _listed_with(match: re.Match) -> set[str]:
+  """Words near a colour: "tan and black" must not become "black and black"."""
+  start = max(0, match.start() - 14)
+  return set(re.findall(r"\w+", match.string[start : match.end() + 14]))
 
 
 def _is_fruit(match: re.Match, scene: Scene) -> bool:
@@ -150,14 +157,14 @@ def _other_colors(
   noun = _described(scene, match.end())
   _, word = _around(scene.text, *match.span())
   special = data["colors_of"]
-  for name in (noun, word, word.removesuffix("s"), word.removesuffix("es")):
-    if name in special:
-      options = special[name].split()
-      break
-  else:
-    seen = {color for _, color in corpus.colors}
-    common = data["chromatic"].split() + ["black", "white", "gray"]
-    options = [c for c in common if not seen or c in seen or len(seen) < 4]
+  names = (noun, word, word.removesuffix("s"), word.removesuffix("es"))
+  known = next((special[name] for name in names if name in special), None)
+  common = f"{data['chromatic']} black white gray"
+  options = (known or common).split()
+  # A corpus of few colours, such as the toy's, is kept to them.
+  seen = {color for _, color in corpus.colors}
+  if len(seen) >= 4:
+    options = [c for c in options if c in seen] or sorted(seen)
   if shaded:
     options = [c for c in options if c in data["chromatic"].split()]
   old = match.group().lower()
@@ -171,7 +178,7 @@ def _numbers(scene: Scene, rng: random.Random) -> Iterator[Proposal]:
   for match in WORD.finditer(scene.text):
     word = match.group().lower()
     before, after = _around(scene.text, *match.span())
-    digits = word.isdigit() and 2 <= int(word) <= 99
+    digits = word.isdecimal() and 2 <= int(word) <= 99
     if not (digits or word in _NUMBERS) or before in ("the", "of", "at", "to"):
       continue
     # A count has its plural noun close behind: "two large brown dogs".

@@ -124,13 +124,11 @@ class Corpus:
     return self._candidates[group, within]
 
   def insertable(self) -> list[Noun]:
-    """Nouns of the corpus that can turn up beside others."""
+    """Nouns that can turn up beside others."""
     if "" not in self._candidates:
       never = vocabulary()["never_inserted"].split()
       nouns = self.lexicon.by_category.values()
-      nouns = [noun for noun in nouns if noun.group not in never]
-      seen = [noun for noun in nouns if self.counts[noun.category]]
-      self._candidates[""] = seen or nouns
+      self._candidates[""] = [n for n in nouns if n.group not in never]
     return self._candidates[""]
 
 

@@ -64,7 +64,7 @@ def _plural_word(word: str) -> str:
 def article(word: str) -> str:
   """The indefinite article a word takes: "umbrella" -> "an"."""
   lower = word.lower()
-  if lower.isdigit():
+  if lower.isdecimal():
     eight = lower.startswith("8") or lower in ("11", "18")
     return "an" if eight else "a"
   if _SAYS_YOU.match(lower):

@@ -63,7 +63,7 @@ class Mention:
 
   @property
   def counted(self) -> bool:
-    return self.before in _COUNT_WORDS or self.before.isdigit()
+    return self.before in _COUNT_WORDS or self.before.isdecimal()
 
 
 def match_case(new: str, old: str) -> str:
@@ -142,9 +142,10 @@ class Lexicon:
         start, end = words[i].start(), words[i + size - 1].end()
         found = self._surface.get(text[start:end].lower())
         if found:
-          mention = self._mention(text, words, i, size, *found)
+          noun, many = found
+          mention = self._mention(text, words, i, size, noun, many)
           # "an orange cup" mentions no fruit.
-          if mention.head or mention.plural or not _is_color(mention.noun):
+          if mention.head or mention.plural or not _is_color(noun.name):
             mentions.append(mention)
           i += size
           break
@@ -162,7 +163,8 @@ class Lexicon:
       not after or after in _AFTER_HEAD or bool(_PARTICIPLE.match(after))
     ) and text[end : end + 1] != "-"
     # "dog bed": the bed is a kind of bed, not any piece of furniture.
-    head = head and before not in self._surface and text[start - 1 :][:1] != "-"
+    compound = before in self._surface and not _is_color(before)
+    head = head and not compound and text[start - 1 :][:1] != "-"
     return Mention(noun, many, start, end, head, before)
 
   def categories(self, text: str) -> set[str]:
@@ -170,8 +172,8 @@ class Lexicon:
     return {mention.noun.category for mention in self.find(text)}
 
 
-def _is_color(noun: Noun) -> bool:
-  return noun.name in vocabulary()["colors"].split()
+def _is_color(word: str) -> bool:
+  return word in vocabulary()["colors"].split()
 
 
 def _neighbour(text: str, words: list, i: int, step: int) -> str:

@@ -105,7 +105,7 @@ def _introduces(text: str, mention: Mention) -> bool:
   """Whether the noun phrase starts with an indefinite determiner."""
   words = re.findall(r"[\w-]+|[.,;:]", text[: mention.start].lower())[-4:]
   for word in reversed(words):
-    if word in _INDEFINITE or word.isdigit():
+    if word in _INDEFINITE or word.isdecimal():
       return True
     if word in _DEFINITE:
       return False
@@ -157,7 +157,9 @@ def insertions(
 ) -> list[Proposal]:
   """Places where one absent object can be added: into a list, or as a
   sentence of its own, in the corpus's words where it has some."""
-  options = [n for n in corpus.insertable() if n.category not in scene.known]
+  nouns = [n for n in corpus.insertable() if n.category not in scene.known]
+  # A small corpus may have nothing else to offer.
+  options = [n for n in nouns if corpus.counts[n.category]] or nouns
   if not options:
     return []
   present = sorted(scene.present)
@@ -183,6 +185,9 @@ def _as_sentence(
   corpus: Corpus, question: str, text: str, new: Noun, rng: random.Random
 ) -> list[Proposal]:
   ends = [m.end() for m in _SENTENCE_END.finditer(text)]
+  # A lone sentence answers a question; a list of points is no description.
+  if len(ends) < 2 or "\n1." in text:
+    return []
   starts = [0, *ends[:-1]]
   ends = [
     end
@@ -190,9 +195,6 @@ def _as_sentence(
     if _DESCRIBES.search(text[start:end])
     and not _ARGUES.search(text[start:end])
   ]
-  # A lone sentence answers a question; a list of points is no description.
-  if len(starts) < 2 or "\n1." in text:
-    return []
   own = corpus.sentences.get(new.category, [])
   # A prompt may ask for a style; its other answers have that style.
   own = [s for q, s in own if q == question] or [s for _, s in own]

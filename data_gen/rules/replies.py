@@ -145,7 +145,7 @@ def _other_number(question: str, bare: str, rng: random.Random) -> str | None:
   if number is None:
     return None
   new = rng.choice([n for n in (number + 1, number + 2, number - 1) if n >= 0])
-  return str(new) if word.isdigit() else number_word(new)
+  return str(new) if word.isdecimal() else number_word(new)
 
 
 def _other_object(

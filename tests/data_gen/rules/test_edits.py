@@ -1,0 +1,325 @@
+"""Each kind of edit on sentences small enough to check by eye."""
+
+import random
+
+import pytest
+
+from data_gen.rules import attributes, objects, relations, replies
+from data_gen.rules.changes import Change, apply, disjoint
+from data_gen.rules.corpus import Answer, Corpus, learn, meet, question_form
+from data_gen.rules.lexicon import Lexicon
+
+LEXICON = Lexicon()
+STREET = "A red car is parked next to a bench. Two dogs sit behind the car."
+
+
+def corpus_of(*texts: str, question: str = "Describe it.") -> Corpus:
+  answers = [Answer(str(i), question, text) for i, text in enumerate(texts)]
+  return learn(answers, LEXICON)
+
+
+def results(text: str, make, question: str = "What is seen?") -> set[str]:
+  """Every text that single proposals of `make` lead to, over some seeds."""
+  corpus = corpus_of(text)
+  found = objects.scene(corpus, "0", question, text)
+  texts = set()
+  for seed in range(12):
+    for proposal in make(corpus, found, random.Random(seed)):
+      texts.add(apply(text, proposal)[0])
+  return texts
+
+
+def attribute(text: str, **options) -> set[str]:
+  return results(text, attributes.attributes, **options)
+
+
+def relation(text: str) -> set[str]:
+  return results(text, lambda c, s, rng: relations.relations(s.text, rng))
+
+
+def replaced(text: str, **options) -> set[str]:
+  make = lambda c, s, rng: objects.replacements(c, s, rng, "group")
+  return results(text, make, **options)
+
+
+# Lexicon.
+
+
+@pytest.mark.parametrize(
+  ("text", "found"),
+  [
+    ("A teddy bear on two couches.", [("teddy bear", 0), ("couch", 1)]),
+    ("Cell phones and a TV.", [("cell phone", 1), ("tv", 0)]),
+    ("People near a sofa", [("person", 1), ("couch", 0)]),
+    ("an orange cup", [("cup", 0)]),
+    ("an orange and a cup", [("orange", 0), ("cup", 0)]),
+    ("carpet, scar, catalogue", [("rug", 0)]),
+  ],
+)
+def test_nouns_are_found_by_category_and_number(text, found):
+  mentions = LEXICON.find(text)
+  assert [(m.noun.category, int(m.plural)) for m in mentions] == found
+
+
+@pytest.mark.parametrize(
+  ("text", "heads"),
+  [
+    ("a dog bed in a room", [False, False, True]),
+    ("the car engine", [False]),
+    ("the cat's bowl", [True, True]),
+    ("a dog sleeping", [True]),
+    ("a dog-friendly place", []),
+    ("an orange dog is here", [True]),
+  ],
+)
+def test_only_the_head_of_a_phrase_may_be_exchanged(text, heads):
+  assert [m.head for m in LEXICON.find(text)] == heads
+
+
+def test_annotated_categories_extend_the_vocabulary():
+  lexicon = Lexicon([("gizmo", "thing"), ("cat", "animal")])
+  assert lexicon.categories("two gizmos and a cat") == {"gizmo", "cat"}
+
+
+# Changes.
+
+
+def test_the_article_follows_the_new_word():
+  text = "An old man eats a pear."
+  changes = [Change(3, 6, "young", "attribute"), Change(18, 22, "apple", "x")]
+  new, edits = apply(text, changes)
+  assert new == "A young man eats an apple."
+  assert edits == [
+    {"span": "A young", "original": "An old", "kind": "attribute"},
+    {"span": "an apple", "original": "a pear", "kind": "x"},
+  ]
+
+
+def test_neighbouring_changes_are_not_disjoint():
+  change = Change(10, 15, "x", "k")
+  assert disjoint((Change(0, 8, "y", "k"),), [change])
+  assert not disjoint((Change(0, 9, "y", "k"),), [change])
+  assert not disjoint((Change(12, 13, "y", "k"),), [change])
+
+
+# Objects.
+
+
+def test_all_mentions_of_one_thing_change_together():
+  for text in replaced(STREET):
+    assert not ("car" in text and "behind the car" not in text)
+  cars = [text for text in replaced(STREET) if "car" not in text.split()]
+  assert cars
+  for text in cars:
+    noun = text.split(" is parked")[0].removeprefix("A red ")
+    assert f"behind the {noun}." in text
+
+
+def test_two_indefinite_mentions_are_two_things():
+  texts = replaced("There is a cup on the left and a cup on the right.")
+  assert all(text.count("cup") == 1 for text in texts)
+
+
+def test_number_and_article_are_kept():
+  texts = replaced("Two apples and an orange lie there.")
+  assert texts
+  for text in texts:
+    first, _, rest = text.removeprefix("Two ").partition(" and ")
+    assert first.endswith(("s", "es"))
+    article, noun = rest.split()[:2]
+    assert article == ("an" if noun[0] in "aeiou" else "a")
+
+
+def test_what_the_question_names_is_not_exchanged():
+  texts = replaced("The cat sits on a bed.", question="What is the cat doing?")
+  assert texts and all("cat" in text for text in texts)
+
+
+def test_a_phone_that_is_talked_on_stays():
+  assert replaced("She is talking on her cell phone.") == set()
+
+
+def test_new_objects_are_likely_ones_that_are_absent():
+  lexicon = LEXICON
+  scenes = ["A fork and a knife."] * 30 + ["A fork and a spoon."] * 3
+  answers = [Answer(str(i), "q", text) for i, text in enumerate(scenes)]
+  text = "A fork and a cup."
+  corpus = learn([*answers, Answer("x", "q", text)], lexicon)
+  found = objects.scene(corpus, "x", "q", text)
+  words = [
+    apply(text, proposal)[0]
+    for seed in range(200)
+    for proposal in objects.replacements(
+      corpus, found, random.Random(seed), "group"
+    )
+  ]
+  knives = sum("a knife" in word for word in words)
+  assert knives > 5 * sum("a spoon" in word for word in words) > 0
+  assert corpus.likelihood("knife", ["fork"]) > 0.8
+
+
+def test_annotated_objects_are_never_invented():
+  lexicon = LEXICON
+  everything = {n.category for n in lexicon.by_category.values()} - {"dog"}
+  text = "A cat sits there."
+  corpus = learn([Answer("x", "q", text)], lexicon, {"x": everything})
+  found = objects.scene(corpus, "x", "q", text)
+  proposals = objects.replacements(corpus, found, random.Random(0), "group")
+  assert [apply(text, p)[0] for p in proposals] == ["A dog sits there."]
+
+
+def test_an_insertion_joins_a_list_or_follows_a_description():
+  text = "There is a cup, a fork, and a bowl on the table. It looks tidy."
+  make = lambda c, s, rng: objects.insertions(c, s, rng)
+  corpus_text = results(text, make)
+  lists = [t for t in corpus_text if t.endswith("tidy.") and ". It" in t]
+  assert any(", and a bowl" in t and t.count(",") == 3 for t in lists)
+  assert all(len(t) > len(text) for t in corpus_text)
+
+
+def test_the_corpus_lends_its_sentences():
+  corpus = corpus_of(
+    "A cup is on the left. A dog is there.",
+    "There is a fork in the corner. A cat sits by it.",
+  )
+  assert corpus.sentences["fork"] == [
+    ("Describe it.", "There is a fork in the corner.")
+  ]
+  assert "cat" not in corpus.sentences  # "it" leans on another sentence
+
+
+def test_groups_of_one_place_meet():
+  assert meet("tableware", "appliance")
+  assert not meet("tableware", "wild")
+  assert meet("never heard of", "wild")
+
+
+# Attributes.
+
+
+@pytest.mark.parametrize(
+  ("text", "wrong"),
+  [
+    ("The man is standing.", "The man is sitting."),
+    ("A large bus.", "A small bus."),
+    ("An open window.", "A closed window."),
+    ("It has parked the car.", None),
+    ("This stands out.", None),
+    ("A long time ago", None),
+    ("He is standing out.", None),
+    ("a well-lit room", None),
+    ("a group of wooden studs", "a group of metal studs"),
+  ],
+)
+def test_states_and_materials(text, wrong):
+  texts = attribute(text)
+  assert (wrong in texts) if wrong else not texts
+
+
+def test_colors_stay_possible():
+  assert {t.split()[1] for t in attribute("the green grass")} <= {
+    "brown",
+    "yellow",
+  }
+  assert attribute("a black and white photo") == set()
+  assert attribute("He eats an orange") == set()
+  for text in attribute("a light blue chair"):
+    assert text.split()[2] not in ("black", "white", "gray", "blue")
+
+
+def test_numbers_keep_their_plural_and_their_sense():
+  assert attribute("Three dogs run.") >= {"Four dogs run.", "Two dogs run."}
+  assert "One dogs run." not in attribute("Two dogs run.")
+  assert attribute("Two dogs, one here, the other there.") == set()
+  assert attribute("1. It is good for two reasons") == set()
+  assert attribute("There are 5 cups.") >= {"There are 6 cups."}
+
+
+def test_a_man_becomes_a_woman_with_all_his_pronouns():
+  texts = attribute("A man holds his hat. He smiles.")
+  assert "A woman holds her hat. She smiles." in texts
+  assert "A boy holds his hat. He smiles." in texts
+  # "her" may be "his" or "him".
+  assert attribute("A woman holds her hat.") == {"A girl holds her hat."}
+  assert attribute("A man and a child.") == set()
+
+
+# Relations.
+
+
+@pytest.mark.parametrize(
+  ("text", "wrong"),
+  [
+    ("on the left side", {"on the right side"}),
+    ("at the top left", {"at the bottom left", "at the top right"}),
+    ("in the upper left corner", {"in the lower left corner",
+                                  "in the upper right corner"}),
+    ("under the table", {"on top of the table"}),
+    ("the house is under construction", set()),
+    ("in the near future", set()),
+    ("right next to it", {"right behind it", "right in front of it",
+                          "right far from it"}),
+    ("above all", set()),
+  ],
+)  # fmt: skip
+def test_relations(text, wrong):
+  assert relation(text) == wrong
+
+
+# Replies.
+
+
+@pytest.mark.parametrize(
+  ("right", "wrong"),
+  [
+    ("Yes.", "No."),
+    ("no", "yes"),
+    ("Yes, there is a cat on the bed.", "No, there is no cat on the bed."),
+    ("Yes, there are two cats.", "No, there are no cats."),
+    ("No, there is no cat.", "Yes, there is a cat."),
+    ("No, there are no umbrellas.", "Yes, there are some umbrellas."),
+    ("Yes, the cat is asleep. It snores.",
+     "No, the cat is not asleep. It snores."),
+    ("No, it is not raining.", "Yes, it is raining."),
+    ("No, it isn't raining.", "Yes, it is raining."),
+    ("Yes, he has a hat.", None),
+    ("A dog.", None),
+  ],
+)  # fmt: skip
+def test_yes_and_no(right, wrong):
+  assert replies.flip_yes_no("?", right) == wrong
+
+
+def test_yes_no_from_the_question():
+  question = "<image>\nIs there a dog in the image?"
+  wrong = replies.wrong_yes_no(question, "Yes, I can spot one by the tree.")
+  assert wrong is not None and wrong.startswith("No, ")
+  assert replies.wrong_yes_no(question, "No, only cats play here.") == (
+    "Yes, there is a dog in the image."
+  )
+
+
+def short(question: str, answer: str, *others: str) -> str | None:
+  answers = [Answer("0", question, answer)]
+  answers += [Answer(str(i), question, o) for i, o in enumerate(others, 1)]
+  corpus = learn(answers, LEXICON)
+  found = objects.scene(corpus, "0", question, answer)
+  return replies.wrong_short(corpus, found, answer, random.Random(1))
+
+
+def test_short_answers_of_the_same_kind():
+  assert short("How many?", "Three") in ("Two", "Four", "Five")
+  assert short("How many?", "2.") in ("1.", "3.", "4.")
+  assert short("Which?\nA. cat\nB. dog", "B") == "A"
+  assert short("Which?\nA. cat\nB. dog", "B. dog") == "A. cat"
+  assert short("What animal is it?", "a cat") in (
+    "a dog", "a rabbit", "a hamster", "a parrot"
+  )  # fmt: skip
+  assert short("What color is it?", "orange", "red") == "red"
+  assert short("Where is it?", "at home", "in Paris") == "in Paris"
+  assert short("Where is it?", "at home") is None
+
+
+def test_question_forms():
+  assert question_form("<image>\nWhat color is the cat?") == "what color is"
+  assert question_form("How many cats are there?") == "how many"
