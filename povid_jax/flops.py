@@ -223,7 +223,7 @@ class Step:
     reference: none | online | cached.
     noise: None, or whose noise tokens the reference scores: own | policy.
     corrupted: the chosen answer is scored under a distorted image (mdpo).
-    share_prefix: False runs prefix and image once for each branch.
+    share_prefix: False runs the prefix once for each branch.
   """
 
   batch: int
@@ -261,12 +261,10 @@ class Step:
 def of(model: Model, step: Step) -> dict[str, Work]:
   """FLOPs of a step by part: vision, projector, decoder, head, total.
 
-  The clean image is encoded once for policy and reference; a noisy or
-  distorted image is one more.
+  The clean image is encoded once for policy and reference (image tokens do
+  not depend on the adapters); a noisy or distorted image is one more.
   """
   clean = step.batch * step.images
-  if not step.share_prefix:
-    clean *= step.branches
   extra = step.batch * step.images * (bool(step.noise) + step.corrupted)
   parts = {
     "vision": vision(model, clean) + vision(model, extra, step.corrupted),

@@ -292,6 +292,10 @@ def test_microbatches_add_up_to_one_big_batch(name):
   assert float(whole_grad.chosen[2]) == 0.0
 
 
+def test_an_objective_can_be_part_of_a_jitted_callable():
+  assert isinstance(hash(objectives.get("povid")), int)
+
+
 def test_sft_mean_is_over_tokens():
   """2 nats over 1 token and 6 nats over 3: the mean is 8 / 4."""
   objective = objectives.get("sft")

@@ -71,8 +71,11 @@ class Objective:
   fn: Callable[..., tuple[Array, Metrics]]
   needs: frozenset[str]
   noise_reference: str | None
-  defaults: Mapping[str, Any]
-  term_weights: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  # dicts have no hash; an objective needs one to be part of a jitted function
+  defaults: Mapping[str, Any] = dataclasses.field(hash=False)
+  term_weights: Mapping[str, str] = dataclasses.field(
+    default_factory=dict, hash=False
+  )
   weight_by: str = "pair"
   check: Callable[[Mapping[str, Any]], None] = lambda hyper: None
 
