@@ -12,16 +12,17 @@ A killed run continues with the same command and ends with the same results.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from povid_jax import errors
+from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
 from povid_jax.evals import (
   answers,
+  ask,
   coco,
   compare,
   dry_run,
@@ -66,6 +67,10 @@ def evaluate(args: argparse.Namespace) -> int:
       judge.of(options[benchmark.name])
   if args.dry_run:
     return dry_run.run(args, chosen, folders, options)
+  questions = {
+    b.name: _questions(args, b, folders[b.name], options[b.name])
+    for b in chosen
+  }
   settings = _settings(args, chosen, folders, options)
   policy = _load_policy(args, chosen) if args.checkpoint else None
   if policy is not None:
@@ -74,9 +79,11 @@ def evaluate(args: argparse.Namespace) -> int:
   for benchmark in chosen:
     name, folder = benchmark.name, folders[benchmark.name]
     if benchmark.measure is not None:
-      scored[name] = _measure(benchmark, policy, folder, options[name])
+      scored[name] = benchmark.measure(policy, folder, options[name])
     else:
-      matched = _answered(args, benchmark, policy, folder, options[name])
+      matched = _answered(
+        args, benchmark, policy, questions[name], options[name]
+      )
       first = matched.questions[:1]
       settings["prompt"][name] = first[0].text if first else ""
       scored[name] = _score(benchmark, folder, matched, options[name])
@@ -136,16 +143,6 @@ def _load_policy(args: argparse.Namespace, chosen: Sequence[Benchmark]) -> Any:
   )
 
 
-def _measure(
-  benchmark: Benchmark, policy: Any, folder: Path, options: Options
-) -> Scored:
-  if policy is None or benchmark.measure is None:
-    raise UserError(
-      f"{benchmark.name} looks into the model: it needs --checkpoint"
-    )
-  return benchmark.measure(policy, folder, options)
-
-
 def _score(
   benchmark: Benchmark, folder: Path, matched: Matched, options: Options
 ) -> Scored:
@@ -158,13 +155,14 @@ def _answered(
   args: argparse.Namespace,
   benchmark: Benchmark,
   policy: Any,
-  folder: Path,
+  questions: Sequence[Question],
   options: Options,
 ) -> Matched:
-  """The benchmark's questions with answers, read or asked for."""
-  questions = benchmark.questions(folder, options)
-  if args.answers is None:
-    return _ask(args, benchmark, policy, questions, options)
+  """Questions with answers, asked for or given."""
+  if policy is not None:
+    how = flags.decoding(args, benchmark)
+    found = ask.ask(benchmark, policy, questions, how, args.out, args.overwrite)
+    return Matched(list(questions), list(found))
   return answers.match(
     questions,
     answers.read(args.answers, benchmark),
@@ -174,64 +172,21 @@ def _answered(
   )
 
 
-def _ask(
+def _questions(
   args: argparse.Namespace,
   benchmark: Benchmark,
-  policy: Any,
-  questions: Sequence[Any],
+  folder: Path,
   options: Options,
-) -> Matched:
-  from povid_jax import decoding
-
-  if not questions:
-    raise UserError(f"{benchmark.name}: there are no questions to ask")
-  if benchmark.prepare is not None:
-    benchmark.prepare(args.out, questions, options)
-  _check_images(benchmark, questions)
-  how = flags.decoding(args, benchmark)
-  path = args.out / "answers" / f"{benchmark.name}.jsonl"
-  _continue(path, {"checkpoint": policy.fingerprint, **how}, questions, args)
-  rows = decoding.answer(policy, questions, decoding.Decoding(**how), path)
-  return Matched(list(questions), [row["text"] for row in rows])
-
-
-def _check_images(benchmark: Benchmark, questions: Sequence[Any]) -> None:
-  paths = dict.fromkeys(path for q in questions for path in q.images)
-  missing = [path for path in paths if not path.is_file()]
-  if missing:
-    raise UserError(
-      f"{benchmark.name}: {len(missing)} of {len(paths)} pictures are missing, "
-      f"first {missing[0]}; --images names their folder"
-    )
-
-
-def _continue(
-  path: Path,
-  how: dict[str, Any],
-  questions: Sequence[Any],
-  args: argparse.Namespace,
-) -> None:
-  """Keeps earlier answers only if they come from the same model and prompts."""
-  texts = [[str(q.question_id), q.text] for q in questions]
-  how = how | {"questions": results.digest(texts)}
-  held = path.with_suffix(".settings.json")
-  if path.exists() and args.overwrite:
-    path.unlink()
-  if path.exists():
-    before = needs.read_json(held) if held.exists() else {}
-    # batching does not change answers, so it may change between attempts
-    changed = [
-      name
-      for name in how
-      if how[name] != before.get(name) and name != "batch_size"
-    ]
-    if changed:
+) -> list[Question]:
+  if benchmark.questions is None:
+    if args.checkpoint is None:
       raise UserError(
-        f"{path} holds answers made with another {', '.join(changed)}; choose "
-        "another --out, or --overwrite"
+        f"{benchmark.name} looks into the model: it needs --checkpoint"
       )
-  with atomic_write(held) as file:
-    json.dump(how, file, indent=1)
+    return []
+  if args.checkpoint is not None:
+    return ask.prepare(benchmark, folder, options, args.out)
+  return benchmark.questions(folder, options)
 
 
 def _answer_rows(

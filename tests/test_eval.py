@@ -326,6 +326,7 @@ def test_a_run_killed_for_real_continues(world, model, asked, tmp_path):
   first = subprocess.Popen(run, cwd=_root())
   while first.poll() is None and not (part.exists() and part.stat().st_size):
     time.sleep(0.01)
+  assert first.poll() is None, "it ended before it could be killed"
   os.kill(first.pid, signal.SIGKILL)
   first.wait()
   assert not (tmp_path / "out/results.json").exists()

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from povid_jax import progress
 from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
 from povid_jax.evals import chair_words, coco, needs, protocol
@@ -122,7 +123,8 @@ def score(
   references = coco.read_captions(
     _files(data, coco.CAPTIONS, options), {q.question_id for q in questions}
   )
-  for question, answer in zip(questions, answers, strict=True):
+  pairs = list(zip(questions, answers, strict=True))
+  for question, answer in progress.bar(pairs, desc="chair", unit="caption"):
     caption = answer or ""
     if not caption.strip() and not options.clean_rules:
       empty += 1

@@ -106,8 +106,11 @@ def questions(data: Path, options: Options) -> list[Question]:
           },
         )
       )
-  if not found and options.split is not None:
-    raise UserError(f"mme: no subtask {options.split!r}; {', '.join(SUBTASKS)}")
+  if not found:
+    raise UserError(
+      f"mme: no <subtask>.txt of {options.split or 'any subtask'} in {data}; "
+      f"subtasks are {', '.join(SUBTASKS)}"
+    )
   return found if options.limit is None else found[: 2 * options.limit]
 
 

@@ -1,7 +1,7 @@
 """Finds a benchmark's files, and says what is missing and where it is from."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +65,12 @@ def read_text(path: Path) -> str:
     raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
-def read_json(path: Path) -> Any:
+def read_json(
+  path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None
+) -> Any:
   """A JSON file's value; a UserError names file and place."""
   try:
-    return json.loads(read_text(path))
+    return json.loads(read_text(path), object_hook=object_hook)
   except json.JSONDecodeError as error:
     raise UserError(
       f"{path}: not JSON (line {error.lineno}: {error.msg})"

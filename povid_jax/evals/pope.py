@@ -51,7 +51,13 @@ def questions(data: Path, options: Options) -> list[Question]:
   splits = _wanted(data, options)
   merged = data / "llava_pope_test.jsonl"
   if merged.exists():
-    rows = [r for r in _rows(merged) if r.get("category") in splits]
+    rows = _rows(merged, ("category",))
+    unlabelled = {row["category"] for row in rows} - set(splits)
+    if unlabelled and options.split is None:
+      raise UserError(
+        f"{merged}: no labels of {', '.join(sorted(unlabelled))}; put "
+        "coco_pope_<split>.json beside it, or choose one with --split"
+      )
     asked = [
       (row["question_id"], row, label)
       for split in splits
@@ -89,6 +95,8 @@ def _wanted(data: Path, options: Options) -> dict[str, list[dict[str, Any]]]:
             f"{path}: question {row['question_id']}: label {row['label']!r}, "
             "expected yes or no"
           )
+  if not splits:
+    raise UserError(f"pope: no coco_pope_{options.split}.json in {data}")
   return splits
 
 
