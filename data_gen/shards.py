@@ -128,7 +128,7 @@ def _groups(
     for other in rest:
       # The smaller key leads, so the order of the samples does not matter.
       low, high = sorted((find(first), other))
-      parent[high] = first = low
+      parent[high] = low
   return [find(keys(sample)[0]) for sample in samples]
 
 

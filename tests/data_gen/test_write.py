@@ -63,6 +63,14 @@ def test_the_same_bytes_for_any_number_of_workers(tmp_path, photos):
   assert other != one
 
 
+def test_the_same_bytes_wherever_the_folders_are(tmp_path, photos):
+  for name in ("here", "there"):
+    (tmp_path / name).mkdir()
+    photos.make_pairs(tmp_path / name)
+  here, there = (write(tmp_path / name) for name in ("here", "there"))
+  assert content(here) == content(there)
+
+
 def test_the_same_picture_under_two_names_stays_in_one_split(tmp_path, photos):
   photos.make_pairs(tmp_path, images=8)
   for i in range(8):
@@ -212,23 +220,37 @@ def children(pid: int) -> list[int]:
   return [int(line) for line in out.stdout.split()]
 
 
+def is_alive(pid: int) -> bool:
+  try:
+    state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+  except OSError:
+    return False
+  return state != "Z"  # ended, and not yet noticed by its parent
+
+
 def test_a_killed_run_leaves_no_folder_and_no_workers(tmp_path, photos):
   photos.make_pairs(tmp_path, count=4000)
   command = [sys.executable, "-m", "data_gen", "write", "--store-noisy"]
   command += [f"--pairs={tmp_path}/pairs.jsonl", f"--out={tmp_path}/out"]
   command += [f"--image-dir={tmp_path}/images", "--workers=2"]
-  process = subprocess.Popen(command, stdout=subprocess.PIPE)
-  deadline = time.monotonic() + 60
-  while not list(tmp_path.glob(".out.tmp-*/.povid-*")):
-    assert time.monotonic() < deadline and process.poll() is None
-    time.sleep(0.01)
-  workers = children(process.pid)
-  process.send_signal(signal.SIGKILL)
-  process.communicate()
-  assert workers and not (tmp_path / "out").exists()
-  while any(Path(f"/proc/{pid}").exists() for pid in workers):
-    assert time.monotonic() < deadline
-    time.sleep(0.01)
+  process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+  deadline = time.monotonic() + 120
+  workers = []
+  try:
+    while not list(tmp_path.glob(".out.tmp-*/.povid-*")):
+      assert time.monotonic() < deadline and process.poll() is None
+      time.sleep(0.01)
+    workers = children(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert workers and not (tmp_path / "out").exists()
+    deadline = time.monotonic() + 30
+    while any(map(is_alive, workers)):
+      assert time.monotonic() < deadline
+      time.sleep(0.01)
+  finally:
+    for pid in filter(is_alive, workers):
+      os.kill(pid, signal.SIGKILL)
 
 
 TEXT = st.text(max_size=8) | st.just("<image>\nWhat?")
