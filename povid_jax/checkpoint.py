@@ -22,6 +22,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ import orbax.checkpoint as ocp
 from povid_jax import files
 from povid_jax.errors import UserError
 from povid_jax.models.config import LlavaConfig, LoraConfig
-from povid_jax.models.params import Params, merge_lora
+from povid_jax.models.params import Params, is_lora, merge_lora
 from povid_jax.stream import Pieces, nest, save_pieces, whole
 
 
@@ -195,7 +196,12 @@ def _init_of(run: Path, config: dict[str, Any]) -> str:
   return init
 
 
-def load(spec: str | Path, shardings: Any = None, dtype: Any = None) -> Weights:
+def load(
+  spec: str | Path,
+  shardings: Any = None,
+  dtype: Any = None,
+  keep: Callable[[str], bool] = lambda path: False,
+) -> Weights:
   """Restores a model folder, or a run on top of what it started from.
 
   Args:
@@ -204,6 +210,8 @@ def load(spec: str | Path, shardings: Any = None, dtype: Any = None) -> Weights:
       shape to a jax.sharding.Sharding.
     dtype: the dtype that floating-point parameters are restored in; adapters
       stay float32. None: as stored.
+    keep: paths that are restored as stored all the same (trained ones, whose
+      small updates bfloat16 would lose).
 
   Raises:
     UserError: nothing to load there, or a folder that is not whole.
@@ -211,11 +219,11 @@ def load(spec: str | Path, shardings: Any = None, dtype: Any = None) -> Weights:
   spec = resolve(spec)
   path, step = _split_spec(spec)
   if step is None:
-    return _load_folder(path, shardings, dtype)
+    return _load_folder(path, shardings, dtype, keep)
   run = read_json(path / "config.json", "it describes the run")
-  base = load(_init_of(path, run), shardings, dtype).merged()
+  base = load(_init_of(path, run), shardings, dtype, keep).merged()
   folder = path / "checkpoints" / str(step) / "params"
-  trained = _restore(folder, shardings, dtype)
+  trained = _restore(folder, shardings, dtype, keep)
   lora = LoraConfig.from_dict(run["lora"]) if run.get("lora") else None
   return dataclasses.replace(
     base,
@@ -260,14 +268,28 @@ def config_of(spec: str | Path) -> LlavaConfig:
   return LlavaConfig.from_dict({name: described[name] for name in kept})
 
 
-def _load_folder(path: Path, shardings: Any, dtype: Any) -> Weights:
+def describe(spec: str | Path) -> LlavaConfig:
+  """The dimensions of a checkpoint, without reading its weights."""
+  path, step = _split_spec(resolve(spec))
+  if step is not None:
+    run = read_json(path / "config.json", "it describes the run")
+    return describe(_init_of(path, run))
+  described = read_json(path / "model.json", "it holds the dimensions")
+  described.pop("template", None)
+  described.pop("image_mode", None)
+  return LlavaConfig.from_dict(described)
+
+
+def _load_folder(
+  path: Path, shardings: Any, dtype: Any, keep: Callable[[str], bool]
+) -> Weights:
   what = "it holds the model's dimensions"
   described = read_json(path / "model.json", what)
   template = described.pop("template", "vicuna_v1")
   image_mode = described.pop("image_mode", "pad")
   return Weights(
     config=LlavaConfig.from_dict(described),
-    params=_restore(path / "params", shardings, dtype),
+    params=_restore(path / "params", shardings, dtype, keep),
     lora=None,
     template=template,
     image_mode=image_mode,
@@ -276,7 +298,9 @@ def _load_folder(path: Path, shardings: Any, dtype: Any) -> Weights:
   )
 
 
-def _restore(folder: Path, shardings: Any, dtype: Any) -> Params:
+def _restore(
+  folder: Path, shardings: Any, dtype: Any, keep: Callable[[str], bool]
+) -> Params:
   if not folder.is_dir():
     raise UserError(f"no weights in {folder}; the folder is not whole")
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -285,7 +309,7 @@ def _restore(folder: Path, shardings: Any, dtype: Any) -> Params:
     stored = unnest(_tree(metadata))
 
     def target(name: str, leaf: Any) -> jax.ShapeDtypeStruct:
-      wanted = dtype if dtype is not None and "/lora_" not in name else None
+      wanted = None if is_lora(name) or keep(name) else dtype
       sharding = shardings(name, leaf.shape) if shardings else device
       return jax.ShapeDtypeStruct(
         leaf.shape, wanted or leaf.dtype, sharding=sharding

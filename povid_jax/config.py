@@ -237,3 +237,14 @@ def take_overrides(
 
 def to_json(config: ConfigDict) -> str:
   return json.dumps(config.to_dict(), indent=2)
+
+
+def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+  """A plain nested dict by dotted path."""
+  out: dict[str, Any] = {}
+  for name, value in nested.items():
+    if isinstance(value, dict):
+      out.update(flat(value, f"{prefix}{name}."))
+    else:
+      out[f"{prefix}{name}"] = value
+  return out

@@ -40,7 +40,7 @@ class Frozen(NamedTuple):
   reference: Params
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class StepFn:
   """`step(state, frozen, batch) -> (state, metrics)`; jit it with donation.
 
