@@ -59,6 +59,13 @@ class VisionConfig(_Dict):
     return index if index >= 0 else self.num_layers + 1 + index
 
 
+class _Scaling(dict):
+  """A dict that nobody changes, so that a config can be a static argument."""
+
+  def __hash__(self) -> int:  # type: ignore[override]
+    return hash(tuple(sorted(self.items())))
+
+
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig(_Dict):
   """A Llama-family decoder."""
@@ -80,6 +87,10 @@ class DecoderConfig(_Dict):
   output_bias: bool = False  # o (Llama with attention_bias)
   tie_embeddings: bool = False
   sliding_window: int | None = None  # keys a query may look back to, or None
+
+  def __post_init__(self) -> None:
+    if self.rope_scaling is not None:
+      object.__setattr__(self, "rope_scaling", _Scaling(self.rope_scaling))
 
 
 @dataclasses.dataclass(frozen=True)
