@@ -96,8 +96,8 @@ class StepFn:
     )
     params = optax.apply_updates(state.params, updates)
     metrics |= {
-      "grad_norm": optax.global_norm(grads),
-      "param_norm": optax.global_norm(params),
+      "grad_norm": optax.tree.norm(grads),
+      "param_norm": optax.tree.norm(params),
       **guard_flags(opt_state),
       "rows_used": (everything.chosen > 0).sum().astype(jnp.float32),
       "tokens_scored": flat["loss_mask"].sum().astype(jnp.float32),
