@@ -121,13 +121,19 @@ def is_there(kind: str) -> str:
 
 
 def yes_no(rng: np.random.Generator, scene: Scene, count: int) -> list[Turn]:
-  """Questions about kinds, half of them there, in random order."""
-  there = sorted(scene.kinds)
+  """Questions about kinds, half of them there, in random order.
+
+  A "Yes" says where, so that learning to answer is learning to look.
+  """
   absent = sorted(set(KINDS) - scene.kinds)
   turns = []
   for index in rng.permutation(count):
-    kinds, answer = (there, "Yes.") if index % 2 else (absent, "No.")
-    turns.append((is_there(kinds[rng.integers(len(kinds))]), answer))
+    if index % 2:
+      thing = scene.things[rng.integers(len(scene.things))]
+      turns.append((is_there(thing.kind), f"Yes, {_where(thing)}."))
+    else:
+      kind = absent[rng.integers(len(absent))]
+      turns.append((is_there(kind), "No."))
   return turns
 
 

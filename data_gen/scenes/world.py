@@ -119,7 +119,7 @@ class Mix:
 
   usual: float = 0.85
   flat: bool = False
-  sizes: tuple[float, ...] = (0.1, 0.2, 0.3, 0.25, 0.15)
+  sizes: tuple[float, ...] = (0.05, 0.5, 0.25, 0.13, 0.07)
 
 
 def balanced() -> Mix:

@@ -18,7 +18,7 @@ from povid_jax import progress
 from povid_jax.files import atomic_dir, atomic_write
 
 CHUNK = 128  # pictures per task of the process pool
-QUESTIONS = 6  # yes/no turns in one conversation
+QUESTIONS = 4  # yes/no turns in one conversation
 
 
 @dataclasses.dataclass(frozen=True)
