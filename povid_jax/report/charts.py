@@ -13,7 +13,7 @@ from povid_jax.html import escape
 
 WIDTH, HEIGHT = 280, 190
 LEFT, RIGHT, TOP, BOTTOM = 54, 8, 8, 38
-MAX_POINTS = 240  # of a drawn line; more is invisible, and a heavier page
+MAX_POINTS = 160  # of a drawn line; more is invisible, and a heavier page
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Reads what a run left on disk into plain records; draws nothing."""
 
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,8 @@ from typing import Any
 from povid_jax import metrics
 from povid_jax.data.pairs import Sample, read_samples
 from povid_jax.errors import UserError
+from povid_jax.report.files import read_json, read_lines
+from povid_jax.report.pictures import Pictures
 
 # Stages in the order in which they are run; others come after, by name.
 ORDER = ("pretrain", "sft", "base", "stage1", "stage2")
@@ -25,16 +26,6 @@ SUMMARY_NAMES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
-  """A training run: its rows of train.jsonl and its config."""
-
-  name: str
-  folder: Path
-  rows: list[dict[str, Any]]
-  config: dict[str, Any] | None
-
-
-@dataclasses.dataclass(frozen=True)
 class Score:
   """A metric's value (a fraction, or words), with a 95% interval if known."""
 
@@ -42,6 +33,23 @@ class Score:
   low: float | None = None
   high: float | None = None
   n: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """A training run.
+
+  Attributes:
+    rows: of train.jsonl.
+    config: of config.json, if there is one.
+    scored: step -> scores, of evaluations during training.
+  """
+
+  name: str
+  folder: Path
+  rows: list[dict[str, Any]]
+  config: dict[str, Any] | None
+  scored: dict[int, dict[str, Score]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +98,7 @@ class Run:
   pairs: list[Sample]
   pairs_path: Path | None
   commands: list[Command]
-  pictures: "Pictures"
+  pictures: Pictures
   repeats: list[tuple[str, list[Evaluation]]] = dataclasses.field(
     default_factory=list
   )
@@ -99,31 +107,6 @@ class Run:
 def stage_key(name: str) -> tuple[int, str]:
   """Sorts stages as they are run."""
   return (ORDER.index(name) if name in ORDER else len(ORDER), name)
-
-
-def read_json(path: Path) -> Any:
-  """Raises UserError that names the file when it is not JSON."""
-  try:
-    return json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, ValueError) as error:
-    raise UserError(f"{path}: not readable as JSON ({error})") from error
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-  """Objects of a .jsonl file; half a last line is left out."""
-  lines = path.read_text(encoding="utf-8").split("\n")
-  for number, text in enumerate(lines, start=1):
-    if not text.strip():
-      continue
-    try:
-      row = json.loads(text)
-    except ValueError as error:
-      if number == len(lines):
-        return
-      raise UserError(f"{path} line {number}: not JSON ({error})") from error
-    if not isinstance(row, dict):
-      raise UserError(f"{path} line {number}: want an object, got {text[:40]}")
-    yield row
 
 
 def load(
@@ -185,7 +168,21 @@ def _stages(folder: Path) -> Iterator[Stage]:
       folder=home,
       rows=metrics.read(log),
       config=read_json(config) if config.exists() else None,
+      scored=_scored_steps(home),
     )
+
+
+def _scored_steps(home: Path) -> dict[int, dict[str, Score]]:
+  """RUN/eval/<step>/results.json, which train writes with --config.eval."""
+  found = {
+    int(path.parent.name): path
+    for path in home.glob("eval/*/results.json")
+    if path.parent.name.isdigit()
+  }
+  return {
+    step: _scores(read_json(path).get("results", []), path)
+    for step, path in sorted(found.items())
+  }
 
 
 def _evaluations(folder: Path) -> Iterator[Evaluation]:
@@ -279,54 +276,3 @@ def _commands(folder: Path) -> list[Command]:
     for row in read_lines(path)
     if "command" in row
   ]
-
-
-class Pictures:
-  """Finds a picture by the name or the image id that a row gives."""
-
-  def __init__(self, roots: Sequence[Path]):
-    self._roots = [Path(root) for root in roots]
-    self._folders: list[Path] | None = None
-    self._files: dict[str, Path] = {}
-
-  def find(self, name: str) -> Path | None:
-    """The file of a name such as test/000001.jpg, or None."""
-    given = Path(name)
-    if given.is_absolute():
-      return given if given.is_file() else None
-    for folder in self._all():
-      if (folder / given).is_file():
-        return folder / given
-    return None
-
-  def of_row(self, key: str, row: dict[str, Any]) -> Path | None:
-    """The picture of an answer row: by its own fields, else by image id."""
-    metadata = row.get("metadata") or {}
-    names = [row.get("image"), metadata.get("image")]
-    for many in (row.get("images"), metadata.get("images")):
-      names += many if isinstance(many, list) else []
-    for name in [*names, key]:
-      if isinstance(name, str) and (path := self.find(name)):
-        return path
-    self._all()
-    return self._files.get(key)
-
-  def _all(self) -> list[Path]:
-    """Folders that hold pictures; annotations beside them are read once."""
-    if self._folders is None:
-      self._folders = list(self._roots)
-      for root in self._roots:
-        for pattern in ("images", "*/images", "*/*/images"):
-          self._folders += sorted(p for p in root.glob(pattern) if p.is_dir())
-        for depth in ("", "*/", "*/*/", "*/*/*/"):
-          for path in sorted(root.glob(f"{depth}instances_*.json")):
-            self._add_annotations(path)
-    return self._folders
-
-  def _add_annotations(self, path: Path) -> None:
-    for image in read_json(path).get("images", []):
-      for folder in (path.parent.parent / "images", path.parent):
-        file = folder / image["file_name"]
-        if file.is_file():
-          self._files.setdefault(str(image["id"]), file)
-          break

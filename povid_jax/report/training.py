@@ -6,7 +6,7 @@ from typing import Any
 from povid_jax.html import escape
 from povid_jax.report import charts, scores
 from povid_jax.report.charts import Series
-from povid_jax.report.load import Run, Stage
+from povid_jax.report.load import ORDER, Run, Stage
 
 _BETA = "nats × β"
 
@@ -28,13 +28,17 @@ _CHARTS: tuple[tuple[str, str, dict[str, tuple[str, str]], dict], ...] = (
    {"zero": True, "note": "log p, policy minus reference; falling: the good "
     "answer is being unlearnt"}),
 )  # fmt: skip
+# drawn above, or nothing to see in a line over steps
 _SHOWN = {name for _, _, lines, _ in _CHARTS for name in lines}
+_SHOWN |= {"epoch", "finite"}
 _UNITS = {
   "lr": "learning rate",
   "grad_norm": "gradient norm",
   "pairs_per_s": "pairs per second",
   "tokens_per_s": "tokens per second",
   "seconds": "seconds per step",
+  "padding": "share of all tokens",
+  "input_wait_seconds": "seconds per step",
 }
 
 
@@ -48,21 +52,47 @@ def section(run: Run) -> str:
     "batch; the strong line is a moving mean over a twentieth of the run, the "
     "number its last value.</p>"
   ]
-  for stage in stages:
-    parts.append(_stage(stage))
+  main = [stage for stage in stages if stage.name in ORDER] or stages
+  parts += [
+    f"<h3>{escape(scores.stage_name(stage.name))} "
+    f'<small class="soft">{_facts(stage)}</small></h3>{_charts(stage)}'
+    for stage in main
+  ]
+  parts += [
+    f"<details><summary>{escape(scores.stage_name(stage.name))}"
+    f"<small>{_facts(stage)}</small></summary>{_charts(stage)}</details>"
+    for stage in stages
+    if stage not in main
+  ]
   return "".join([*parts, "</section>"])
 
 
-def _stage(stage: Stage) -> str:
+def _charts(stage: Stage) -> str:
   figures = [
     charts.line_chart(title, _series(stage.rows, lines), label, **options)
     for title, label, lines, options in _CHARTS
   ]
-  name = scores.stage_name(stage.name)
-  return (
-    f'<h3>{escape(name)} <small class="soft">{_facts(stage)}</small></h3>'
-    f'<div class="charts">{"".join(figures)}</div>{_rest(stage)}'
-  )
+  figures += _scored(stage)
+  return f'<div class="charts">{"".join(figures)}</div>{_rest(stage)}'
+
+
+def _scored(stage: Stage) -> list[str]:
+  """Scores of evaluations during training, over steps."""
+  steps = list(stage.scored)
+  figures = []
+  for metric in scores.METRICS:
+    found = [stage.scored[step].get(metric.key) for step in steps]
+    values = [None if score is None else score.value for score in found]
+    figures.append(
+      charts.line_chart(
+        metric.name,
+        [Series(metric.name, steps, values, "b")],
+        "score" if metric.form is charts.percent else "words",
+        form=metric.form,
+        note=f"{metric.meaning}, evaluated during training",
+      )
+    )
+  return figures
 
 
 def _series(

@@ -1,6 +1,7 @@
 """The page as a reader and a browser get it."""
 
 import html.parser
+import json
 import re
 import shutil
 
@@ -10,8 +11,9 @@ from povid_jax.errors import UserError
 from povid_jax.evals.bootstrap import Difference
 from povid_jax.report import captions, scores, training
 from povid_jax.report.__main__ import main
-from povid_jax.report.load import Evaluation, Pictures, Run, Score, load
+from povid_jax.report.load import Evaluation, Run, Score, load
 from povid_jax.report.page import build
+from povid_jax.report.pictures import Pictures
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -146,6 +148,33 @@ def test_means_over_seeds(run_folder, tmp_path):
   check(text)
   assert "The same over 2 runs" in text
   assert "<b>37.5%</b><small>50.0 · 25.0</small>" in text
+
+
+def test_scores_during_training_are_drawn(run_folder):
+  for step, value in ((10, 0.4), (20, 0.3)):
+    folder = run_folder / "stage1" / "eval" / str(step)
+    folder.mkdir(parents=True)
+    row = {"benchmark": "chair", "metric": "CHAIRi", "value": value}
+    (folder / "results.json").write_text(json.dumps({"results": [row]}))
+  run = load([run_folder])
+  assert {
+    k: v["chair/CHAIRi"].value for k, v in run.stages[1].scored.items()
+  } == {
+    10: 0.4,
+    20: 0.3,
+  }
+  text = build(run)
+  check(text)
+  assert "evaluated during training" in text
+  assert "CHAIRi over steps: CHAIRi ends at 30.0%" in text
+
+
+def test_ablations_are_folded(run_folder):
+  (run_folder / "stage1").rename(run_folder / "noise_only")
+  text = build(load([run_folder]))
+  check(text)
+  assert "<summary>Noise only<small>30 steps · 15 s</small></summary>" in text
+  assert "<h3>Stage 2 (POVID) " in text
 
 
 def test_a_run_with_only_a_log(run_folder, capsys):
