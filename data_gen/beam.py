@@ -111,7 +111,7 @@ def build(pipeline: object, options: Options, folder: str) -> None:
   )
 
 
-def _user_error(error: BaseException) -> UserError | None:
+def _user_error(error: BaseException | None) -> UserError | None:
   """Our own error inside whatever a runner wraps around it."""
   while error is not None and not isinstance(error, UserError):
     error = error.__cause__ or error.__context__

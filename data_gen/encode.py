@@ -110,7 +110,7 @@ def stored_png(pixels: np.ndarray) -> bytes:
     [
       b"\x89PNG\r\n\x1a\n",
       *chunk(b"IHDR", header),
-      *chunk(b"IDAT", zlib.compress(rows, 0)),
+      *chunk(b"IDAT", zlib.compress(rows.data, 0)),
       *chunk(b"IEND", b""),
     ]
   )
@@ -153,11 +153,14 @@ def _read_remote(image_dir: str, name: str) -> bytes:
   return data
 
 
-def _label(value: object) -> str:
+def label(value: object) -> str:
   """An extra field as text: a string as it is, anything else as JSON."""
   if value is None:
     return ""
-  return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+  if not isinstance(value, str):
+    return json.dumps(value, sort_keys=True)
+  # JSON may hold half a surrogate pair, which UTF-8 may not.
+  return value.encode("utf-8", "replace").decode()
 
 
 def _own_noise(sample: Sample, options: Options) -> tuple[bytes, int]:
@@ -182,9 +185,9 @@ def _noise(
   if not options.store_noisy or len(pictures) != 1:
     return None, -1, 0
   seed = noise.seed_for(options.seed, sample.id, None)
-  label = f"image {sample.images[0]!r}"
+  shown = f"image {sample.images[0]!r}"
   step, overflow = options.noise_step, options.overflow
-  return noisy_picture(pictures[0], label, step, seed, overflow), step, seed
+  return noisy_picture(pictures[0], shown, step, seed, overflow), step, seed
 
 
 def to_record(
@@ -201,11 +204,11 @@ def to_record(
   pictures = tuple(read(options.image_dir, name) for name in sample.images)
   noisy, step, seed = _noise(sample, pictures, options)
   for name, data in zip(sample.images, pictures, strict=True):
-    label = f"image {name!r}"
+    shown = f"image {name!r}"
     if options.verify == "full":
-      open_image(data, label)
+      open_image(data, shown)
     elif not seed:  # a picture that noise was put on has been decoded
-      check_picture(data, label)
+      check_picture(data, shown)
   prompt, chosen, rejected = split_turns(sample)
   return Record(
     id=sample.id,
@@ -216,6 +219,6 @@ def to_record(
     prompt_turns=prompt,
     chosen=chosen,
     rejected=rejected or (),
-    category=_label(sample.extra.get("category")),
-    injector=_label(sample.extra.get("injector")),
+    category=label(sample.extra.get("category")),
+    injector=label(sample.extra.get("injector")),
   )

@@ -11,6 +11,7 @@ that needs no other file.
 
 import argparse
 import hashlib
+import io
 import json
 import random
 import shutil
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_gen import metadata, shards
-from data_gen.encode import read_picture
+from data_gen.encode import label, read_picture
 from data_gen.inspect_stats import (
   Histogram,
   Pair,
@@ -63,14 +64,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _kinds(edits: object) -> tuple[str, ...]:
   rows = edits if isinstance(edits, list) else []
   return tuple(
-    str(row.get("kind", "(none)")) for row in rows if isinstance(row, dict)
+    label(row.get("kind", "(none)")) for row in rows if isinstance(row, dict)
   )
 
 
 def from_sample(sample: Sample, image_dir: str | None) -> Pair:
   prompt, chosen, rejected = split_turns(sample)
   extra = sample.extra
-  label = lambda value: value if isinstance(value, str) else json.dumps(value)
+  step = extra.get("noise_step", 500) if "image_noisy" in extra else -1
 
   def pictures() -> list[bytes]:
     names = sample.images if image_dir else ()
@@ -89,10 +90,10 @@ def from_sample(sample: Sample, image_dir: str | None) -> Pair:
     prompt=prompt,
     chosen=chosen,
     rejected=rejected or (),
-    category=label(extra.get("category", "")),
-    injector=label(extra.get("injector", "")),
+    category=label(extra.get("category")),
+    injector=label(extra.get("injector")),
     edits=_kinds(extra.get("edits")),
-    noise_step=extra.get("noise_step", 500) if "image_noisy" in extra else -1,
+    noise_step=step if isinstance(step, int) else 500,
     pictures=pictures,
     noisy=noisy,
   )
@@ -183,9 +184,9 @@ def _blocks() -> str:
 def histogram_lines(histogram: Histogram, width: int) -> list[str]:
   most = max(histogram.counts)
   lines = [f"{histogram.name} (mean {histogram.mean:.4g})"]
-  for label, count in zip(histogram.labels, histogram.counts, strict=True):
+  for name, count in zip(histogram.labels, histogram.counts, strict=True):
     share = _blocks() * max(round(width * count / most), count > 0)
-    lines.append(f"  {label:>10} {count:>8,} {share}")
+    lines.append(f"  {name:>10} {count:>8,} {share}")
   return lines
 
 
@@ -250,6 +251,8 @@ def main(args: argparse.Namespace) -> int:
     raise UserError("--noise-step: want 0 to 999")
   if args.image_dir and not Path(args.image_dir).is_dir():
     raise UserError(f"{args.image_dir}: no such folder")
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors="replace")  # terminals that are not UTF-8
   pairs, total = read(source, args.image_dir, args.limit)
   stats = measure(pairs, total, left_out(*beside(source)))
   print(report(stats, choose(pairs, args.samples, args.seed)))

@@ -14,6 +14,10 @@ from povid_jax.data.image import open_image
 from povid_jax.errors import UserError
 from povid_jax.progress import bar
 
+OVERFLOWS: dict[noise.Overflow, str] = {
+  "wrap": "bytes wrap around, as in the released code",
+  "clip": "values are clipped",
+}
 STRIP_STEPS = (0, 100, 200, 300, 400, 500, 600, 700, 800, 900, 999)
 _SIDE = 280  # of a picture beside its text, in pixels
 
@@ -189,10 +193,7 @@ def _strip(pairs: Sequence[Pair]) -> str:
   pixels = np.asarray(picture)
   seed = noise.seed_for(0, pair.id, None)
   rows = []
-  for overflow, meaning in (
-    ("wrap", "bytes wrap around, as in the released code"),
-    ("clip", "values are clipped"),
-  ):
+  for overflow, meaning in OVERFLOWS.items():
     figures = [
       html.image(
         html.thumbnail(noise.distort(pixels, step, seed, overflow), 160, 50),

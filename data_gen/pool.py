@@ -48,6 +48,7 @@ def _start_worker(done: Any, stop: Any) -> None:
   _shared = _Shared(done, stop)
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
   parent = multiprocessing.parent_process()
+  assert parent is not None
 
   def leave_with_parent() -> None:
     parent.join()
@@ -57,6 +58,7 @@ def _start_worker(done: Any, stop: Any) -> None:
 
 
 def _tick() -> None:
+  assert _shared is not None
   if _shared.stop.is_set():
     raise _Stopped
   with _shared.done.get_lock():

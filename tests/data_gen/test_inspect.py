@@ -1,7 +1,10 @@
 """Inspecting pairs: what is counted, printed and put on the page."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -83,7 +86,7 @@ def source(tmp_path, photos):
     photos.row("first", "0.png", "A red cup.", "A blue cup.")
     | {"injector": "rules/1", "edits": [{"kind": "attribute"}]},
     photos.row("second", "1.jpg", "A cat.", "A cat and a <dog>.")
-    | {"injector": "rules/1", "edits": [{"kind": "object"}]},
+    | {"injector": "<b>", "edits": [{"kind": "<i>"}], "category": "<u>"},
     photos.row("third", None, "A poem.", None),
   ]
   photos.write_rows(tmp_path / "pairs.jsonl", rows)
@@ -134,8 +137,9 @@ def test_the_page_holds_everything_it_needs(source, capsys):
   assert all(link.startswith("data:image/") for link in links)
   assert 'A <mark class="good">red</mark> cup.' in text
   assert 'A <mark class="bad">blue</mark> cup.' in text
-  assert "&lt;dog&gt;" in text and "<dog>" not in text
-  assert text.count("<article") == 3 and 'data-edit="object"' in text
+  assert "&lt;dog&gt;" in text
+  assert not re.search("<(dog|b|i|u)>", text)
+  assert text.count("<article") == 3 and 'data-edit="attribute"' in text
   # Without the script the tools stay hidden and the pairs do not.
   assert '<form class="tools" hidden>' in text
   assert '<article class="pair" hidden' not in text
@@ -147,6 +151,19 @@ def test_a_page_over_bad_pictures(source, capsys):
   pairs, images = source / "pairs.jsonl", source / "images"
   inspect(capsys, pairs, f"--image-dir={images}", f"--html={page}")
   assert "not a picture" in page.read_text()
+
+
+def test_a_terminal_that_is_not_utf_8(source, photos):
+  row = photos.row("é", None, "A 🐈.", "A 🐕.")
+  photos.write_rows(source / "pairs.jsonl", [row])
+  argv = [sys.executable, "-m", "data_gen", "inspect"]
+  done = subprocess.run(
+    [*argv, str(source / "pairs.jsonl")],
+    capture_output=True,
+    env=os.environ | {"PYTHONIOENCODING": "ascii"},
+  )
+  assert done.returncode == 0, done.stderr
+  assert b"A [-?-] {+?+}." in done.stdout and b" 1 ###" in done.stdout
 
 
 def test_it_is_named_what_cannot_be_read(source):

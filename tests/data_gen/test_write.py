@@ -1,5 +1,6 @@
 """The write command: all in, nothing twice, whole or not at all."""
 
+import contextlib
 import json
 import os
 import signal
@@ -253,7 +254,9 @@ def test_a_killed_run_leaves_no_folder_and_no_workers(tmp_path, photos):
       os.kill(pid, signal.SIGKILL)
 
 
-TEXT = st.text(max_size=8) | st.just("<image>\nWhat?")
+# All of Unicode, halves of surrogate pairs included.
+ANY = st.characters(exclude_categories=())
+TEXT = st.text(ANY, max_size=8) | st.just("<image>\nWhat?")
 TURN = st.fixed_dictionaries(
   {"from": st.sampled_from(["human", "gpt"]), "value": TEXT}
 )
@@ -298,3 +301,24 @@ def test_any_json_is_written_or_named(tmp_path_factory, photos, rows):
     return
   facts = json.loads((out / "povid.json").read_text())
   assert facts["records"]["train"] + facts["skipped"] == len(rows)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(ROW, min_size=1, max_size=3))
+def test_any_json_is_inspected_or_named(tmp_path_factory, photos, rows):
+  root = tmp_path_factory.mktemp("fuzz")
+  photos.make_images(root / "images", 1)
+  pairs = photos.write_rows(root / "pairs.jsonl", rows)
+  argv = ["inspect", str(pairs), f"--image-dir={root}/images"]
+  with contextlib.suppress(UserError):
+    assert main([*argv, f"--html={root}/page.html"]) == 0
+    assert (root / "page.html").read_text()
+
+
+def test_a_huge_answer(tmp_path, photos):
+  photos.make_images(tmp_path / "images", 1)
+  answer = "naïve 🐈 " * 500_000
+  row = photos.row("big", "0.png", answer, answer + "!")
+  photos.write_rows(tmp_path / "pairs.jsonl", [row])
+  record = RecordSource(write(tmp_path), "train")[0]
+  assert (record.chosen, record.rejected) == ((answer,), (answer + "!",))
