@@ -105,7 +105,7 @@ def _run_rules(
   job = _open(args, items, corpus.lexicon, annotations, local.INJECTOR, record)
   with job:
     local.run(job, corpus, settings)
-  return _finish(args, job)
+    return _finish(args, job)
 
 
 def _dry_rules(corpus: local.Corpus, settings: Settings, items: list) -> int:
@@ -142,7 +142,7 @@ def _run_server(
       folder = Paths(Path(args.out)).batches
       bounds = args.batch_requests, int(args.batch_megabytes * 1e6)
       batch.BatchRun(job, options, pictures, folder, args.poll, *bounds).run()
-  return _finish(args, job)
+    return _finish(args, job)
 
 
 def _open(
@@ -185,7 +185,7 @@ def _finish(args: argparse.Namespace, job: Job) -> int:
   with atomic_write(paths.summary) as file:
     json.dump(summary, file, indent=2)
     file.write("\n")
-  job.journal.close()
+  job.end_progress()
   print(table(summary))
   print(f"pairs: {paths.out}")
   if summary["rejected"]:

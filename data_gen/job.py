@@ -79,6 +79,10 @@ class Job:
     return self
 
   def __exit__(self, *exc: object) -> None:
+    self.end_progress()
+    self.journal.close()
+
+  def end_progress(self) -> None:
     if self._bar is not None:
       self._bar.close()
 

@@ -210,7 +210,7 @@ def status_failure(error: Any) -> Failure:
   if status == 404:
     raise UserError(f"the server knows no such model or path: {detail}")
   if status == 429:
-    if "insufficient_quota" in detail:
+    if error.code == "insufficient_quota" or "insufficient_quota" in detail:
       raise UserError(f"the account's quota is used up: {detail}")
     return Failure(
       "429", detail, wait=retry_after(error.response.headers), status=status

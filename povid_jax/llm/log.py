@@ -1,10 +1,12 @@
 """Asking many questions once: replies in a file that a new run reads first."""
 
 import asyncio
+import collections
 import dataclasses
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
@@ -79,6 +81,7 @@ def ask_all(
     UserError: the key is refused, the model is unknown, the log is not ours.
   """
   requests = list(requests)
+  failures: collections.Counter = collections.Counter()
   known = read(log) if log else {}
   marks = {r.key: fingerprint(r, options) for r in requests}
   replies = {k: known[k, m] for k, m in marks.items() if (k, m) in known}
@@ -100,6 +103,8 @@ def ask_all(
       spent += outcome.cost
       if file:
         append(file, outcome, marks[request.key])
+    else:
+      failures[outcome.kind] += 1
     bar.set_postfix_str(f"${spent:.2f}" if spent else "", refresh=False)
     bar.update(1)
 
@@ -114,4 +119,7 @@ def ask_all(
     bar.close()
     if file:
       file.close()
+  if failures:  # they are missing from what we return: say so
+    kinds = ", ".join(f"{kind} {n}" for kind, n in failures.most_common())
+    print(f"requests without a reply: {kinds}", file=sys.stderr)
   return replies

@@ -92,7 +92,8 @@ class Provider:
       headers = {"retry-after": str(self.config["retry_after"])}
       return *error(429, "Rate limit reached")[:1], headers, {"error": {}}
     if fault == "quota":
-      return 429, {}, {"error": {"code": "insufficient_quota"}}
+      message = {"message": "Quota!", "code": "insufficient_quota"}
+      return 429, {}, {"error": message}
     if fault.isdigit():
       return error(int(fault), "The server had an error")
     await asyncio.sleep(self.config["latency"])
@@ -111,7 +112,9 @@ class Provider:
     return 200, {}, completion
 
   def serve(self, body: dict) -> None:
-    key = json.dumps([turn["answer"] for turn in conversation(body)])
+    key = prompt_text(body)
+    if "Conversation:" in key:
+      key = json.dumps([turn["answer"] for turn in conversation(body)])
     self.served[key] = self.served.get(key, 0) + 1
 
   def completion(self, body: dict, fault: str = "") -> dict:
