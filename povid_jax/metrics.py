@@ -127,7 +127,7 @@ class Writer:
     if not enabled:
       return
     folder = Path(workdir) / "metrics"
-    path = folder / "train.jsonl"
+    self._path = path = folder / "train.jsonl"
     files.ensure_parent(path)
     if wandb is not None:
       self._wandb = _start_wandb(Path(workdir), wandb)
@@ -153,14 +153,23 @@ class Writer:
       step: optimizer step, rising.
       values: name -> number (anything that float() takes).
       pairs, tokens, flops: work done since the last call, all devices.
+
+    Raises:
+      UserError: the row cannot be written (the disk is full).
     """
     row = {name: float(value) for name, value in values.items()}
     row |= self._rates.tick(pairs, tokens, flops)
     if self._file is None:
       return row
     clean = {k: v if math.isfinite(v) else None for k, v in row.items()}
-    self._file.write(json.dumps({"step": int(step), **clean}) + "\n")
-    self._file.flush()
+    try:
+      self._file.write(json.dumps({"step": int(step), **clean}) + "\n")
+      self._file.flush()
+    except OSError as error:  # a full disk, mostly
+      raise UserError(
+        f"step {step}: cannot write {self._path}: {error.strerror}; make room "
+        "and start again from the last checkpoint"
+      ) from error
     if self._board is not None:
       for name, value in clean.items():
         if value is not None:

@@ -87,6 +87,16 @@ def test_unwritable_folder(tmp_path):
     metrics.Writer(tmp_path)
 
 
+def test_a_full_disk_is_said(tmp_path):
+  writer = metrics.Writer(tmp_path, every=0, tensorboard=False)
+  writer._file.close()
+  with open("/dev/full", "w", buffering=1) as full:
+    writer._file = full
+    with pytest.raises(UserError, match="step 3: cannot write .*No space left"):
+      writer.write(3, {"loss": 1.0})
+    full.buffer.raw.close()  # what it holds back cannot be written either
+
+
 def test_wandb_that_is_not_installed(tmp_path, monkeypatch):
   real = builtins.__import__
 
