@@ -1,0 +1,1 @@
+"""Runs that measure: the quickstart, and our step against the plain one."""
