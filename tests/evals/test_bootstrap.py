@@ -55,7 +55,7 @@ def test_constant_data_has_no_spread_and_no_units_no_metrics():
 def test_paired_agrees_with_the_paired_t_test():
   rng = np.random.default_rng(0)
   a = (rng.random(400) < 0.5).astype(float)
-  b = np.where(rng.random(400) < 0.8, a, (rng.random(400) < 0.8).astype(float))
+  b = np.where(rng.random(400) < 0.8, a, (rng.random(400) < 0.6).astype(float))
   found = bootstrap.paired(RATE, _units(a), _units(b), Options(), 20_000)[
     "rate"
   ]

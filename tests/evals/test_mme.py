@@ -21,7 +21,7 @@ READINGS = {
   "a yes": ("other", "yes"),
   "I no": ("no", "no"),
   "noyes": ("no", "other"),
-  "nyes": ("yes", "other"),  # "yes" is looked for before "no"
+  "nyes": ("yes", "other"),
   "know": ("no", "other"),
   "": ("other", "other"),
 }

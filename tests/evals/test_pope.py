@@ -19,6 +19,7 @@ READINGS = {
   "There is not a dog. Yes.": (False, False),
   "Yes. No.": (True, True),
   "It is not": (False, False),
+  "Yes. There is no cat": (True, True),
   "NO": (True, False),
   "no\n": (True, False),
   "No\nthing": (True, False),

@@ -17,6 +17,7 @@ READINGS = {
   "a": (None, "A"),
   "B. Yes": ("B", "B"),
   "B.": (None, "B"),
+  "B.yes": (None, "B"),
   "B) Yes": (None, "B"),
   "(C)": (None, "C"),
   "F. Yes": (None, None),
