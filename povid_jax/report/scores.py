@@ -46,6 +46,10 @@ NAMES = {
   "base": ("Base", "before preference tuning"),
   "stage1": ("Stage 1", "injected negatives"),
   "stage2": ("Stage 2 (POVID)", "injected and noise-triggered"),
+  "pretrain": ("Pre-training", "the stand-in for CLIP"),
+  "injected_only": ("Injected only", "stage 2 without noise negatives"),
+  "noise_only": ("Noise only", "stage 2 without injected negatives"),
+  "half_injected": ("Half injected", "injected only, at half weight"),
   "sft_continued": ("SFT continued", "control: chosen answers, same steps"),
 }
 SPLIT_NAMES = {
