@@ -109,6 +109,7 @@ class Seen:
     self.uniform = float((self.is_image.sum() / in_sight).mean())
 
 
+@functools.cache
 def _looker() -> Any:
   import jax
 

@@ -21,6 +21,7 @@ _STOPS = np.array(
 _INK, _SOFT, _PAPER = (30, 34, 40), (96, 104, 112), (255, 255, 255)
 _UNSEEN = np.array((228, 231, 235), np.uint8)  # later tokens: no attention
 DECADES = 3  # of the logarithmic scale
+_LEFT, _HEAD, _GAP = 96, 52, 16  # pixels: row labels, title, between panels
 
 
 def colours(values: np.ndarray) -> np.ndarray:
@@ -62,9 +63,16 @@ def draw(
   shown = colours(scaled(weights_CS, top := _top(weights_CS)))
   shown[unseen] = _UNSEEN
   high = int(np.clip(720 // max(count, 1), 4, 18))
-  left = _enlarged(shown[:, is_image_S], 640, high)
-  right = _enlarged(shown[:, ~is_image_S], 480, high)
-  return _composed(left, right, tokens, title, top, high)
+  panels = (
+    (f"{is_image_S.sum()} image tokens", shown[:, is_image_S], 640),
+    ("text: prompt, then response", shown[:, ~is_image_S], 480),
+  )
+  sides = [(name, _enlarged(cells, w, high)) for name, cells, w in panels]
+  canvas, below = _composed(sides, title)
+  pen = ImageDraw.Draw(canvas)
+  _label_rows(pen, tokens, high)
+  _legend(canvas, pen, below, top)
+  return canvas
 
 
 def _top(weights: np.ndarray) -> float:
@@ -81,53 +89,38 @@ def _enlarged(cells: np.ndarray, width: int, high: int) -> Image.Image:
 
 
 def _composed(
-  left: Image.Image,
-  right: Image.Image,
-  tokens: Sequence[str],
-  title: str,
-  top: float,
-  high: int,
-) -> Image.Image:
-  margin, gap, head = 96, 16, 52
-  size = (
-    max(margin + left.width + gap + right.width + 16, 560),
-    head + left.height + 64,
-  )
-  canvas = Image.new("RGB", size, _PAPER)
-  pen = ImageDraw.Draw(canvas)
-  pen.text((16, 8), _plain(title), _INK, _font(15))
-  x = margin + left.width + gap
-  pen.text((margin, head - 19), "image tokens", _SOFT, _font(13))
-  pen.text((x, head - 19), "text: prompt, then response", _SOFT, _font(13))
-  canvas.paste(left, (margin, head))
-  canvas.paste(right, (x, head))
-  _label_rows(pen, tokens, margin, head, high)
-  _legend(canvas, pen, (margin, head + left.height + 14), top)
-  return canvas
+  sides: Sequence[tuple[str, Image.Image]], title: str
+) -> tuple[Image.Image, int]:
+  """The panels side by side with their names, and where the legend begins."""
+  height = max(panel.height for _, panel in sides)
+  width = _LEFT + sum(panel.width + _GAP for _, panel in sides)
+  canvas = Image.new("RGB", (max(width, 560), _HEAD + height + 64), _PAPER)
+  pen, x = ImageDraw.Draw(canvas), _LEFT
+  pen.text((_GAP, 8), _plain(title), _INK, _font(15))
+  for name, panel in sides:
+    pen.text((x, _HEAD - 19), name, _SOFT, _font(13))
+    canvas.paste(panel, (x, _HEAD))
+    x += panel.width + _GAP
+  return canvas, _HEAD + height + 14
 
 
 def _label_rows(
-  pen: ImageDraw.ImageDraw,
-  tokens: Sequence[str],
-  margin: int,
-  head: int,
-  high: int,
+  pen: ImageDraw.ImageDraw, tokens: Sequence[str], high: int
 ) -> None:
   """Names rows; every second, third, ... where they are too low for text."""
   every = -(-11 // high)
   for row in range(0, len(tokens), every):
-    y = head + row * high + high / 2
-    where = (margin - 6, y)
+    where = (_LEFT - 6, _HEAD + row * high + high / 2)
     pen.text(where, _plain(tokens[row])[:12], _INK, _font(11), anchor="rm")
 
 
 def _legend(
   canvas: Image.Image,
   pen: ImageDraw.ImageDraw,
-  where: tuple[int, int],
+  y: int,
   top: float,
 ) -> None:
-  x, y = where
+  x = _LEFT
   ramp = colours(np.linspace(0, 1, 240))[None].repeat(12, 0)
   canvas.paste(Image.fromarray(ramp), (x, y))
   font = _font(11)

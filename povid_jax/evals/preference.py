@@ -160,7 +160,7 @@ def _logps(
 
   from povid_jax import sharding
 
-  run = _scorer(policy, adapter)
+  run = _scorer()
   size = options.extra.get("decoding", {}).get("batch_size", 16)
   size = -(-size // policy.mesh.devices.size) * policy.mesh.devices.size
   placed = jax.sharding.NamedSharding(policy.mesh, sharding.BATCH)
@@ -171,14 +171,20 @@ def _logps(
     rows = batch.pop("index")
     del batch["skipped"]
     with jax.set_mesh(policy.mesh):
-      out = run(policy.params, jax.device_put(batch, placed))
+      out = run(
+        policy.graph,
+        policy.params,
+        jax.device_put(batch, placed),
+        adapter=adapter,
+      )
     sums[rows[rows >= 0]] = np.stack([np.asarray(x) for x in out], 1)[rows >= 0]
     bar.update(int((rows >= 0).sum()))
   bar.close()
   return sums
 
 
-def _scorer(policy: Any, adapter: bool) -> Any:
+@functools.cache  # policy and reference share what is compiled
+def _scorer() -> Any:
   import jax
 
   from povid_jax import forward
@@ -186,9 +192,9 @@ def _scorer(policy: Any, adapter: bool) -> Any:
 
   spec = forward.Spec(needs=frozenset({"rejected"}))
 
-  @functools.partial(jax.jit)
-  def run(params: Any, batch: Any) -> tuple[Any, Any]:
-    model = merge(policy.graph, params)
+  @functools.partial(jax.jit, static_argnames=("graph", "adapter"))
+  def run(graph: Any, params: Any, batch: Any, *, adapter: bool) -> Any:
+    model = merge(graph, params)
     embeds = forward.encode(model, batch)
     logps = forward.logps(model, batch, embeds, spec, adapter=adapter)
     return logps.chosen, logps.rejected
