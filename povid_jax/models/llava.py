@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from povid_jax.models import backends
 from povid_jax.models.attention import branch_attention, self_attention
 from povid_jax.models.clip import ClipVision, normalise
 from povid_jax.models.config import LlavaConfig
@@ -52,6 +53,7 @@ class Llava(nnx.Module):
     *,
     dtype: jnp.dtype = jnp.float32,
     remat: str = "none",
+    attention: str = "xla",
   ):
     self.vision = ClipVision(config.vision, rngs)
     self.projector = Projector(config, rngs)
@@ -59,6 +61,7 @@ class Llava(nnx.Module):
     self.config = config
     self.dtype = dtype
     self.remat = remat
+    self.attention = attention  # of `branches`; see models.backends
 
   def encode_images(
     self, images: Array, noise: tuple[Array, Array] | None = None
@@ -148,22 +151,13 @@ class Llava(nnx.Module):
     window = self.config.decoder.sliding_window
     own = lambda x: x[:, prefix:].reshape(batch, count, length, *x.shape[2:])
 
+    row = backends.Row(prefix, count, length)
+
     def attend(q: Array, k: Array, v: Array, _: None) -> tuple[Array, None]:
-      head = self_attention(
-        q[:, :prefix], k[:, :prefix], v[:, :prefix], causal=True, window=window
+      out = backends.attend(
+        q, k, v, prefix_len, row, window=window, backend=self.attention
       )
-      tail = branch_attention(
-        own(q),
-        k[:, :prefix],
-        v[:, :prefix],
-        own(k),
-        own(v),
-        prefix_len,
-        jnp.arange(length),
-        window,
-      )
-      tail = tail.reshape(batch, count * length, *tail.shape[3:])
-      return jnp.concatenate([head, tail], axis=1), None
+      return out, None
 
     x = jnp.concatenate(
       [

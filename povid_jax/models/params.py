@@ -25,6 +25,7 @@ def build(
   seed: int = 0,
   dtype: jnp.dtype = jnp.float32,
   remat: str = "none",
+  attention: str = "xla",
 ) -> Llava:
   """A model with random weights; adapters added where `lora.targets` match.
 
@@ -33,7 +34,9 @@ def build(
   Raises:
     UserError: `lora.targets` matches no linear layer.
   """
-  model = Llava(config, nnx.Rngs(seed), dtype=dtype, remat=remat)
+  model = Llava(
+    config, nnx.Rngs(seed), dtype=dtype, remat=remat, attention=attention
+  )
   if lora is not None:
     _add_lora(model, lora, nnx.Rngs(seed + 1))
   return model

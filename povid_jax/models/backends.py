@@ -1,0 +1,286 @@
+"""How a row of one prefix and N branches attends: xla, cudnn or splash.
+
+All of them compute what `attention` defines; they differ in memory and speed:
+
+  xla     whole squares of logits, anywhere
+  cudnn   flash attention of NVIDIA's library (bfloat16), through
+          jax.nn.dot_product_attention
+  splash  the Pallas kernel for TPUs, which skips blocks that the mask empties
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
+
+from povid_jax.errors import UserError
+from povid_jax.models.attention import branch_attention, self_attention
+from povid_jax.models.config import DecoderConfig
+
+Array = jax.Array
+BACKENDS = ("auto", "xla", "cudnn", "splash")
+LANES = 128  # splash works on blocks of multiples of this
+
+
+class Row(NamedTuple):
+  """The static lengths of a row of P + N * C tokens.
+
+  Attributes:
+    prefix: P.
+    branches: N.
+    length: C.
+  """
+
+  prefix: int
+  branches: int
+  length: int
+
+
+def _why_not(
+  name: str, config: DecoderConfig, dtype: jnp.dtype, platform: str
+) -> str | None:
+  """What keeps a backend from being used, or None."""
+  if name == "cudnn":
+    if platform not in ("gpu", "cuda"):
+      return f"it needs an NVIDIA GPU, this is {platform}"
+    if jnp.dtype(dtype).itemsize != 2:
+      return f"it needs dtype=bfloat16, got {jnp.dtype(dtype).name}"
+    if config.head_dim % 8 or config.head_dim > 128:
+      return f"head_dim={config.head_dim}: want a multiple of 8 up to 128"
+  if name == "splash":
+    if platform != "tpu":
+      return f"it needs a TPU, this is {platform}"
+    if config.head_dim % LANES:
+      return f"head_dim={config.head_dim}: want a multiple of {LANES}"
+    if config.sliding_window is not None:
+      return "the model has a sliding window"
+  return None
+
+
+def choose(
+  name: str,
+  config: DecoderConfig,
+  dtype: jnp.dtype,
+  platform: str | None = None,
+) -> str:
+  """The backend that runs: `name`, or for `auto` the best that can.
+
+  Args:
+    name: one of BACKENDS.
+    config: of the decoder.
+    dtype: of activations.
+    platform: cpu | gpu | tpu; None for the one JAX runs on.
+
+  Raises:
+    UserError: no such backend, or one that cannot run this.
+  """
+  platform = platform or jax.default_backend()
+  if name not in BACKENDS:
+    raise UserError(f"config.attention: want one of {BACKENDS}, got {name!r}")
+  if name == "auto":
+    able = (
+      n for n in ("cudnn", "splash") if not _why_not(n, config, dtype, platform)
+    )
+    return next(able, "xla")
+  reason = _why_not(name, config, dtype, platform)
+  if reason:
+    raise UserError(f"config.attention={name}: {reason}; use auto or xla")
+  return name
+
+
+def attend(
+  q_BTHA: Array,
+  k_BTKA: Array,
+  v_BTKA: Array,
+  prefix_len_B: Array,
+  row: Row,
+  *,
+  window: int | None = None,
+  backend: str = "xla",
+) -> Array:
+  """Attention of rows whose T = P + N * C tokens are a prefix and branches.
+
+  The prefix attends causally to itself; a branch to the real prefix tokens
+  and, causally, to itself.
+
+  Args:
+    q_BTHA: float[B, T, H, A].
+    k_BTKA, v_BTKA: float[B, T, K, A], H a multiple of K.
+    prefix_len_B: int[B] real tokens of the prefix.
+    row: P, N and C.
+    window: how many keys (its own included) a query sees, or None.
+    backend: xla | cudnn | splash, as `choose` returned it.
+
+  Returns:
+    float[B, T, H, A]; rows of padding hold numbers without meaning.
+  """
+  if backend == "splash":
+    return splash(q_BTHA, k_BTKA, v_BTKA, prefix_len_B, row)
+  one = cudnn if backend == "cudnn" else xla
+  return one(q_BTHA, k_BTKA, v_BTKA, prefix_len_B, row, window)
+
+
+def xla(
+  q: Array, k: Array, v: Array, prefix_len: Array, row: Row, window: int | None
+) -> Array:
+  """See `attend`."""
+  own = lambda x: x[:, row.prefix :].reshape(
+    x.shape[0], row.branches, row.length, *x.shape[2:]
+  )
+  first = lambda x: x[:, : row.prefix]
+  head = self_attention(
+    first(q), first(k), first(v), causal=True, window=window
+  )
+  tail = branch_attention(
+    own(q),
+    first(k),
+    first(v),
+    own(k),
+    own(v),
+    prefix_len,
+    jnp.arange(row.length),
+    window,
+  )
+  tail = tail.reshape(*tail.shape[:1], -1, *tail.shape[3:])
+  return jnp.concatenate([head, tail], axis=1)
+
+
+def cudnn(
+  q: Array,
+  k: Array,
+  v: Array,
+  prefix_len: Array,
+  row: Row,
+  window: int | None,
+  implementation: str = "cudnn",
+) -> Array:
+  """See `attend`. Two flash calls: causal prefix, and masked branches.
+
+  A branch's queries meet the other branches' keys too, and are masked: less
+  work than a second copy of the prefix's keys would be to move.
+  """
+  call = jax.nn.dot_product_attention
+  first = lambda x: x[:, : row.prefix]
+  head = call(
+    first(q),
+    first(k),
+    first(v),
+    is_causal=True,
+    local_window_size=None if window is None else (window - 1, 0),
+    implementation=implementation,
+  )
+  mask = branch_mask(prefix_len, row, window)[:, None]
+  tail = call(
+    q[:, row.prefix :], k, v, mask=mask, implementation=implementation
+  )
+  return jnp.concatenate([head, tail], axis=1)
+
+
+def branch_mask(prefix_len: Array, row: Row, window: int | None) -> Array:
+  """bool[B, N * C, P + N * C]: the keys that each branch query sees."""
+  index = jnp.arange(row.branches * row.length)
+  branch, age = index // row.length, index[:, None] - index
+  key = jnp.arange(row.prefix)
+  seen = jnp.broadcast_to(
+    key < prefix_len[:, None, None], (len(prefix_len), index.size, row.prefix)
+  )
+  own = (branch[:, None] == branch) & (age >= 0)
+  if window is not None:
+    position = prefix_len[:, None] + index % row.length
+    seen &= position[:, :, None] - key < window
+    own &= age < window
+  own = jnp.broadcast_to(own, (len(prefix_len), *own.shape))
+  return jnp.concatenate([seen, own], axis=-1)
+
+
+def _static_mask(row: Row, total: int) -> np.ndarray:
+  """bool[total, total]: `attend`'s mask but for the prefix's padding.
+
+  Tokens past P + N * C are padding to whole blocks; each sees itself, as a
+  row without any key would give NaN.
+  """
+  index = np.arange(total)
+  group = np.where(index < row.prefix, -1, (index - row.prefix) // row.length)
+  causal = index[:, None] >= index
+  mask = causal & ((group[:, None] == group) | (group == -1))
+  real = row.prefix + row.branches * row.length
+  mask[real:] = np.eye(total, dtype=bool)[real:]
+  return mask
+
+
+def splash(
+  q: Array,
+  k: Array,
+  v: Array,
+  prefix_len: Array,
+  row: Row,
+  interpret: bool = False,
+) -> Array:
+  """See `attend`. One call of the TPU kernel for the whole row.
+
+  Which branch sees what is a static mask, whose empty blocks are skipped. How
+  long each prefix is comes as segments: real tokens are of segment 1, the
+  prefix's padding is of segment 0, and segments do not see each other.
+
+  Args:
+    interpret: run the kernel step by step, to test it without a TPU.
+  """
+  length = q.shape[1]
+  pad = -length % LANES
+  widen = lambda x: jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0)))
+  index = jnp.arange(length + pad)
+  real = (index < prefix_len[:, None]) | (index >= row.prefix)
+
+  def local(q: Array, k: Array, v: Array, real: Array) -> Array:
+    kernel, segments = _kernel(row, length + pad, q.shape[2], interpret)
+    heads_first = lambda x: x.swapaxes(1, 2)
+    run = lambda q, k, v, s: kernel(q, k, v, segment_ids=segments(s, s))
+    out = jax.vmap(run)(*map(heads_first, (q, k, v)), real.astype(jnp.int32))
+    return heads_first(out)
+
+  q = q * jnp.asarray(1.0 / math.sqrt(q.shape[-1]), q.dtype)
+  out = _on_each_device(local)(widen(q), widen(k), widen(v), real)
+  return out[:, :length]
+
+
+def _kernel(row: Row, total: int, heads: int, interpret: bool) -> tuple:
+  # Pallas for TPUs takes a moment to import and no other backend needs it
+  from jax.experimental.pallas.ops.tpu import splash_attention as pallas
+
+  block = next(b for b in (512, 384, 256, LANES) if total % b == 0)
+  sizes = pallas.BlockSizes(
+    block_q=block,
+    block_kv=block,
+    block_q_dkv=block,
+    block_kv_dkv=block,
+    block_q_dq=block,
+    block_kv_dq=block,
+  )
+  mask = pallas.NumpyMask(_static_mask(row, total))
+  kernel = pallas.make_splash_mha(
+    pallas.MultiHeadMask([mask] * heads),
+    block_sizes=sizes,
+    head_shards=1,
+    q_seq_shards=1,
+    interpret=interpret,
+  )
+  return kernel, pallas.SegmentIds
+
+
+def _on_each_device(fn):
+  """A kernel is opaque to the partitioner: it is told how arrays are cut."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or "fsdp" not in mesh.axis_names:
+    return fn
+  rows = ("data", "fsdp")
+  cut = P(rows, None, "tensor", None)
+  return jax.shard_map(
+    fn,
+    mesh=mesh,
+    in_specs=(cut, cut, cut, P(rows)),
+    out_specs=cut,
+    check_vma=False,
+  )
