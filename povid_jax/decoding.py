@@ -235,7 +235,7 @@ def _rows(
       chosen = [questions[i] for i in members]
       ids = [prompts[i] for i in members]
       written = _write(policy, chosen, ids, images, padded, size, decoding)
-      yield _describe(policy, chosen, written)
+      yield _describe(policy, chosen, written, decoding)
 
 
 def _prompt_ids(policy: Policy, question: Question) -> np.ndarray:
@@ -302,8 +302,20 @@ def _write(
   return answers
 
 
+def facts(decoding: Decoding) -> dict[str, Any]:
+  """What of the decoding decides an answer, as its metadata keeps it."""
+  how = dataclasses.asdict(decoding)
+  del how["batch_size"]
+  if decoding.temperature == 0:  # greedy: nothing is drawn
+    how.update(top_p=1.0, top_k=0, seed=0)
+  return how
+
+
 def _describe(
-  policy: Policy, questions: Sequence[Question], written: list[list[int]]
+  policy: Policy,
+  questions: Sequence[Question],
+  written: list[list[int]],
+  decoding: Decoding,
 ) -> tuple[list[dict[str, Any]], int]:
   rows = []
   for question, ids in zip(questions, written, strict=True):
@@ -315,7 +327,7 @@ def _describe(
         "text": policy.tokenizer.decode(ids).strip(),
         "answer_id": hashlib.sha256(key.encode()).hexdigest()[:22],
         "model_id": policy.fingerprint,
-        "metadata": {"tokens": len(ids)},
+        "metadata": {"tokens": len(ids), **facts(decoding)},
       }
     )
   return rows, sum(map(len, written))

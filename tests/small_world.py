@@ -1,0 +1,176 @@
+"""A model folder, pictures, records and a config as small as they can be."""
+
+import dataclasses
+import io
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from povid_jax import checkpoint
+from povid_jax import config as config_lib
+from povid_jax.data.records import Record, RecordWriter, shard_name
+from povid_jax.models import params
+from povid_jax.models.config import LlavaConfig
+from povid_jax.models.presets import preset
+from tests import small_tokenizer
+
+_TEST = preset("test")
+MODEL = dataclasses.replace(
+  _TEST,
+  decoder=dataclasses.replace(_TEST.decoder, vocab_size=small_tokenizer.VOCAB),
+)
+TEMPLATE = "short"
+_WORDS = "cat dog bus car man chair roof shirt table bird phone".split()
+
+
+def arrays(config: LlavaConfig = MODEL, seed: int = 0) -> dict[str, np.ndarray]:
+  """Random weights by path: layers are far from linear, nothing saturates."""
+  _, shapes = params.abstract(config)
+  random = np.random.default_rng(seed)
+  out = {}
+  for path, leaf in shapes.items():
+    values = random.normal(0, 0.2, leaf.shape).astype(np.float32)
+    out[path] = 1 + values if path.endswith("scale") else values
+  return out
+
+
+def model_folder(root: Path, weights: Mapping[str, Any] | None = None) -> Path:
+  folder = root / "model"
+  checkpoint.save_model_folder(
+    folder,
+    MODEL,
+    dict(weights) if weights is not None else arrays(),
+    template=TEMPLATE,
+    image_mode="pad",
+    tokenizer=small_tokenizer.write(root / "tokenizer"),
+  )
+  return folder
+
+
+def picture(seed: int, size: tuple[int, int] = (31, 22)) -> Image.Image:
+  random = np.random.default_rng(seed)
+  return Image.fromarray(random.integers(0, 256, (*size, 3), np.uint8))
+
+
+def png(seed: int, size: tuple[int, int] = (31, 22)) -> bytes:
+  out = io.BytesIO()
+  picture(seed, size).save(out, "PNG")
+  return out.getvalue()
+
+
+def sentence(random: np.random.Generator, words: int) -> str:
+  return " ".join(random.choice(_WORDS) for _ in range(words))
+
+
+def record(i: int, **fields: Any) -> Record:
+  """Pair number i; lengths differ from pair to pair."""
+  random = np.random.default_rng([7, i])
+  made = Record(
+    id=f"r{i}",
+    images=(png(i),),
+    image_noisy=None,
+    noise_step=-1,
+    noise_seed=0,
+    prompt_turns=(f"<image>\n{sentence(random, 1 + i % 4)}?",),
+    chosen=(sentence(random, 1 + i % 3),),
+    rejected=(sentence(random, 1 + i % 5),),
+    category="hallucination",
+    injector="test",
+  )
+  return dataclasses.replace(made, **fields)
+
+
+def data_folder(
+  folder: Path, records: list[Record] | int = 12, shards: int = 2
+) -> Path:
+  """Shards that RecordSource opens; a number makes so many usual pairs."""
+  if isinstance(records, int):
+    records = [record(i) for i in range(records)]
+  folder.mkdir(parents=True, exist_ok=True)
+  for k in range(shards):
+    with RecordWriter(folder / shard_name("train", k, shards)) as writer:
+      for made in records[k::shards]:
+        writer.write(made)
+  return folder
+
+
+# one bucket and no warm-up: few steps that all do something, one compilation
+FIELDS = {
+  "objective.name": "povid",
+  "lora.rank": 2,
+  "lora.alpha": 4.0,
+  "lr": 1e-2,
+  "warmup_ratio": 0.0,
+  "batch_size": 2,
+  "dtype": "float32",
+  "attention": "xla",
+  "remat": "none",
+  "head_chunk": 64,
+  "data.buckets": 1,
+  "data.bucket_multiple": 8,
+  "noise.per_epoch": False,
+  "checkpoint.every": 0,
+  "log.every": 1,
+  "log.tensorboard": False,
+}
+
+
+def config(
+  model: Path | str, data: Path | str, fields: Mapping[str, Any] | None = None
+) -> Any:
+  """The whole config of a run, locked."""
+  made = config_lib.default()
+  wanted = {"init": str(model), "data.train": str(data), **FIELDS}
+  for name, value in {**wanted, **(fields or {})}.items():
+    config_lib.set_field(made, name, value)
+  return made.lock()
+
+
+def config_file(path: Path, made: Any) -> Path:
+  """A config file that says the same, for the command."""
+  flat = config_lib.flat_fields(made)
+  hyper = flat.pop("objective.hyper").to_dict()
+  flat |= {f"objective.hyper.{name}": value for name, value in hyper.items()}
+  path.write_text(
+    "from ml_collections import ConfigDict\n\n\n"
+    "def get_config():\n"
+    "  c = ConfigDict()\n"
+    f"  for name, value in {flat!r}.items():\n"
+    "    node, *rest = name.split('.')\n"
+    "    at = c\n"
+    "    while rest:\n"
+    "      if node not in at:\n"
+    "        at[node] = ConfigDict()\n"
+    "      at, node, *rest = at[node], *rest\n"
+    "    at[node] = value\n"
+    "  return c\n"
+  )
+  return path
+
+
+def losses(workdir: Path) -> list[float]:
+  """The loss of every step, in order; asserts that none is missing."""
+  lines = (workdir / "metrics/train.jsonl").read_text().splitlines()
+  rows = [json.loads(line) for line in lines]
+  assert [row["step"] for row in rows] == list(range(len(rows)))
+  return [row["loss"] for row in rows]
+
+
+def relative_difference(ours: Any, theirs: Any) -> dict[str, float]:
+  """Per leaf: largest absolute difference over the largest absolute value."""
+
+  def one(a: Any, b: Any) -> float:
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    return float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30))
+
+  return jax.tree.map(one, dict(ours), dict(theirs))
+
+
+def on_one_device(make_mesh: Callable[..., Any]) -> Callable[..., Any]:
+  """`sharding.make_mesh` that sees the first device only."""
+  return lambda shape, devices=None: make_mesh(shape, jax.devices()[:1])
