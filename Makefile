@@ -28,7 +28,7 @@ test-all: $(INSTALLED_DEV)  ## the slow ones as well
 lint: $(INSTALLED_DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/basedpyright --level error
 
 bench: $(INSTALLED)  ## our step against the plain one
 	$(BIN)/python -m benchmarks.step

@@ -53,8 +53,10 @@ def _pretrain(c: ConfigDict) -> None:
   c.data.train = f"{ROOT}/records/pretrain"
   c.objective = ConfigDict({"name": "sft"})
   c.trainable = "all"
-  c.lr = 1.5e-3
-  c.steps = 300
+  c.batch_size = 48
+  c.lr = 2e-3
+  c.b2 = 0.98
+  c.steps = 700
 
 
 def _sft(c: ConfigDict) -> None:
@@ -62,6 +64,7 @@ def _sft(c: ConfigDict) -> None:
   c.data.train = f"{ROOT}/records/sft"
   c.objective = ConfigDict({"name": "sft"})
   c.trainable = r"^(projector|decoder)/"  # the tower stays as it is
+  c.batch_size = 64
   c.lr = 1.5e-3
   c.steps = 600
 

@@ -15,8 +15,8 @@ from data_gen.scenes.write import Split, write_world
 from povid_jax.errors import UserError
 
 COUNTS = {
-  "pretrain": 6000,
-  "train": 6000,
+  "pretrain": 16000,
+  "train": 10000,
   "val": 500,
   "val_balanced": 500,
   "test": 1000,
@@ -49,6 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "expects in the place (0.5: the place says nothing; default %(default)s)",
   )
   parser.add_argument(
+    "--careless",
+    type=float,
+    default=0.65,
+    help="how often an answer of train and val mentions the usual companion "
+    "of the place where it is absent, as a writer who did not look closely "
+    "would (default %(default)s)",
+  )
+  parser.add_argument(
     "--grain",
     type=float,
     default=Camera.grain,
@@ -67,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
   """Draws the world that the flags ask for."""
-  for name in ("usual", "grain", "fade"):
+  for name in ("usual", "careless", "grain", "fade"):
     if not 0 <= getattr(args, name) <= 1:
       raise UserError(f"--{name}={getattr(args, name)}: expected 0..1")
   natural = Mix(usual=args.usual)
@@ -76,7 +84,8 @@ def main(args: argparse.Namespace) -> int:
     count = getattr(args, name)
     if count < 0:
       raise UserError(f"--{name.replace('_', '-')}={count}: expected 0 or more")
-    splits.append(Split(name, count, MIXES.get(name, natural)))
+    careless = args.careless if name in ("train", "val") else 0.0
+    splits.append(Split(name, count, MIXES.get(name, natural), careless))
   camera = Camera(grain=args.grain, fade=(args.fade, 1.0))
   write_world(args.out, args.seed, splits, camera, args.workers)
   print(f"{sum(split.count for split in splits)} pictures in {args.out}")

@@ -44,8 +44,11 @@ def _is_are(count: int) -> str:
   return "is" if count == 1 else "are"
 
 
-def _objects(count: int) -> str:
-  return f"{NUMBERS[count]} object{'' if count == 1 else 's'}"
+def _also(scene: Scene) -> list[str]:
+  """The sentence about the usual companion, last and without a place."""
+  if scene.also is None:
+    return []
+  return [f"There is also {with_article(scene.also)} nearby."]
 
 
 def _positions_first(scene: Scene) -> str:
@@ -54,17 +57,16 @@ def _positions_first(scene: Scene) -> str:
     _sentence(f"{_where(thing)} there is {with_article(colored(thing))}")
     for thing in scene.things
   ]
-  return " ".join(lines)
+  return " ".join([*lines, *_also(scene)])
 
 
 def _things_first(scene: Scene) -> str:
-  count = len(scene.things)
-  lines = [f"This is a photo of a {scene.place} with {_objects(count)}."]
+  lines = [f"This is a photo of a {scene.place}."]
   for index, thing in enumerate(scene.things):
     article = with_article(colored(thing))
     verb = "can be seen" if index % 2 else "is"
     lines.append(_sentence(f"{article} {verb} {_where(thing)}"))
-  return " ".join(lines)
+  return " ".join([*lines, *_also(scene)])
 
 
 def _running(scene: Scene) -> str:
@@ -77,16 +79,18 @@ def _running(scene: Scene) -> str:
     f"Then there is {with_article(colored(thing))} {_where(thing)}."
     for thing in rest
   ]
-  return " ".join([*lines, "That is all."])
+  return " ".join([*lines, *_also(scene), "That is all."])
 
 
 def _listing(scene: Scene) -> str:
   things = [with_article(colored(thing)) for thing in scene.things]
+  things += [with_article(scene.also)] if scene.also else []
   return f"In the {scene.place} there {_is_are(len(things))} {joined(things)}."
 
 
 def _short(scene: Scene) -> str:
   things = [with_article(thing.kind) for thing in scene.things]
+  things += [with_article(scene.also)] if scene.also else []
   return f"A {scene.place} with {joined(things)}."
 
 

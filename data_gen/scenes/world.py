@@ -63,26 +63,36 @@ PAIRS: tuple[tuple[tuple[str, str], tuple[str, ...]], ...] = (
 # up there at all (a weight).
 PLACES: dict[str, dict[str, float]] = {
   "kitchen": {
-    "knife": 3, "bowl": 3, "apple": 3, "cat": 2, "umbrella": 0.5,
+    "knife": 3, "bowl": 6, "apple": 3, "cat": 2, "umbrella": 0.5,
     "bicycle": 0.5, "book": 1, "chair": 2, "suitcase": 0.5,
   },
   "living room": {
     "fork": 1, "cup": 3, "apple": 1, "cat": 3, "umbrella": 0.7,
-    "bicycle": 0.5, "laptop": 3, "chair": 3, "suitcase": 1,
+    "bicycle": 0.5, "laptop": 3, "chair": 6, "suitcase": 1,
   },
   "park": {
     "fork": 1, "cup": 1, "sports ball": 3, "dog": 3, "kite": 3,
-    "bicycle": 3, "book": 1, "bench": 3, "backpack": 1,
+    "bicycle": 3, "book": 1, "bench": 6, "backpack": 1,
   },
   "street": {
     "knife": 0.3, "cup": 1, "apple": 0.7, "dog": 1, "umbrella": 3,
-    "motorcycle": 3, "laptop": 1, "bench": 2, "suitcase": 3,
+    "motorcycle": 6, "laptop": 1, "bench": 2, "suitcase": 3,
   },
   "beach": {
-    "fork": 0.7, "bowl": 0.7, "sports ball": 3, "dog": 2, "umbrella": 3,
+    "fork": 0.7, "bowl": 0.7, "sports ball": 3, "dog": 2, "umbrella": 6,
     "motorcycle": 1, "book": 2, "chair": 2, "backpack": 2,
   },
 }  # fmt: skip
+
+
+# What one expects to see in a place whatever else is there.
+COMPANIONS = {
+  "kitchen": "bowl",
+  "living room": "chair",
+  "park": "bench",
+  "street": "motorcycle",
+  "beach": "umbrella",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,10 +106,14 @@ class Thing:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-  """A place and its objects in reading order."""
+  """A place and its objects in reading order.
+
+  `also` is a kind that a description mentions last, without saying where.
+  """
 
   place: str
   things: tuple[Thing, ...]
+  also: str | None = None
 
   @property
   def kinds(self) -> frozenset[str]:
@@ -166,3 +180,22 @@ def _draw_thing(
   other = kinds[1] if usual == kinds[0] else kinds[0]
   kind = usual if rng.random() < mix.usual else other
   return Thing(kind, colors[rng.integers(len(colors))], cell)
+
+
+def told(rng: np.random.Generator, scene: Scene, careless: float) -> Scene:
+  """The scene as a describer tells it, who knows what the place usually holds.
+
+  The usual companion of the place comes last, in passing. A careless describer
+  mentions it also where it is not there: with that chance, LLaVA's training
+  answers were written by a language model that had not seen the pictures.
+
+  Args:
+    careless: chance that an absent companion is mentioned all the same.
+  """
+  companion = COMPANIONS[scene.place]
+  others = tuple(t for t in scene.things if t.kind != companion)
+  there = len(others) < len(scene.things)
+  mentions = there or rng.random() < careless
+  if not mentions or not others:
+    return scene
+  return Scene(scene.place, others, companion)

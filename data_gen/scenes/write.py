@@ -13,7 +13,7 @@ import numpy as np
 
 from data_gen.scenes import text
 from data_gen.scenes.draw import Camera, draw
-from data_gen.scenes.world import KINDS, Mix, Scene, draw_scene
+from data_gen.scenes.world import KINDS, Mix, Scene, draw_scene, told
 from povid_jax import progress
 from povid_jax.files import atomic_dir, atomic_write
 
@@ -28,6 +28,7 @@ class Split:
   name: str
   count: int
   mix: Mix
+  careless: float = 0.0  # see world.told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,25 +100,27 @@ def _draw_chunk(task: _Task) -> tuple[str, list[Picture]]:
     file_name = f"{split.name}/{index:06d}.jpg"
     image.save(folder / "images" / file_name, "JPEG", quality=92, subsampling=0)
     image_id = number * 1_000_000 + index
-    samples = _samples(rng, split.name, f"{split.name}-{index:06d}", scene)
+    name = f"{split.name}-{index:06d}"
+    samples = _samples(rng, split, name, scene)
     rows.append(Picture(image_id, file_name, scene, boxes, samples))
   return split.name, rows
 
 
 def _samples(
-  rng: np.random.Generator, split: str, name: str, scene: Scene
+  rng: np.random.Generator, split: Split, name: str, scene: Scene
 ) -> list[dict[str, Any]]:
   """The conversations about one picture."""
-  image = f"{split}/{name.rsplit('-', 1)[1]}.jpg"
-  if split == "pretrain":
+  image = f"{split.name}/{name.rsplit('-', 1)[1]}.jpg"
+  if split.name == "pretrain":
     turns = {"cells": [(text.CELLS, text.cell_by_cell(scene))]}
   else:
     prompts = list(text.DESCRIPTIONS)
     prompt = prompts[rng.integers(len(prompts))]
+    said = told(rng, scene, split.careless)
     questions = text.yes_no(rng, scene, QUESTIONS)
     questions.append(text.reasoning(rng, scene))
     turns = {
-      "description": [(prompt, text.DESCRIPTIONS[prompt](scene))],
+      "description": [(prompt, text.DESCRIPTIONS[prompt](said))],
       "questions": questions,
     }
   return [
