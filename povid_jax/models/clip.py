@@ -72,12 +72,13 @@ class _Layer(nnx.Module):
 class _Embeddings(nnx.Module):
   def __init__(self, config: VisionConfig, rngs: nnx.Rngs):
     dim, patch = config.hidden_size, config.patch_size
-    normal = lambda *s: nnx.Param(
-      0.02 * jax.random.normal(rngs.params(), s, jnp.float32)
+    normal = lambda std, *shape: nnx.Param(
+      std * jax.random.normal(rngs.params(), shape)
     )
-    self.class_embedding = normal(dim)
-    self.patch_embedding = normal(patch, patch, 3, dim)
-    self.position_embedding = normal(config.num_patches + 1, dim)
+    inputs = patch * patch * 3
+    self.class_embedding = normal(0.02, dim)
+    self.patch_embedding = normal(inputs**-0.5, patch, patch, 3, dim)
+    self.position_embedding = normal(0.02, config.num_patches + 1, dim)
 
   def __call__(self, pixels_BHWC: Array) -> Array:
     batch, height, width, _ = pixels_BHWC.shape

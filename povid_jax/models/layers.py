@@ -39,7 +39,8 @@ class Linear(nnx.Module):
     stack: tuple[int, ...] = (),
   ):
     shape = (*stack, d_in, d_out)
-    self.kernel = nnx.Param(0.02 * jax.random.normal(rngs.params(), shape))
+    init = jax.random.normal(rngs.params(), shape) / math.sqrt(d_in)
+    self.kernel = nnx.Param(init)
     self.bias = nnx.Param(jnp.zeros((*stack, d_out))) if bias else None
     self.lora_a = nnx.data(None)
     self.lora_b = nnx.data(None)

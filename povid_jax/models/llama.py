@@ -1,5 +1,6 @@
 """The Llama-family decoder: one stacked layer, scanned."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -100,7 +101,8 @@ class _Layer(nnx.Module):
 class _Embedding(nnx.Module):
   def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
     shape = (config.vocab_size, config.hidden_size)
-    self.embedding = nnx.Param(0.02 * jax.random.normal(rngs.params(), shape))
+    init = jax.random.normal(rngs.params(), shape)
+    self.embedding = nnx.Param(init / math.sqrt(config.hidden_size))
 
 
 class Llama(nnx.Module):
