@@ -18,6 +18,7 @@ from data_gen import prompts
 from data_gen.items import Item
 from data_gen.job import Job
 from data_gen.live import Pictures, completion_tokens, settle_reply
+from povid_jax import progress
 from povid_jax.errors import UserError
 from povid_jax.llm import Failure, Options, Request
 from povid_jax.llm.batch import (
@@ -165,7 +166,7 @@ class BatchRun:
     )
 
   def _lines(self, items: list[Item]) -> Iterator[bytes]:
-    for item in items:
+    for item in progress.bar(items, desc="requests", unit="items"):
       attempt = self._job.journal.tries[item.key]
       try:
         request = self._pictures.request(item, attempt)

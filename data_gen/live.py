@@ -9,6 +9,7 @@ from pathlib import Path
 from data_gen import prompts
 from data_gen.items import Item
 from data_gen.job import Job
+from povid_jax import progress
 from povid_jax.data.pairs import resolve_image
 from povid_jax.errors import UserError
 from povid_jax.llm import Failure, Options, Price, Reply, Request, image_part
@@ -147,7 +148,7 @@ class _Handler:
 def dry_run(items: list[Item], options: Options, pictures: Pictures) -> None:
   """Prints counts, tokens and cost, and three prompts; asks nothing."""
   prompt = completion = 0
-  for item in items:
+  for item in progress.bar(items, desc="estimate", unit="items"):
     request = pictures.request(item, 0)
     prompt += request.tokens
     completion += completion_tokens(item)
