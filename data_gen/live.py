@@ -51,6 +51,8 @@ class Pictures:
       return image_part(path, self.size)
     except UserError as error:
       raise UserError(f"image {name!r}: {error}") from error
+    except OSError as error:
+      raise UserError(f"image {name!r}: {error.strerror}") from error
 
 
 def injector_name(options: Options, engine: str) -> str:
