@@ -85,25 +85,34 @@ def randomise(model: Any, seed: int = 0) -> Any:
 
 
 def llava_config(shape: str = "gqa", **fields: Any) -> Any:
+  """Config of a shape; `fields` are those of its decoder."""
   kind, text, vision = SHAPES[shape]
-  text = TEXT | text
+  text = TEXT | text | fields
   config = transformers.LlavaConfig(
     vision_config=transformers.CLIPVisionConfig(**(VISION | vision)),
     text_config=transformers.AutoConfig.for_model(kind, **text),
     image_token_index=IMAGE_ID,
     tie_word_embeddings=text.get("tie_word_embeddings", False),
-    **fields,
   )
   # so that rows can be padded with a token that is not an image
   config.pad_token_id = 0
   return config
 
 
-def llava(shape: str = "gqa", seed: int = 0) -> Any:
+def llava(shape: str = "gqa", seed: int = 0, **fields: Any) -> Any:
   """A LlavaForConditionalGeneration with random weights, float32, eager."""
-  config = llava_config(shape)
+  config = llava_config(shape, **fields)
   config._attn_implementation = "eager"
   model = transformers.LlavaForConditionalGeneration(config)
   model = randomise(model, seed)
   model.tie_weights()
   return model
+
+
+def randomise_lora(model: Any, seed: int = 1, size: float = 0.1) -> None:
+  """Gives an adapter's B (zero at first) values that show."""
+  generator = torch.Generator().manual_seed(seed)
+  with torch.no_grad():
+    for name, p in sorted(model.named_parameters()):
+      if "lora_B" in name:
+        p.copy_(size * torch.randn(p.shape, generator=generator))

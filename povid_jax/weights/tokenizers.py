@@ -69,9 +69,10 @@ def _start_with(bos: str, i: int) -> dict[str, Any]:
 def from_sentencepiece(file: Path) -> dict[str, Any]:
   """tokenizer.json of a Llama tokenizer.model, token for token.
 
-  It behaves as the slow ("legacy") tokenizer that LLaVA uses: every stretch of
-  text between special tokens gets its own leading space. transformers 5 makes
-  another one from a bare tokenizer.model, which loses that space.
+  It behaves as the slow ("legacy") tokenizer of the released code: every
+  stretch of text between special tokens gets its own leading space, as LLaVA's
+  rule has it behind a picture. What transformers 5 makes of a bare
+  tokenizer.model loses that space.
 
   Raises:
     UserError: not a byte-pair model without normalisation, as Llama's is.
@@ -164,6 +165,11 @@ def export_tokenizer(
   file = target / "tokenizer.json"
   if not file.is_file():
     spec = from_sentencepiece(source / "tokenizer.model")
+    if (source / "added_tokens.json").is_file():
+      added = read_json(source / "added_tokens.json")
+      spec["added_tokens"] += [
+        _added(*item) for item in added.items() if item[0] not in _known(spec)
+      ]
   else:
     spec = read_json(file)
   known = _known(spec)

@@ -22,7 +22,9 @@ from povid_jax.weights.load import open_checkpoint  # noqa: E402
 from tests import torch_models  # noqa: E402
 from tests.torch_models import IMAGE_ID, SHAPES  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+  "ignore::DeprecationWarning", "ignore::FutureWarning"
+)
 NOT_A_TOKEN = 10**6  # a stop token that is never written
 
 

@@ -1,0 +1,343 @@
+"""Log-probs and losses of given pairs, one JSON line each.
+
+  python -m povid_jax.score --checkpoint=base --adapter=peft_folder \\
+      --pairs=pairs.json --image-dir=images --out=scores.jsonl
+
+The tool for whoever doubts a loss: every number that goes into it, for one
+pair at a time. The policy is the checkpoint with its adapter, the reference the
+same without; of a run, the reference is what the run started from.
+"""
+
+import argparse
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from povid_jax import checkpoint, errors, files, forward, objectives, progress
+from povid_jax.convert import report_skipped
+from povid_jax.data import noise as noise_lib
+from povid_jax.data import pairs, text
+from povid_jax.data.image import open_image, preprocess
+from povid_jax.data.tokenizer import Tokenizer, load_tokenizer
+from povid_jax.errors import UserError
+from povid_jax.models import params as params_lib
+from povid_jax.models.config import LoraConfig
+from povid_jax.objectives import Counts, Logps
+from povid_jax.weights import peft
+
+OBJECTIVES = ("dpo", "povid", "povid_shared", "povid_paper")
+_MULTIPLE = 64  # lengths are padded to multiples, so that few are compiled
+
+
+class Model(NamedTuple):
+  """A network and its arrays."""
+
+  graph: Any
+  params: params_lib.Params
+
+
+class Scorer(NamedTuple):
+  """What pairs are scored with."""
+
+  policy: Model
+  reference: Model
+  tokenizer: Tokenizer
+  weights: checkpoint.Weights
+
+
+class Options(NamedTuple):
+  """See the flags of the same names."""
+
+  image_dir: Path
+  objective: tuple[str, ...]
+  noise_step: int
+  noise_overflow: str
+  noise_seed: int
+  token_rule: str
+
+
+def load_scorer(
+  spec: str, adapter: str | None = None, dtype: str = "float32"
+) -> Scorer:
+  """Restores policy and reference; what they share is there once.
+
+  Args:
+    spec: a model folder or RUN[@STEP].
+    adapter: PEFT folder on top of it, or None.
+    dtype: of weights and activations.
+
+  Raises:
+    UserError: see `checkpoint.load` and `peft.read_adapter`; an adapter given
+      on a run that has one.
+  """
+  spec = checkpoint.resolve(spec)
+  lora, trained, start = None, {}, spec
+  if not (Path(spec) / "model.json").is_file():
+    if adapter is not None:
+      raise UserError(f"{spec} is a run; --adapter wants a model folder")
+    trained, lora, start = checkpoint.load_trained(spec)
+  weights = checkpoint.load(start, dtype=jnp.dtype(dtype)).merged()
+  if adapter is not None:
+    read = peft.read_adapter(adapter, weights.config)
+    report_skipped(read, adapter)
+    lora, trained = read.config, {**read.params, **read.others}
+  base = weights.params
+
+  def build(params: params_lib.Params, lora: LoraConfig | None) -> Model:
+    graph, _ = params_lib.abstract(weights.config, lora, dtype=jnp.dtype(dtype))
+    cast = lambda path, x: jnp.asarray(
+      x, None if params_lib.is_lora(path) else jnp.dtype(dtype)
+    )
+    return Model(graph, {path: cast(path, x) for path, x in params.items()})
+
+  return Scorer(
+    policy=build({**base, **trained}, lora),
+    reference=build(base, None),
+    tokenizer=load_tokenizer(weights.tokenizer),
+    weights=weights,
+  )
+
+
+def _noisy(
+  sample: pairs.Sample, pictures: list[Image.Image], options: Options
+) -> list[Image.Image]:
+  """The distorted pictures: the one that the sample names, or made here."""
+  name = sample.extra.get("image_noisy")
+  if name:
+    path = pairs.resolve_image(options.image_dir, name)
+    return [open_image(path), *pictures[1:]]
+  seed = noise_lib.seed_for(options.noise_seed, sample.id, None)
+  return [
+    Image.fromarray(
+      noise_lib.distort(
+        np.asarray(picture),
+        options.noise_step,
+        seed + i,
+        options.noise_overflow,
+      )
+    )
+    for i, picture in enumerate(pictures)
+  ]
+
+
+def _pictures(
+  images: Sequence[Image.Image], weights: checkpoint.Weights
+) -> np.ndarray:
+  """uint8[1, I, S, S, 3]."""
+  size = weights.config.vision.image_size
+  ready = [preprocess(image, size, weights.image_mode) for image in images]
+  empty = np.zeros((0, size, size, 3), np.uint8)
+  return np.stack(ready)[None] if ready else empty[None]
+
+
+def _padded(rows: Sequence[np.ndarray], dtype: Any) -> np.ndarray:
+  longest = max(len(row) for row in rows)
+  width = -(-longest // _MULTIPLE) * _MULTIPLE
+  out = np.zeros((len(rows), width), dtype)
+  for i, row in enumerate(rows):
+    out[i, : len(row)] = row
+  return out
+
+
+def make_batch(
+  sample: pairs.Sample, scorer: Scorer, options: Options
+) -> dict[str, np.ndarray]:
+  """One pair as a batch of one; `images_noisy` where there are pictures."""
+  prompt, chosen, rejected = pairs.split_turns(sample)
+  if rejected is None:
+    raise UserError("no rejected_conversations; want pairs")
+  if text.count_images(prompt) != len(sample.images):
+    raise UserError(
+      f"{len(sample.images)} image(s) and {text.count_images(prompt)} <image> "
+      "in its text"
+    )
+  encoded = text.encode(
+    prompt,
+    (chosen, rejected),
+    scorer.tokenizer,
+    scorer.weights.template,
+    scorer.weights.config.image_tokens,
+  )
+  paths = [pairs.resolve_image(options.image_dir, n) for n in sample.images]
+  pictures = [open_image(path) for path in paths]
+  batch = {
+    "prefix_ids": _padded([encoded.prefix_ids], np.int32),
+    "prefix_len": np.array([len(encoded.prefix_ids)], np.int32),
+    "branch_ids": _padded(encoded.branch_ids, np.int32)[None],
+    "loss_mask": _padded(encoded.loss_mask, bool)[None],
+    "images": _pictures(pictures, scorer.weights),
+  }
+  if pictures:
+    noisy = _noisy(sample, pictures, options)
+    batch["images_noisy"] = _pictures(noisy, scorer.weights)
+  return batch
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "spec"))
+def _noise_tokens(graph: Any, params: Any, batch: Any, spec: forward.Spec):
+  model = params_lib.merge(graph, params)
+  embeds = forward.encode_noisy(model, batch, spec)
+  return forward.noise_tokens(model, batch, embeds, spec, adapter=True)
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "spec"))
+def _logps(
+  graph: Any, params: Any, batch: Any, noise_ids: Any, spec: forward.Spec
+) -> Logps:
+  model = params_lib.merge(graph, params)
+  embeds = forward.encode(model, batch)
+  return forward.logps(
+    model, batch, embeds, spec, adapter=True, noise_ids=noise_ids
+  )
+
+
+def _losses(
+  names: Sequence[str],
+  policy: Logps,
+  reference: Logps,
+  shared: Any,
+  counts: Any,
+) -> dict[str, float | None]:
+  out: dict[str, float | None] = {}
+  for name in names:
+    objective = objectives.get(name)
+    if "noise" in objective.needs and policy.noise is None:
+      out[name] = None
+      continue
+    other = reference
+    if objective.noise_reference == "policy":
+      other = reference._replace(noise=shared)
+    loss, _ = objective.fn(policy, other, counts)
+    out[name] = float(loss[0])
+  return out
+
+
+def score_pair(
+  sample: pairs.Sample, scorer: Scorer, options: Options
+) -> dict[str, Any]:
+  """Every number of one pair; noise terms are null without a picture.
+
+  Raises:
+    UserError: a pair that cannot be scored, named by id.
+  """
+  try:
+    batch = make_batch(sample, scorer, options)
+  except UserError as error:
+    raise UserError(f"pair {sample.id!r}: {error}") from error
+  policy, reference = scorer.policy, scorer.reference
+  exclude = options.token_rule == "argmax_exclude_gold"
+  spec = forward.Spec(frozenset({"rejected"}), exclude_gold=exclude)
+  own: list[Any] = [None, None]
+  if "images_noisy" in batch:
+    own = [_noise_tokens(*m, batch, spec=spec) for m in (policy, reference)]
+  mine = _logps(*policy, batch, own[0], spec=spec)
+  theirs = _logps(*reference, batch, own[1], spec=spec)
+  shared = None
+  if own[0] is not None:
+    shared = _logps(*reference, batch, own[0], spec=spec).noise
+  mask = batch["loss_mask"][0]
+  number = lambda x: None if x is None else float(x[0])
+  named = lambda logps: {
+    "chosen_logps": number(logps.chosen),
+    "rejected_logps": number(logps.rejected),
+    "noise_logps": number(logps.noise),
+  }
+  tokens = lambda ids: (
+    [] if ids is None else np.asarray(ids)[0][mask[0]].tolist()
+  )
+  counts = Counts(*(np.array([int(row.sum())]) for row in mask))
+  return {
+    "id": sample.id,
+    "policy": named(mine),
+    "reference": named(theirs) | {"policy_noise_logps": number(shared)},
+    "noise_tokens": {"policy": tokens(own[0]), "reference": tokens(own[1])},
+    "num_tokens": {
+      "prefix": int(batch["prefix_len"][0]),
+      "chosen": int(mask[0].sum()),
+      "rejected": int(mask[1].sum()),
+    },
+    "loss": _losses(options.objective, mine, theirs, shared, counts),
+  }
+
+
+def score(
+  samples: Sequence[pairs.Sample], scorer: Scorer, options: Options, out: Path
+) -> None:
+  """Writes one line per pair, in their order; the file appears whole."""
+  with files.atomic_write(out) as file:
+    for sample in progress.bar(samples, desc="scoring", unit="pair"):
+      row = score_pair(sample, scorer, options)
+      file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _objectives(value: str) -> tuple[str, ...]:
+  names = tuple(name.strip() for name in value.split(",") if name.strip())
+  for name in names:
+    if name not in OBJECTIVES:
+      raise argparse.ArgumentTypeError(
+        f"{name!r}: want some of {','.join(OBJECTIVES)}"
+      )
+  return names
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m povid_jax.score",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add("--checkpoint", required=True, help="model folder, RUN or RUN@STEP")
+  add("--adapter", help="PEFT folder: the policy is the checkpoint with it")
+  add("--pairs", required=True, help="preference pairs, .json or .jsonl")
+  add("--image-dir", required=True, type=Path, help="where pictures lie")
+  add("--out", required=True, type=Path, help="JSON lines to write")
+  add(
+    "--objective",
+    type=_objectives,
+    default=("dpo", "povid", "povid_shared"),
+    help=f"losses to report, some of {','.join(OBJECTIVES)}",
+  )
+  add("--dtype", choices=("float32", "bfloat16"), default="float32")
+  add("--noise-step", type=int, default=500, help="0 to 999")
+  add("--noise-overflow", choices=("wrap", "clip"), default="wrap")
+  add("--noise-seed", type=int, default=0)
+  add(
+    "--token-rule",
+    choices=("argmax", "argmax_exclude_gold"),
+    default="argmax",
+    help="which token the distorted picture triggers",
+  )
+  return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  args = _parser().parse_args(argv)
+  if not 0 <= args.noise_step < noise_lib.NUM_STEPS:
+    raise UserError(f"--noise-step={args.noise_step}: want 0 to 999")
+  samples = pairs.read_samples(args.pairs)
+  scorer = load_scorer(args.checkpoint, args.adapter, args.dtype)
+  options = Options(
+    image_dir=args.image_dir,
+    objective=args.objective,
+    noise_step=args.noise_step,
+    noise_overflow=args.noise_overflow,
+    noise_seed=args.noise_seed,
+    token_rule=args.token_rule,
+  )
+  # float32 means float32: accelerators would round products to fewer bits
+  precision = "highest" if args.dtype == "float32" else "default"
+  with jax.default_matmul_precision(precision):
+    score(samples, scorer, options, args.out)
+  return 0
+
+
+if __name__ == "__main__":
+  errors.run(main)

@@ -1,0 +1,190 @@
+"""povid_jax.score against the released trainer's functions in PyTorch."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+torch = pytest.importorskip("torch")
+peft = pytest.importorskip("peft")
+
+from povid_jax import convert, score  # noqa: E402
+from povid_jax.errors import UserError  # noqa: E402
+from tests import small_tokenizer, torch_models  # noqa: E402
+from tests.released_trainer import Released  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings(
+  "ignore::DeprecationWarning", "ignore::FutureWarning"
+)
+PAIRS = [
+  ("a", "Describe this image in detail.", "Two cats look at a table.",
+   "Three cats sit on a red bus."),
+  ("b", "Is there a car?", "No, there is no car.", "Yes, there is a car."),
+]  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+  """Two pairs, their pictures, a base, an adapter; ours and PyTorch's."""
+
+  root: Path
+  released: Released
+
+  def run(self, *flags: str) -> list[dict[str, Any]]:
+    out = self.root / "scores.jsonl"
+    flags = (
+      f"--checkpoint={self.root / 'base'}",
+      f"--pairs={self.root / 'pairs.json'}",
+      f"--image-dir={self.root / 'images'}",
+      f"--out={out}",
+      *flags,
+    )
+    assert score.main(flags) == 0
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+  def oracle(self, i: int, **options: Any) -> dict[str, Any]:
+    _, question, chosen, rejected = PAIRS[i]
+    human = "<image>\n" + question
+    images = self.root / "images"
+    return self.released.pair(
+      [human, chosen],
+      [human, rejected],
+      images / f"{i}.png",
+      images / f"{i}_noisy.png",
+      **options,
+    )
+
+
+def _write_pairs(root: Path) -> None:
+  rng = np.random.default_rng(0)
+  (root / "images").mkdir()
+  rows = []
+  for i, (name, question, *answers) in enumerate(PAIRS):
+    shape = (37, 20 + 30 * i, 3)
+    for suffix in ("", "_noisy"):
+      picture = Image.fromarray(rng.integers(0, 256, shape, np.uint8))
+      picture.save(root / "images" / f"{i}{suffix}.png")
+    turns = [
+      [
+        {"from": "human", "value": f"<image>\n{question}"},
+        {"from": "gpt", "value": answer},
+      ]
+      for answer in answers
+    ]
+    rows.append(
+      {
+        "id": name,
+        "image": f"{i}.png",
+        "image_noisy": f"{i}_noisy.png",
+        "conversations": turns[0],
+        "rejected_conversations": turns[1],
+      }
+    )
+  (root / "pairs.json").write_text(json.dumps(rows))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+  root = tmp_path_factory.mktemp("score")
+  _write_pairs(root)
+  model = torch_models.llava("gqa", vocab_size=small_tokenizer.VOCAB)
+  model.save_pretrained(root / "hf")
+  small_tokenizer.write(root / "hf")
+  lora = peft.LoraConfig(
+    r=4,
+    lora_alpha=8,
+    target_modules=r".*language_model.*\.(q|k|v|o|gate|up|down)_proj",
+    task_type="CAUSAL_LM",
+  )
+  wrapped = peft.get_peft_model(model, lora)
+  torch_models.randomise_lora(wrapped)
+  wrapped.save_pretrained(root / "adapter")
+  convert.main(
+    ["from-torch", str(root / "hf"), str(root / "base"), "--dtype=float32"]
+  )
+  size = torch_models.VISION["image_size"]
+  return World(root, Released(wrapped.eval(), root / "hf", size))
+
+
+def _compare(row: dict[str, Any], want: dict[str, Any]) -> None:
+  for model in ("policy", "reference"):
+    for name in ("chosen_logps", "rejected_logps", "noise_logps"):
+      assert row[model][name] == pytest.approx(
+        float(want[model][name]), abs=1e-3
+      ), f"{model} {name}"
+    assert row["noise_tokens"][model] == want[model]["tokens"]
+
+
+def test_the_released_numbers(world: World) -> None:
+  rows = world.run(f"--adapter={world.root / 'adapter'}")
+  assert [row["id"] for row in rows] == ["a", "b"]
+  for i, row in enumerate(rows):
+    want = world.oracle(i)
+    _compare(row, want)
+    assert row["loss"]["dpo"] == pytest.approx(want["stage_1"], abs=1e-3)
+    assert row["loss"]["povid"] == pytest.approx(want["stage_2"], abs=1e-3)
+    # the adapter does something, and so do the distorted pictures
+    assert abs(row["loss"]["dpo"] - np.log(2)) > 1e-2
+    assert row["policy"]["noise_logps"] != row["policy"]["chosen_logps"]
+    scored = len(want["policy"]["tokens"])
+    assert row["num_tokens"]["chosen"] == scored
+    _check_shared(row, want)
+
+
+def _check_shared(row: dict[str, Any], want: dict[str, Any]) -> None:
+  """The reference's log-probs of the policy's noise tokens, and their loss."""
+  clean, targets = (want["reference"][k] for k in ("clean", "targets"))
+  logps = clean[:, :-1].log_softmax(-1)[targets[:, 1:] != -100]
+  tokens = torch.tensor(want["policy"]["tokens"])
+  shared = float(logps.gather(1, tokens[:, None]).sum())
+  assert row["reference"]["policy_noise_logps"] == pytest.approx(
+    shared, abs=1e-3
+  )
+  ratio = lambda name: row["policy"][name] - row["reference"][name]
+  worse = [
+    ratio("rejected_logps"),
+    row["policy"]["noise_logps"] - row["reference"]["policy_noise_logps"],
+  ]
+  margins = [ratio("chosen_logps") - other for other in worse]
+  loss = np.mean([np.log1p(np.exp(-0.1 * margin)) for margin in margins])
+  assert row["loss"]["povid_shared"] == pytest.approx(loss, abs=1e-5)
+
+
+def test_the_february_rule(world: World) -> None:
+  """Where the argmax is the true token, the runner-up is taken."""
+  rows = world.run(
+    f"--adapter={world.root / 'adapter'}", "--token-rule=argmax_exclude_gold"
+  )
+  for i, row in enumerate(rows):
+    _compare(row, world.oracle(i, exclude_gold=True))
+
+
+def test_without_an_adapter_policy_is_reference(world: World) -> None:
+  rows = world.run("--objective=dpo", "--noise-step=999")
+  for row in rows:
+    assert row["policy"].items() <= row["reference"].items()
+    assert row["loss"] == {"dpo": pytest.approx(np.log(2), abs=1e-6)}
+
+
+def test_a_bad_pair_is_named(world: World, tmp_path: Path) -> None:
+  rows = json.loads((world.root / "pairs.json").read_text())
+  rows[1]["image"] = "pairs.json"
+  (world.root / "images" / "pairs.json").write_text("{}")
+  (tmp_path / "pairs.json").write_text(json.dumps(rows))
+  out = tmp_path / "scores.jsonl"
+  with pytest.raises(
+    UserError, match="pair 'b': .*pairs.json.*not an image|pair 'b'"
+  ):
+    score.main(
+      [
+        f"--checkpoint={world.root / 'base'}",
+        f"--pairs={tmp_path / 'pairs.json'}",
+        f"--image-dir={world.root / 'images'}",
+        f"--out={out}",
+      ]
+    )
+  assert not out.exists()

@@ -1,0 +1,213 @@
+"""config.json in and out, held against transformers' own classes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import transformers
+
+from povid_jax.errors import UserError
+from povid_jax.models.config import DecoderConfig, VisionConfig
+from povid_jax.models.presets import preset
+from povid_jax.weights import dimensions
+
+WHERE = Path("config.json")
+
+# Published files, shortened to what decides the dimensions.
+ORIGINAL_7B = {
+  "model_type": "llava",
+  "architectures": ["LlavaLlamaForCausalLM"],
+  "hidden_act": "silu",
+  "hidden_size": 4096,
+  "image_aspect_ratio": "pad",
+  "intermediate_size": 11008,
+  "max_position_embeddings": 4096,
+  "mm_hidden_size": 1024,
+  "mm_projector_type": "mlp2x_gelu",
+  "mm_use_im_patch_token": False,
+  "mm_use_im_start_end": False,
+  "mm_vision_select_feature": "patch",
+  "mm_vision_select_layer": -2,
+  "num_attention_heads": 32,
+  "num_hidden_layers": 32,
+  "num_key_value_heads": 32,
+  "rms_norm_eps": 1e-05,
+  "rope_scaling": None,
+  "tie_word_embeddings": False,
+  "vocab_size": 32000,
+}
+LLAVA_HF_7B = {
+  "model_type": "llava",
+  "image_token_index": 32000,
+  "projector_hidden_act": "gelu",
+  "text_config": {
+    "_name_or_path": "lmsys/vicuna-7b-v1.5",
+    "max_position_embeddings": 4096,
+    "model_type": "llama",
+    "rms_norm_eps": 1e-05,
+    "vocab_size": 32064,
+  },
+  "vision_config": {
+    "hidden_size": 1024,
+    "image_size": 336,
+    "intermediate_size": 4096,
+    "model_type": "clip_vision_model",
+    "num_attention_heads": 16,
+    "num_hidden_layers": 24,
+    "patch_size": 14,
+    "projection_dim": 768,
+  },
+  "vision_feature_layer": -2,
+  "vision_feature_select_strategy": "default",
+}
+
+
+def _folder(path: Path, config: dict) -> Path:
+  path.mkdir(exist_ok=True)
+  (path / "config.json").write_text(json.dumps(config))
+  return path
+
+
+def test_the_published_original(tmp_path: Path):
+  folder = _folder(tmp_path / "llava", ORIGINAL_7B)
+  clip = _folder(
+    tmp_path / "clip", {"model_type": "clip", **{
+      "vision_config": LLAVA_HF_7B["vision_config"]}}
+  )  # fmt: skip
+  config = dimensions.from_original(folder, {}, clip)
+  assert config == preset("llava-1.5-7b")
+  assert dimensions.manners_of(folder) == ("vicuna_v1", "pad")
+
+
+def test_the_published_llava_hf(tmp_path: Path):
+  folder = _folder(tmp_path / "hf", LLAVA_HF_7B)
+  config = dimensions.from_llava_hf(folder)
+  assert config.decoder.vocab_size == 32064
+  assert config.vision == preset("llava-1.5-7b").vision
+  decoder = config.decoder.to_dict() | {"vocab_size": 32000}
+  assert decoder == preset("llava-1.5-7b").decoder.to_dict()
+  assert dimensions.manners_of(folder) == ("vicuna_v1", "pad")
+
+
+@pytest.mark.parametrize(
+  ("changes", "manners"),
+  [
+    ({"image_aspect_ratio": "square"}, ("vicuna_v1", "resize")),
+    ({"image_aspect_ratio": None}, ("vicuna_v1", "resize")),
+    ({"model_type": "llava_mistral"}, ("mistral_instruct", "pad")),
+    (
+      {"povid_jax": {"template": "short", "image_mode": "resize"}},
+      ("short", "resize"),
+    ),
+  ],
+)
+def test_manners(tmp_path: Path, changes: dict, manners: tuple):
+  folder = _folder(tmp_path / "x", ORIGINAL_7B | changes)
+  assert dimensions.manners_of(folder) == manners
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2"])
+def test_silence_means_what_transformers_means(kind: str):
+  theirs = transformers.AutoConfig.for_model(kind)
+  ours = dimensions.decoder_from({}, kind, WHERE)
+  window = theirs.sliding_window if kind == "mistral" else None
+  want = DecoderConfig(
+    vocab_size=theirs.vocab_size,
+    hidden_size=theirs.hidden_size,
+    intermediate_size=theirs.intermediate_size,
+    num_layers=theirs.num_hidden_layers,
+    num_heads=theirs.num_attention_heads,
+    num_kv_heads=theirs.num_key_value_heads,
+    head_dim=128,
+    rope_theta=theirs.rope_parameters["rope_theta"],
+    max_positions=theirs.max_position_embeddings,
+    rms_norm_eps=theirs.rms_norm_eps,
+    attention_bias=kind == "qwen2",
+    tie_embeddings=theirs.tie_word_embeddings,
+    sliding_window=window,
+  )
+  assert ours == want
+
+
+def test_a_silent_vision_config():
+  theirs = transformers.CLIPVisionConfig()
+  ours = dimensions.vision_from({}, -2, WHERE)
+  assert (
+    dimensions.to_vision_config(ours).items()
+    <= (theirs.to_dict() | {"projection_dim": 768}).items()
+  )
+  filled = transformers.LlavaConfig().vision_config
+  assert dimensions.vision_from(
+    dimensions._LLAVA_VISION, -2, WHERE
+  ) == dimensions.vision_from(filled.to_dict(), -2, WHERE)
+
+
+_LLAMA3 = dict(
+  type="llama3",
+  factor=8.0,
+  low_freq_factor=1.0,
+  high_freq_factor=4.0,
+  original_max_position_embeddings=8192,
+)
+
+
+@pytest.mark.parametrize(
+  "decoder",
+  [
+    DecoderConfig(),
+    DecoderConfig(num_kv_heads=8, head_dim=64, tie_embeddings=True),
+    DecoderConfig(rope_scaling={"type": "linear", "factor": 2.0}),
+    DecoderConfig(rope_scaling=_LLAMA3, rope_theta=5e5),
+    DecoderConfig(attention_bias=True, output_bias=True),
+    DecoderConfig(attention_bias=True),
+    DecoderConfig(sliding_window=4096, num_kv_heads=8),
+  ],
+)
+def test_out_and_in_again(decoder: DecoderConfig):
+  text = dimensions.to_text_config(decoder, decoder.vocab_size)
+  back = dimensions.decoder_from(text, text["model_type"], WHERE)
+  assert back == decoder
+  # and by way of transformers, which renames and fills fields
+  theirs = transformers.AutoConfig.for_model(
+    text.pop("model_type"), **text
+  ).to_dict()
+  assert dimensions.decoder_from(theirs, theirs["model_type"], WHERE) == decoder
+
+
+def test_old_and_new_rope_fields():
+  old = {"rope_theta": 5e5, "rope_scaling": _LLAMA3}
+  new = {"rope_parameters": {"rope_theta": 5e5, **_LLAMA3}}
+  assert dimensions.decoder_from(
+    old, "llama", WHERE
+  ) == dimensions.decoder_from(new, "llama", WHERE)
+
+
+def test_activation_names():
+  config = VisionConfig(activation="gelu_tanh")
+  written = dimensions.to_vision_config(config)
+  assert written["hidden_act"] == "gelu_pytorch_tanh"
+  assert dimensions.vision_from(written, -2, WHERE) == config
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"vision_feature_select_strategy": "full"}, "'full', want 'default'"),
+    ({"vision_feature_layer": [-2, -5]}, r"\[-2, -5\], want one integer"),
+    ({"projector_hidden_act": "relu"}, "projector_hidden_act is 'relu'"),
+    ({"text_config": {"model_type": "gemma"}}, "model_type is 'gemma'"),
+    ({"text_config": {"mlp_bias": True}}, "mlp_bias is True"),
+    (
+      {"text_config": {"rope_scaling": {"type": "yarn"}}},
+      "the rope type is 'yarn', want 'default' or 'linear' or 'llama3'",
+    ),
+    (
+      {"text_config": {"rope_scaling": {"type": "linear"}}},
+      "rope scaling 'linear' without factor",
+    ),
+  ],
+)
+def test_what_is_not_computed_is_refused(tmp_path: Path, changes, message):
+  folder = _folder(tmp_path / "hf", LLAVA_HF_7B | changes)
+  with pytest.raises(UserError, match=f"config.json: .*{message}"):
+    dimensions.from_llava_hf(folder)
