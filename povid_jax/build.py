@@ -1,6 +1,7 @@
 """A config and a mesh to everything a training run is made of."""
 
 import dataclasses
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -8,22 +9,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from povid_jax import checkpoint, objectives, optim, sharding
+from povid_jax import checkpoint, optim, sharding
 from povid_jax.data import batches, lengths
 from povid_jax.data.noise import ALPHA_BAR
 from povid_jax.data.records import RecordSource
 from povid_jax.data.tokenizer import Tokenizer, load_tokenizer
 from povid_jax.errors import UserError
-from povid_jax.forward import Spec
+from povid_jax.models import backends
 from povid_jax.models import params as params_lib
-from povid_jax.models.config import LoraConfig
+from povid_jax.models.llama import REMAT
 from povid_jax.models.params import Params
-from povid_jax.objectives import Objective
+from povid_jax.outline import (
+  Outline,
+  get_objective,
+  make_spec,
+  outline,
+)
 from povid_jax.step import Frozen, State, StepFn
 
 _CHOICES = {
@@ -35,11 +40,8 @@ _CHOICES = {
   "reference": ("online", "cached"),
   "on_nonfinite": ("raise", "skip"),
   "dtype": ("bfloat16", "float32"),
-}
-_TRAINABLE = {
-  "lora": r"/lora_[ab]$",
-  "decoder": r"^decoder/",
-  "all": r".*",
+  "attention": backends.BACKENDS,
+  "remat": tuple(REMAT),
 }
 
 
@@ -67,49 +69,11 @@ def check(config: ConfigDict) -> None:
   get_objective(config)
 
 
-def get_objective(config: ConfigDict) -> Objective:
-  hyper = config.objective.hyper.to_dict()
-  return objectives.get(config.objective.name, **hyper)
-
-
-def trainable_patterns(config: ConfigDict) -> list[str]:
-  """Regexes of the trained paths."""
-  patterns = [_TRAINABLE.get(config.trainable, config.trainable)]
-  if config.projector_lr > 0:
-    patterns.append(r"^projector/")
-  return patterns
-
-
-def lora_of(config: ConfigDict) -> LoraConfig | None:
-  """The adapters of the run, or None where none is trained."""
-  if "lora" not in config.trainable:
-    return None
-  return LoraConfig(config.lora.rank, config.lora.alpha, config.lora.targets)
-
-
-def make_spec(config: ConfigDict, objective: Objective) -> Spec:
-  scale = None
-  if config.noise.site == "pixels":
-    kept = float(ALPHA_BAR[config.noise.step])
-    scale = (math.sqrt(kept), math.sqrt(1.0 - kept))
-  return Spec(
-    needs=objective.needs,
-    exclude_gold=config.noise.tokens == "argmax_exclude_gold",
-    noise_scale=scale,
-    head_chunk=config.head_chunk,
-    share_prefix=config.share_prefix,
-  )
-
-
 @dataclasses.dataclass(frozen=True)
-class Model:
-  """Weights split into trained and frozen, and the network's graph."""
+class Model(Outline):
+  """An outline with its arrays, trained (float32) and frozen."""
 
   weights: checkpoint.Weights  # of `init`; its params are not kept
-  lora: LoraConfig | None
-  graph: nnx.GraphDef
-  shapes: Params
-  patterns: list[str]
   params: Params
   frozen: Frozen
 
@@ -120,47 +84,34 @@ def build_model(config: ConfigDict, mesh: Mesh) -> Model:
   Raises:
     UserError: nothing to restore, nothing matched as trainable.
   """
-  objective = get_objective(config)
-  lora = lora_of(config)
   dtype = jnp.dtype(config.dtype)
-  patterns = trainable_patterns(config)
   place = sharding.sharding_for(mesh)
-  described = checkpoint.describe(config.init)
-  graph, shapes = params_lib.abstract(
-    described, lora, dtype=dtype, remat=config.remat
-  )
-  trained = optim.match_trainable(shapes, patterns)
+  sketch = outline(config, checkpoint.describe(config.init))
+  trained = frozenset(sketch.trained)
   weights = checkpoint.load(
     config.init, place, dtype, keep=lambda path: path in trained
   ).merged()
   arrays = dict(weights.params)
-  if lora is not None:
-    arrays |= _new_adapters(shapes, config.seed, place)
-  missing = sorted(set(shapes) ^ set(arrays))
+  if sketch.lora is not None:
+    arrays |= _new_adapters(sketch.shapes, config.seed, place)
+  missing = sorted(set(sketch.shapes) ^ set(arrays))
   if missing:
     raise UserError(
       f"{config.init}: parameter {missing[0]} does not fit the architecture"
     )
-  params = {
-    path: arrays[path].astype(jnp.float32) for path in shapes if path in trained
+  # copies: the trained arrays are donated to the step
+  reference = {
+    path: jnp.array(arrays[path], dtype, copy=True) for path in sketch.copied
   }
-  reference: Params = {}
-  if "reference" in objective.needs:
-    # a copy: the trained arrays are donated to the step
-    reference = {
-      path: jnp.array(arrays[path], dtype, copy=True)
-      for path in params
-      if not params_lib.is_lora(path)
-    }
-  frozen = {path: arrays[path] for path in shapes if path not in trained}
+  fields = {f.name: getattr(sketch, f.name) for f in dataclasses.fields(sketch)}
   return Model(
+    **fields,
     weights=dataclasses.replace(weights, params={}),
-    lora=lora,
-    graph=graph,
-    shapes=shapes,
-    patterns=patterns,
-    params=params,
-    frozen=Frozen(frozen, reference),
+    params={path: arrays[path].astype(jnp.float32) for path in sketch.trained},
+    frozen=Frozen(
+      {path: arrays[path] for path in sketch.shapes if path not in trained},
+      reference,
+    ),
   )
 
 
@@ -201,7 +152,18 @@ def build_data(
     image_tokens=weights.config.image_tokens,
     num_branches=2 if "rejected" in needs else 1,
   )
-  measured = lengths.measure(source, tokenizer, text, config.data.limit)
+  note = functools.partial(batches.note_skipped, workdir / "skipped.jsonl")
+  measured = lengths.measure(
+    source,
+    tokenizer,
+    text,
+    config.data.limit,
+    on_bad=(
+      (lambda i, error: note(i, "", error))
+      if config.data.on_bad_sample == "skip"
+      else None
+    ),
+  )
   buckets = lengths.assign(
     measured,
     count=config.data.buckets,
@@ -263,7 +225,7 @@ def build_loader(
 
 
 def make_step(
-  config: ConfigDict, model: Model, num_steps: int
+  config: ConfigDict, model: Outline, num_steps: int
 ) -> tuple[StepFn, dict[str, Any]]:
   """The step function and the learning rate of each group by step."""
   objective = get_objective(config)
@@ -273,7 +235,7 @@ def make_step(
   transform, rates = optim.make(
     learning_rate=config.lr,
     total_steps=num_steps,
-    paths=model.params,
+    paths=model.trained,
     schedule_kind=config.schedule,
     warmup_ratio=config.warmup_ratio,
     warmup_steps=None if config.warmup_steps < 0 else config.warmup_steps,
@@ -290,26 +252,39 @@ def make_step(
     spec=make_spec(config, objective),
     optimizer=optim.finite_guard(transform),
     train_vision=any(
-      path.startswith(("vision/", "projector/")) for path in model.params
+      path.startswith(("vision/", "projector/")) for path in model.trained
     ),
   )
   return step, rates
 
 
+def describe_state(step: StepFn, params: Params, mesh: Mesh) -> State:
+  """Shapes and shardings of a State: optimizer state cut like the parameters.
+
+  Args:
+    params: arrays, or ShapeDtypeStructs with a sharding.
+  """
+  whole = NamedSharding(mesh, P())
+
+  def cut(path: tuple, leaf: Any) -> jax.ShapeDtypeStruct:
+    name = getattr(path[-1], "key", None) if path else None
+    like = params.get(name)
+    same = like is not None and like.shape == leaf.shape
+    placed = like.sharding if same else whole
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed)
+
+  shapes = jax.eval_shape(step.optimizer.init, params)
+  opt_state = jax.tree_util.tree_map_with_path(cut, shapes)
+  number = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
+  return State(number, params, opt_state)
+
+
 def init_state(step: StepFn, params: Params, mesh: Mesh) -> State:
   """Optimizer state cut like the parameters; step 0."""
-  whole = NamedSharding(mesh, P())
-  shapes = jax.eval_shape(step.optimizer.init, params)
-
-  def cut(path: tuple, leaf: Any) -> NamedSharding:
-    name = getattr(path[-1], "key", None) if path else None
-    if name in params and params[name].shape == leaf.shape:
-      return params[name].sharding
-    return whole
-
-  placed = jax.tree_util.tree_map_with_path(cut, shapes)
+  described = describe_state(step, params, mesh)
+  placed = jax.tree.map(lambda leaf: leaf.sharding, described.opt_state)
   opt_state = jax.jit(step.optimizer.init, out_shardings=placed)(params)
-  number = jax.device_put(jnp.int32(0), whole)
+  number = jax.device_put(jnp.int32(0), described.step.sharding)
   return State(number, params, opt_state)
 
 

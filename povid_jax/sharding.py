@@ -55,29 +55,34 @@ RULES: tuple[tuple[str, P], ...] = (
 )
 
 
-def make_mesh(
-  shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None
-) -> Mesh:
-  """A mesh over all devices; one axis may be -1 and takes what is left.
+def axis_sizes(shape: Mapping[str, int], count: int) -> tuple[int, ...]:
+  """Sizes of AXES over `count` devices; one may be -1 and takes what is left.
 
   Raises:
     UserError: the sizes do not multiply to the number of devices.
   """
-  devices = list(jax.devices() if devices is None else devices)
   sizes = [int(shape[axis]) for axis in AXES]
   named = ", ".join(f"{a}={s}" for a, s in zip(AXES, sizes, strict=True))
   if sizes.count(-1) > 1 or any(s == 0 or s < -1 for s in sizes):
     raise UserError(f"mesh ({named}): want positive sizes and at most one -1")
   known = int(np.prod([s for s in sizes if s != -1]))
-  if -1 in sizes and len(devices) % known == 0:
-    sizes[sizes.index(-1)] = len(devices) // known
-  if int(np.prod(sizes)) != len(devices):
+  if -1 in sizes and count % known == 0:
+    sizes[sizes.index(-1)] = count // known
+  if int(np.prod(sizes)) != count:
     raise UserError(
-      f"mesh ({named}) does not divide {len(devices)} devices; "
+      f"mesh ({named}) does not divide {count} devices; "
       "the sizes must multiply to the number of devices (-1 fills)"
     )
+  return tuple(sizes)
+
+
+def make_mesh(
+  shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+  """A mesh over all devices, with the errors of `axis_sizes`."""
+  devices = list(jax.devices() if devices is None else devices)
   return jax.make_mesh(
-    tuple(sizes),
+    axis_sizes(shape, len(devices)),
     AXES,
     axis_types=(jax.sharding.AxisType.Auto,) * len(AXES),
     devices=devices,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from povid_jax import build
+from povid_jax import build, outline
 from povid_jax import config as config_lib
 from povid_jax.errors import UserError
 from povid_jax.models import params, presets
@@ -102,7 +102,7 @@ def test_adapters_go_where_the_released_ones_do():
   config = load("povid_stage2.py")
   # a matter of shapes: nothing is allocated
   _, shapes = params.abstract(
-    presets.preset("llava-1.5-7b"), build.lora_of(config)
+    presets.preset("llava-1.5-7b"), outline.lora_of(config)
   )
   adapters = {k: v for k, v in shapes.items() if params.is_lora(k)}
   assert sum(v.size for v in adapters.values()) == 319_815_680  # facts B5
@@ -110,5 +110,5 @@ def test_adapters_go_where_the_released_ones_do():
 
 def test_full_decoder_trains_no_adapter():
   config = load("dpo_full.py")
-  assert build.lora_of(config) is None
-  assert build.trainable_patterns(config) == ["^decoder/"]
+  assert outline.lora_of(config) is None
+  assert outline.trainable_patterns(config) == ["^decoder/"]
