@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
@@ -219,6 +220,38 @@ def test_without_a_reference(
   found = values(preference.BENCHMARK, preference.measure(base, pairs, same))
   assert (found["accuracy"], found["margin"]) == (0, 0)  # a tie is no success
   assert found["likelier"] == found["reference_likelier"]
+
+
+def test_a_run_is_compared_with_its_adapter_off(
+  tuned: decoding.Policy, folder: Path, pairs: Path, tmp_path: Path
+) -> None:
+  """The command on a run directory gives what the restored policy gives."""
+  run = tmp_path / "run"
+  (run / "checkpoints" / "7").mkdir(parents=True)
+  config = {
+    "init": str(folder / "model"),
+    "lora": tuned.weights.lora.to_dict(),
+  }
+  (run / "config.json").write_text(json.dumps(config))
+  added = {k: v for k, v in tuned.params.items() if params_lib.is_lora(k)}
+  with ocp.StandardCheckpointer() as checkpointer:
+    path = run / "checkpoints" / "7" / "params"
+    checkpointer.save(path.absolute(), checkpoint.nest(added))
+  argv = [
+    f"--checkpoint={run}@7",
+    "--benchmarks=preference",
+    f"--pairs={pairs}",
+    f"--out={tmp_path}/out",
+    "--resamples=10",
+  ]
+  assert command.main(argv) == 0
+  results = json.loads((tmp_path / "out" / "results.json").read_text())
+  found = {row["metric"]: row["value"] for row in results["results"]}
+  options = Options(extra={"pairs": pairs})
+  scored = preference.measure(tuned, pairs, options)
+  assert found == pytest.approx(values(preference.BENCHMARK, scored), abs=1e-5)
+  made = results["settings"]["measured_by"]["preference"]
+  assert made == {"reference": "adapter off", "beta": 0.1, "pairs": 5}
 
 
 def test_pairs_that_cannot_be_used(tmp_path: Path, pairs: Path) -> None:
