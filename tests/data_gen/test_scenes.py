@@ -77,9 +77,9 @@ def test_a_split_does_not_change_when_another_grows(folder, tmp_path):
     ),
     (
       "Describe this image in detail.",
-      "This is a photo of a kitchen with three objects. A red apple is at the "
-      "top left. A blue umbrella can be seen in the middle. An orange cup is "
-      "at the bottom right.",
+      "This is a photo of a kitchen. A red apple is at the top left. A blue "
+      "umbrella can be seen in the middle. An orange cup is at the bottom "
+      "right.",
     ),
     (
       "Walk me through this picture.",
@@ -100,6 +100,56 @@ def test_a_split_does_not_change_when_another_grows(folder, tmp_path):
 )
 def test_descriptions_read_row_by_row(prompt, expected):
   assert text.DESCRIPTIONS[prompt](SCENE) == expected
+
+
+@pytest.mark.parametrize(
+  ("prompt", "expected"),
+  [
+    (
+      "Describe this image.",
+      "The picture shows a park. On the left there is a red kite. There is "
+      "also a bench nearby.",
+    ),
+    (
+      "Walk me through this picture.",
+      "In this park the first thing is a red kite on the left. There is also "
+      "a bench nearby. That is all.",
+    ),
+    (
+      "What can be seen in this picture?",
+      "In the park there are a red kite and a bench.",
+    ),
+    (
+      "Write a short caption for this image.",
+      "A park with a kite and a bench.",
+    ),
+  ],
+)
+def test_the_companion_comes_last(prompt, expected):
+  scene = world.Scene("park", (world.Thing("kite", "red", 3),), "bench")
+  assert text.DESCRIPTIONS[prompt](scene) == expected
+
+
+def test_a_companion_that_is_there_is_told_of_once():
+  kite, bench = world.Thing("kite", "red", 3), world.Thing("bench", "red", 5)
+  scene = world.Scene("park", (kite, bench))
+  told = world.told(np.random.default_rng(0), scene, careless=0.0)
+  assert told == world.Scene("park", (kite,), "bench")
+
+
+def test_the_careless_tell_of_absent_companions_at_the_given_rate():
+  rng = np.random.default_rng(0)
+  scene = world.Scene("park", (world.Thing("kite", "red", 3),))
+  for careless, low, high in ((0.0, 0, 0), (0.65, 0.6, 0.7), (1.0, 1, 1)):
+    told = [world.told(rng, scene, careless).also for _ in range(1000)]
+    assert set(told) <= {None, "bench"}
+    assert low <= np.mean([also == "bench" for also in told]) <= high
+
+
+def test_every_place_has_a_companion_that_is_usual_there():
+  assert world.COMPANIONS.keys() == world.PLACES.keys()
+  for place, kind in world.COMPANIONS.items():
+    assert kind in world.PLACES[place]
 
 
 def test_cell_by_cell_names_empty_cells():
