@@ -304,9 +304,11 @@ def _restore(
   if not folder.is_dir():
     raise UserError(f"no weights in {folder}; the folder is not whole")
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  with ocp.StandardCheckpointer() as checkpointer:
-    metadata = checkpointer.metadata(folder.absolute())
-    stored = unnest(_tree(metadata))
+  # the handler, not a Checkpointer: that looks for metadata which a run keeps
+  # one folder up, and warns
+  handler = ocp.StandardCheckpointHandler()
+  try:
+    stored = unnest(_tree(handler.metadata(folder.absolute())))
 
     def target(name: str, leaf: Any) -> jax.ShapeDtypeStruct:
       wanted = None if is_lora(name) or keep(name) else dtype
@@ -316,11 +318,14 @@ def _restore(
       )
 
     wanted = {name: target(name, leaf) for name, leaf in stored.items()}
-    try:
-      restored = checkpointer.restore(folder.absolute(), nest(wanted))
-    except (ValueError, OSError) as error:
-      reason = str(error).splitlines()[0]
-      raise UserError(f"{folder} cannot be restored: {reason}") from error
+    restored = handler.restore(
+      folder.absolute(), args=ocp.args.StandardRestore(nest(wanted))
+    )
+  except (ValueError, OSError) as error:
+    reason = str(error).splitlines()[0] if str(error) else repr(error)
+    raise UserError(f"{folder} cannot be restored: {reason}") from error
+  finally:
+    handler.close()
   return dict(sorted(unnest(restored).items()))
 
 

@@ -37,8 +37,13 @@ from povid_jax.evals.protocol import Benchmark, Options, Scored
 from povid_jax.files import atomic_write
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-  """The command; the first word may be compare or build-pope."""
+def main(argv: Sequence[str] | None = None, policy: Any = None) -> int:
+  """The command; the first word may be compare or build-pope.
+
+  Args:
+    policy: a model in memory that is asked in place of what --checkpoint
+      names (training uses it).
+  """
   argv = list(sys.argv[1:] if argv is None else argv)
   if argv[:1] == ["compare"]:
     return run_compare(argv[1:])
@@ -53,10 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = parser.parse_args(argv)
   if args.resamples < 1:
     raise UserError(f"--resamples={args.resamples}: want at least 1")
-  return evaluate(args)
+  return evaluate(args, policy)
 
 
-def evaluate(args: argparse.Namespace) -> int:
+def evaluate(args: argparse.Namespace, policy: Any = None) -> int:
   """Answers and scores every benchmark, then writes and prints the results."""
   chosen = flags.benchmarks(args.benchmarks)
   # everything a user can have got wrong is found before a model is loaded
@@ -72,7 +77,8 @@ def evaluate(args: argparse.Namespace) -> int:
     for b in chosen
   }
   settings = _settings(args, chosen, folders, options)
-  policy = _load_policy(args, chosen) if args.checkpoint else None
+  if policy is None and args.checkpoint:
+    policy = _load_policy(args, chosen)
   if policy is not None:
     settings["checkpoint_hash"] = policy.fingerprint
   rows, given, scored = [], [], {}

@@ -66,7 +66,8 @@ def cached(
     UserError: a stale cache, or noise that is drawn anew each epoch.
   """
   needs_noise = {"noise", "corrupted"} & set(terms_of(step))
-  if needs_noise and config.noise.per_epoch and config.epochs > 1:
+  epochs = len(data.plan) / data.plan.steps_per_epoch
+  if needs_noise and config.noise.per_epoch and epochs > 1:
     raise UserError(
       "config.reference=cached with noise drawn anew each epoch: set "
       "config.noise.per_epoch=False or reference=online"
@@ -74,7 +75,9 @@ def cached(
   folder = Path(config.reference_cache or workdir / "reference")
   key = key_of(config, model, data, step)
   if (folder / "key.json").exists():
-    return _read(folder, key)
+    values = _read(folder, key)
+    _check_complete(values, config, data, folder)
+    return values
   values = _compute(config, model, data, step, mesh, workdir)
   if jax.process_index() == 0:
     with files.atomic_dir(folder) as temporary:
@@ -102,6 +105,23 @@ def _read(folder: Path, key: dict[str, Any]) -> dict[str, np.ndarray]:
     ) from error
 
 
+def _check_complete(
+  values: dict[str, np.ndarray],
+  config: ConfigDict,
+  data: build.Data,
+  folder: Path,
+) -> None:
+  """A cache of fewer samples (other limits of length) does not do."""
+  absent = np.isnan(values[f"{CACHED}chosen"][data.buckets.kept])
+  if absent.any() and config.data.on_bad_sample == "raise":
+    first = int(data.buckets.kept[absent][0])
+    raise UserError(
+      f"reference cache {folder} is stale: it lacks {int(absent.sum())} "
+      f"samples, record {first} the first. Remove the folder to compute it "
+      "again"
+    )
+
+
 def _compute(
   config: ConfigDict,
   model: build.Model,
@@ -120,7 +140,7 @@ def _compute(
     lambda frozen, params, batch: _score(step, frozen, params, batch)
   )
   values = {
-    name: np.zeros(len(data.lengths.prefix), np.float32)
+    name: np.full(len(data.lengths.prefix), np.nan, np.float32)
     for name in terms_of(step)
   }
   rows = batches.pipeline(plan, loader, config.data.workers)

@@ -1,10 +1,10 @@
 """Checkpoints of a run while it trains: asynchronous, atomic, resumable."""
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import grain
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
@@ -13,9 +13,16 @@ from povid_jax.checkpoint import nest, unnest
 from povid_jax.errors import UserError
 from povid_jax.step import State
 
+# tensorstore and asyncio raise these for a disk that is full or cannot be
+# written
+_NOT_SAVED = (OSError, ValueError, RuntimeError)
+
 
 class RunCheckpoints:
   """WORKDIR/checkpoints/<step>: parameters, optimizer, data position.
+
+  The position is the step itself, since a plan gives any step directly: a run
+  may continue with another number of hosts, devices or reading workers.
 
   Args:
     workdir: the run directory.
@@ -55,13 +62,12 @@ class RunCheckpoints:
   def latest(self) -> int | None:
     return self._manager.latest_step()
 
-  def save(
-    self,
-    state: State,
-    data: grain.DatasetIterator,
-    metrics: Mapping[str, float],
-  ) -> None:
+  def save(self, state: State, metrics: Mapping[str, float]) -> None:
     """Starts saving; returns as soon as the arrays are copied.
+
+    Args:
+      state: with which the next step starts.
+      metrics: of the step before; the best is kept by one of them.
 
     Raises:
       UserError: the disk is full or cannot be written; checkpoints saved
@@ -77,11 +83,11 @@ class RunCheckpoints:
         args=ocp.args.Composite(
           params=ocp.args.StandardSave(nest(state.params)),
           optimizer=ocp.args.StandardSave(_as_list(state.opt_state)),
-          data=grain.checkpoint.CheckpointSave(data),
+          data=ocp.args.JsonSave({"next_step": step}),
         ),
         metrics={self._best: metrics[self._best]} if known else None,
       )
-    except (OSError, ValueError) as error:
+    except _NOT_SAVED as error:
       raise _save_error(step, error) from error
 
   def wait(self) -> None:
@@ -89,16 +95,18 @@ class RunCheckpoints:
     try:
       self._manager.wait_until_finished()
       self._manager.check_for_errors()
-    except (OSError, ValueError) as error:
+    except _NOT_SAVED as error:
       raise _save_error(self._manager.latest_step(), error) from error
 
-  def restore(self, state: State, data: grain.DatasetIterator) -> State | None:
-    """The newest saved state, `data` set to its position; None if none.
+  def restore(self, state: State) -> State | None:
+    """The newest saved state; None where nothing is saved.
 
     Args:
       state: arrays of the right shapes and shardings; its values are not
         used.
-      data: the iterator of this run.
+
+    Raises:
+      UserError: what is saved has other names or shapes.
     """
     step = self._manager.latest_step()
     if step is None:
@@ -115,10 +123,9 @@ class RunCheckpoints:
             nest(jax.tree.map(shape, state.params))
           ),
           optimizer=ocp.args.StandardRestore(_as_list(optimizer)),
-          data=grain.checkpoint.CheckpointRestore(data),
         ),
       )
-    except (ValueError, OSError, KeyError) as error:
+    except (ValueError, OSError, KeyError, TypeError) as error:
       reason = str(error).splitlines()[0]
       raise UserError(
         f"checkpoint {step} of this run does not fit its config ({reason}); "
@@ -133,7 +140,9 @@ class RunCheckpoints:
     return State(number, params, opt_state)
 
   def close(self) -> None:
-    self._manager.close()
+    """Ends what is being saved; a save that fails now was said before."""
+    with contextlib.suppress(*_NOT_SAVED):
+      self._manager.close()
 
 
 def _as_list(tree: Any) -> list[dict[str, Any]]:

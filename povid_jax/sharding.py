@@ -35,7 +35,7 @@ RULES: tuple[tuple[str, P], ...] = (
   ),
   (
     r"layers/.*/([qkv]_proj|gate_proj|up_proj|fc1)/lora_b$",
-    P(None, None, "tensor"),
+    P(None, "fsdp", "tensor"),
   ),
   # back to the model width: inputs are cut
   (
@@ -44,7 +44,7 @@ RULES: tuple[tuple[str, P], ...] = (
   ),
   (
     r"layers/.*/(o_proj|out_proj|down_proj|fc2)/lora_a$",
-    P(None, "tensor", None),
+    P(None, "tensor", "fsdp"),
   ),
   (
     r"layers/.*/(o_proj|out_proj|down_proj|fc2)/lora_b$",

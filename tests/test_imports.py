@@ -18,6 +18,7 @@ LEVELS = (
   {"reference"},
   {"evals"},
   {"eval", "convert"},
+  {"loop"},
   {"train", "generate", "score", "plan", "report"},
 )
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}

@@ -16,6 +16,7 @@ import grain
 import numpy as np
 from PIL import Image
 
+from povid_jax import files
 from povid_jax.data import noise as noise_lib
 from povid_jax.data.image import open_image, preprocess
 from povid_jax.data.lengths import Buckets, TextSpec, encode_record
@@ -147,21 +148,23 @@ class Loader:
     row = self._empty(step)
     if index == FILLER:
       return row
-    record = self.source[index]
+    name = ""  # a damaged record does not tell
     try:
+      record = self.source[index]
+      name = record.id
       self._fill(row, record, step.epoch)
+      for key, values in self.extra.items():
+        if np.isnan(values[index]).any():
+          raise UserError(f"there is no {key} of it")
+        row[key] = values[index]
     except UserError as error:
       if self.skipped is None:
-        raise UserError(f"record {index} ({record.id!r}): {error}") from error
-      reason = {"index": index, "id": record.id, "reason": str(error)}
-      with open(self.skipped, "a", encoding="utf-8") as file:
-        file.write(json.dumps(reason) + "\n")
+        raise UserError(f"record {index} ({name!r}): {error}") from error
+      note_skipped(self.skipped, index, name, error)
       row = self._empty(step)
       row["skipped"] = np.int32(1)
       return row
     row["index"] = np.int32(index)
-    for name, values in self.extra.items():
-      row[name] = values[index]
     return row
 
   def _empty(self, step: Step) -> Batch:
@@ -230,15 +233,24 @@ class Loader:
     return preprocess(picture, self.image_size, self.image_mode)
 
 
+def note_skipped(path: Path, index: int, name: str, error: UserError) -> None:
+  """Appends a sample that is left out, and why, to a file of JSON lines."""
+  reason = {"index": index, "id": name, "reason": str(error)}
+  files.ensure_parent(path)
+  with open(path, "a", encoding="utf-8") as file:
+    file.write(json.dumps(reason) + "\n")
+
+
 def pipeline(
-  plan: Plan, loader: Loader, workers: int = 0
+  plan: Plan, loader: Loader, workers: int = 0, start: int = 0
 ) -> grain.DatasetIterator:
-  """Batches of the whole plan in order; `get_state` / `set_state` resume.
+  """Batches of a plan in order.
 
   Args:
     workers: processes that read ahead; 0 reads ahead in threads here.
+    start: the first step; those before it are not read.
   """
-  dataset = grain.MapDataset.source(plan).map(loader)
+  dataset = grain.MapDataset.source(plan).slice(slice(start, None)).map(loader)
   options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
   iterable = dataset.to_iter_dataset(options)
   if workers:

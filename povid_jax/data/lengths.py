@@ -1,7 +1,7 @@
 """Token counts of every sample before step 0, and the bucket lengths."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -58,7 +58,7 @@ def encode_record(
 @dataclasses.dataclass(frozen=True)
 class Lengths:
   """Per sample, int32[n]: prefix tokens, longest branch, branch tokens in
-  all, images."""
+  all, images. All 0 for a sample that cannot be used."""
 
   prefix: np.ndarray
   branch: np.ndarray
@@ -71,13 +71,26 @@ def measure(
   tokenizer: Tokenizer,
   spec: TextSpec,
   limit: int = 0,
+  on_bad: Callable[[int, UserError], None] | None = None,
 ) -> Lengths:
-  """Tokenises every record once."""
+  """Tokenises every record once.
+
+  Args:
+    limit: only the first so many records; 0: all.
+    on_bad: called with the index of a record that is damaged or that the
+      objective cannot use; None raises the error.
+  """
   count = min(limit, len(source)) if limit else len(source)
   table = np.zeros((count, 4), np.int32)
   for i in progress.bar(range(count), desc="measuring lengths", unit="rec"):
-    record = source[i]
-    encoded = encode_record(record, tokenizer, spec)
+    try:
+      record = source[i]
+      encoded = encode_record(record, tokenizer, spec)
+    except UserError as error:
+      if on_bad is None:
+        raise
+      on_bad(i, error)
+      continue
     branches = [len(ids) for ids in encoded.branch_ids]
     table[i] = (
       len(encoded.prefix_ids),
@@ -133,13 +146,15 @@ def assign(
 ) -> Buckets:
   """Chooses bucket lengths from the data; samples over the maxima are left
   out of `kept` (the caller reports them)."""
-  fits = np.ones(len(lengths.prefix), bool)
+  fits = lengths.prefix > 0
   if max_prefix:
     fits &= lengths.prefix <= max_prefix
   if max_branch:
     fits &= lengths.branch <= max_branch
   kept = np.flatnonzero(fits)
   if not len(kept):
+    if not (lengths.prefix > 0).any():
+      raise UserError("no sample can be used; see skipped.jsonl for reasons")
     raise UserError("no sample fits data.max_prefix and data.max_branch")
   prefix = choose_buckets(lengths.prefix[kept], count, multiple)
   branch = choose_buckets(lengths.branch[kept], count, multiple)
@@ -169,7 +184,7 @@ def report_too_long(
   Raises:
     UserError: there are some and the policy is "refuse".
   """
-  out = np.setdiff1d(np.arange(len(lengths.prefix)), buckets.kept)
+  out = np.setdiff1d(np.flatnonzero(lengths.prefix), buckets.kept)
   if not len(out):
     return
   with files.atomic_write(path) as file:
