@@ -51,12 +51,55 @@ def image_embeds(graph: object, params: dict, images: Array) -> Array:
   return merge(graph, params).encode_images(images)
 
 
-def whole_sequences(
-  batch: dict[str, np.ndarray], row: int
-) -> list[tuple[np.ndarray, int]]:
-  """(ids of [prefix, answer], prefix length) of each answer of a row."""
-  start = int(batch["prefix_len"][row])
-  prefix = batch["prefix_ids"][row, :start]
-  return [
-    (np.concatenate([prefix, ids]), start) for ids in batch["branch_ids"][row]
+def score(
+  model: Llava,
+  batch: dict[str, np.ndarray],
+  answer: int,
+  embeds: Array,
+  targets: np.ndarray | Array | None = None,
+  *,
+  adapter: bool = True,
+) -> Array:
+  """Summed log-probs float32[B] of one answer of each row.
+
+  Args:
+    batch: as data.batches makes it.
+    answer: index of the branch.
+    embeds: image tokens, of the clean or of the distorted pictures.
+    targets: int32[B, C] tokens to score in place of the answer's own, which
+      stay what the model reads.
+  """
+  every = predictions(model, batch, answer, embeds, adapter=adapter)
+  own = batch["branch_ids"][:, answer]
+  targets = own if targets is None else targets
+  picked = jnp.take_along_axis(
+    jax.nn.log_softmax(every, axis=-1), jnp.asarray(targets)[..., None], axis=-1
+  )[..., 0]
+  return jnp.where(batch["loss_mask"][:, answer], picked, 0.0).sum(-1)
+
+
+def predictions(
+  model: Llava,
+  batch: dict[str, np.ndarray],
+  answer: int,
+  embeds: Array,
+  *,
+  adapter: bool = True,
+) -> Array:
+  """float32[B, C, V] logits for each token of one answer of each row."""
+  starts = [int(n) for n in batch["prefix_len"]]
+  answers = batch["branch_ids"][:, answer]
+  rows = [
+    np.concatenate([prefix[:start], ids])
+    for start, prefix, ids in zip(
+      starts, batch["prefix_ids"], answers, strict=True
+    )
   ]
+  whole = np.zeros((len(rows), max(map(len, rows))), np.int32)
+  for row, ids in zip(whole, rows, strict=True):
+    row[: len(ids)] = ids
+  every = logits(model, jnp.asarray(whole), embeds, adapter=adapter)
+  length = answers.shape[1]
+  return jnp.stack(
+    [every[i, start - 1 : start - 1 + length] for i, start in enumerate(starts)]
+  )

@@ -13,7 +13,14 @@ from PIL import Image
 
 from povid_jax import checkpoint
 from povid_jax import config as config_lib
-from povid_jax.data.records import Record, RecordWriter, shard_name
+from povid_jax.data import batches, lengths
+from povid_jax.data.records import (
+  Record,
+  RecordSource,
+  RecordWriter,
+  shard_name,
+)
+from povid_jax.data.tokenizer import load_tokenizer
 from povid_jax.models import params
 from povid_jax.models.config import LlavaConfig
 from povid_jax.models.presets import preset
@@ -174,3 +181,55 @@ def relative_difference(ours: Any, theirs: Any) -> dict[str, float]:
 def on_one_device(make_mesh: Callable[..., Any]) -> Callable[..., Any]:
   """`sharding.make_mesh` that sees the first device only."""
   return lambda shape, devices=None: make_mesh(shape, jax.devices()[:1])
+
+
+def odd_records() -> list[Record]:
+  """Every kind of pair: ragged, two pictures, several turns, text only."""
+  talk = ("Yes.", "And a dog chair?", "No, a bus.")
+  return [
+    record(0),
+    record(1, chosen=("cat dog bus car roof table.",), rejected=("A bird.",)),
+    record(
+      2,
+      images=(png(20), png(21, (12, 40))),
+      prompt_turns=("<image>\n<image>\ncat or dog?",),
+    ),
+    record(
+      3,
+      prompt_turns=("<image>\nA car?", "Yes, a red car.", "And a bus?"),
+      chosen=talk,
+      rejected=("No.", "And a dog chair?", "Yes, a dog and a cat."),
+    ),
+    record(4, images=(), prompt_turns=("How many birds are there?",)),
+  ]
+
+
+def batch_of(
+  root: Path,
+  records: list[Record],
+  *,
+  site: str = "image",
+  num_branches: int = 2,
+  fillers: int = 0,
+) -> dict[str, np.ndarray]:
+  """One batch [B, ...] of these records, made as a run makes it."""
+  folder = data_folder(root / f"data-{site}-{num_branches}", records, shards=1)
+  source = RecordSource(folder)
+  tokenizer = load_tokenizer(small_tokenizer.write(root / "words"))
+  text = lengths.TextSpec(TEMPLATE, MODEL.image_tokens, num_branches)
+  measured = lengths.measure(source, tokenizer, text)
+  buckets = lengths.assign(
+    measured, count=1, multiple=8, num_branches=num_branches
+  )
+  rows = (*range(len(records)), *([batches.FILLER] * fillers))
+  load = batches.Loader(
+    source=source,
+    tokenizer=tokenizer,
+    text=text,
+    image_size=MODEL.vision.image_size,
+    image_mode="pad",
+    max_images=int(measured.images.max()),
+    noise=batches.NoiseSpec(500, "wrap", site, seed=0, per_epoch=False),
+    local_rows=tuple(range(len(rows))),
+  )
+  return load(batches.Step(0, buckets.prefix[0], buckets.branch[0], rows))
