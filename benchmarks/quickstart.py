@@ -41,7 +41,16 @@ INIT = {
   "sft_continued": "sft",
 }
 DESCRIBE = "Describe this image."
+# chances per answer; insertions speak of what is usual in the place
+EDITS = "insert=0.8,replace=0.7"
 PAIRS = 2000  # pictures whose description becomes a preference pair
+# glibc gives every freed activation back to the kernel and asks for it again;
+# on small virtual machines those page faults are a good part of a step
+_KEEP_MEMORY = {
+  "MALLOC_MMAP_MAX_": "0",
+  "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
+  "MALLOC_TOP_PAD_": str(1 << 28),
+}
 COLUMNS = ("CHAIRs", "CHAIRi", "recall", "length", "pope_f1")
 
 
@@ -100,6 +109,11 @@ def steps(out: Path, seed: int, ablations: bool) -> Iterator[Step]:
     f"--annotations={data('scenes/annotations/instances_train.json')}",
     f"--out={data('pairs.jsonl')}",
     "--injector=rules",
+    f"--edits={EDITS}",
+    "--words-per-edit=20",
+    "--insert-above=0.4",
+    "--replace-within=any",
+    "--closed-vocabulary",
     "--categories=description",
     f"--limit={PAIRS}",
     f"--seed={seed}",
@@ -231,7 +245,8 @@ def _call(command: Sequence[str]) -> float:
   """Runs a Python command here; its error line is the last word."""
   print("  $ python " + shlex.join(command), flush=True)
   start = time.monotonic()
-  code = subprocess.run([sys.executable, *command]).returncode
+  environment = {**_KEEP_MEMORY, **os.environ}
+  code = subprocess.run([sys.executable, *command], env=environment).returncode
   if code:
     raise UserError(
       "that command failed (see above); the same command continues from here"

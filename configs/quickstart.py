@@ -56,7 +56,7 @@ def _pretrain(c: ConfigDict) -> None:
   c.batch_size = 48
   c.lr = 2e-3
   c.b2 = 0.98
-  c.steps = 700
+  c.steps = 550
 
 
 def _sft(c: ConfigDict) -> None:
@@ -64,13 +64,15 @@ def _sft(c: ConfigDict) -> None:
   c.data.train = f"{ROOT}/records/sft"
   c.objective = ConfigDict({"name": "sft"})
   c.trainable = r"^(projector|decoder)/"  # the tower stays as it is
-  c.batch_size = 64
-  c.lr = 1.5e-3
+  c.data.buckets = 2  # descriptions and conversations
+  c.batch_size = 48
+  c.lr = 2e-3
   c.steps = 600
 
 
 def _adapters(c: ConfigDict) -> None:
   c.data.train = f"{ROOT}/records/pairs"
+  c.data.buckets = 2
   c.trainable = "lora"
   c.lora = ConfigDict({"rank": 16, "alpha": 32.0})
   c.noise = ConfigDict({"overflow": "clip"})
@@ -79,8 +81,8 @@ def _adapters(c: ConfigDict) -> None:
 def _stage1(c: ConfigDict) -> None:
   _adapters(c)
   c.init = f"{ROOT}/sft"
-  c.objective = ConfigDict({"name": "dpo", "hyper": {"beta": 0.5}})
-  c.lr = 5e-4
+  c.objective = ConfigDict({"name": "dpo", "hyper": {"beta": 1.0}})
+  c.lr = 2.5e-4
   c.steps = 60
 
 
@@ -90,10 +92,10 @@ def _stage2(c: ConfigDict) -> None:
   c.objective = ConfigDict(
     {
       "name": "povid",
-      "hyper": {"beta": 0.5, "text_weight": 0.5, "noise_weight": 0.5},
+      "hyper": {"beta": 1.0, "text_weight": 0.5, "noise_weight": 0.5},
     }
   )
-  c.lr = 2e-4
+  c.lr = 3e-5
   c.steps = 40
 
 

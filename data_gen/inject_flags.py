@@ -101,6 +101,9 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
   ))  # fmt: skip
   add("--words-per-edit", type=int, default=settings.words_per_edit,
       help="longer answers get more edits")  # fmt: skip
+  add("--insert-above", type=float, default=settings.insert_above, metavar="P",
+      help="insert only objects at least this likely beside those that are "
+      "there, 0..1 (default %(default)s)")  # fmt: skip
   add("--replace-within", choices=("group", "any"), default=settings.within,
       help=(
         "group: an object becomes one of its kind (an animal an animal); any: "
@@ -117,6 +120,7 @@ def rules_settings(args: argparse.Namespace) -> Settings:
   return Settings(
     edits=parse_edits(args.edits),
     words_per_edit=args.words_per_edit,
+    insert_above=args.insert_above,
     within=args.replace_within,
     closed=args.closed_vocabulary,
     seed=args.seed,

@@ -31,7 +31,7 @@ _STAND_ALONE = re.compile(
 )
 _LEANS_ON_OTHERS = re.compile(
   r"\b(it|its|they|their|he|his|she|her|another|other|these|those|this|that"
-  r"|them|also|both|same)\b",
+  r"|them|both|same)\b",
   re.I,
 )
 

@@ -34,6 +34,8 @@ class Settings:
       of an answer. Replacements outweigh insertions: pairs that mostly insert
       teach a model to say less instead of to look closer.
     words_per_edit: longer answers get more edits.
+    insert_above: only objects at least this likely beside those that are
+      there are inserted; rare ones teach a model to say less.
     within: "group" | "any", see `objects.replacements`.
     closed: only words that the corpus uses, for a small tokenizer.
     seed: the same seed gives the same pairs.
@@ -48,6 +50,7 @@ class Settings:
     }
   )
   words_per_edit: int = 40
+  insert_above: float = 0.0
   within: str = "group"
   closed: bool = False
   seed: int = 0
@@ -196,7 +199,8 @@ class _Pools:
       within = self.settings.within
       return replacements(self.corpus, self.found, self.rng, within)
     if kind == "insert":
-      return insertions(self.corpus, self.found, self.rng)
+      above = self.settings.insert_above
+      return insertions(self.corpus, self.found, self.rng, above)
     if kind == "attribute":
       return attributes(self.corpus, self.found, self.rng)
     return relations(self.found.text, self.rng)

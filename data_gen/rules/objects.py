@@ -153,17 +153,28 @@ def _rename(chain: list[Mention], new: Noun, text: str) -> Proposal:
 
 
 def insertions(
-  corpus: Corpus, scene: Scene, rng: random.Random
+  corpus: Corpus, scene: Scene, rng: random.Random, above: float = 0.0
 ) -> list[Proposal]:
   """Places where one absent object can be added: into a list, or as a
-  sentence of its own, in the corpus's words where it has some."""
+  sentence of its own, in the corpus's words where it has some.
+
+  Args:
+    above: least likelihood of the object beside those that are there.
+  """
   nouns = [n for n in corpus.insertable() if n.category not in scene.known]
   # A small corpus may have nothing else to offer.
   options = [n for n in nouns if corpus.counts[n.category]] or nouns
   if not options:
     return []
   present = sorted(scene.present)
-  weights = [corpus.likelihood(n.category, present) for n in options]
+  options = [
+    n for n in options if corpus.likelihood(n.category, present) >= above
+  ]
+  if not options:
+    return []
+  # Cubed: what comes to mind first is what is most usual there, not a draw
+  # from everything that was ever seen beside it.
+  weights = [corpus.likelihood(n.category, present) ** 3 for n in options]
   new = pick(rng, options, weights)
   return [
     *_into_lists(scene.text, new),

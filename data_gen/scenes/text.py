@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from data_gen.scenes.world import KINDS, POSITIONS, Scene, Thing
+from data_gen.scenes.world import KINDS, PLACES, POSITIONS, Scene, Thing
 
 Turn = tuple[str, str]  # question, answer
 
@@ -127,16 +127,19 @@ def is_there(kind: str) -> str:
 def yes_no(rng: np.random.Generator, scene: Scene, count: int) -> list[Turn]:
   """Questions about kinds, half of them there, in random order.
 
-  A "Yes" says where, so that learning to answer is learning to look.
+  A "Yes" says where, so that learning to answer is learning to look. What is
+  asked for and absent is as often a thing that is usual in the place.
   """
   absent = sorted(set(KINDS) - scene.kinds)
+  usual = [kind for kind in absent if kind in PLACES[scene.place]] or absent
   turns = []
   for index in rng.permutation(count):
     if index % 2:
       thing = scene.things[rng.integers(len(scene.things))]
       turns.append((is_there(thing.kind), f"Yes, {_where(thing)}."))
     else:
-      kind = absent[rng.integers(len(absent))]
+      pool = usual if rng.random() < 0.7 else absent
+      kind = pool[rng.integers(len(pool))]
       turns.append((is_there(kind), "No."))
   return turns
 

@@ -114,13 +114,14 @@ def _samples(
   if split.name == "pretrain":
     turns = {"cells": [(text.CELLS, text.cell_by_cell(scene))]}
   else:
-    prompts = list(text.DESCRIPTIONS)
-    prompt = prompts[rng.integers(len(prompts))]
+    other = list(text.DESCRIPTIONS)[1:]
+    prompt = other[rng.integers(len(other))]
     said = told(rng, scene, split.careless)
     questions = text.yes_no(rng, scene, QUESTIONS)
     questions.append(text.reasoning(rng, scene))
     turns = {
-      "description": [(prompt, text.DESCRIPTIONS[prompt](said))],
+      "description": [(text.DESCRIBE, text.DESCRIPTIONS[text.DESCRIBE](said))],
+      "retelling": [(prompt, text.DESCRIPTIONS[prompt](said))],
       "questions": questions,
     }
   return [
