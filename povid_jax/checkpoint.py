@@ -254,18 +254,8 @@ def load_trained(
   run = read_json(path / "config.json", "it describes the run")
   folder = path / "checkpoints" / str(step) / "params"
   lora = LoraConfig.from_dict(run["lora"]) if run.get("lora") else None
-  return _restore(folder, None, None), lora, _init_of(path, run)
-
-
-def config_of(spec: str | Path) -> LlavaConfig:
-  """Dimensions of a checkpoint, without its arrays."""
-  path, step = _split_spec(resolve(spec))
-  if step is not None:
-    run = read_json(path / "config.json", "it describes the run")
-    return config_of(_init_of(path, run))
-  described = read_json(path / "model.json", "it holds the dimensions")
-  kept = {"vision", "decoder", "projector"} & set(described)
-  return LlavaConfig.from_dict({name: described[name] for name in kept})
+  trained = _restore(folder, None, None, lambda path: False)
+  return trained, lora, _init_of(path, run)
 
 
 def describe(spec: str | Path) -> LlavaConfig:

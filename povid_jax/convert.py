@@ -213,7 +213,7 @@ def to_peft(args: argparse.Namespace) -> None:
   trained, lora, init = checkpoint.load_trained(args.src)
   if lora is None:
     raise UserError(f"{args.src} was trained without an adapter: use to-hf")
-  config = checkpoint.config_of(args.src)
+  config = checkpoint.describe(args.src)
   base = args.base or str(init)
   with files.atomic_dir(args.dst) as folder:
     peft.write_adapter(

@@ -262,7 +262,7 @@ def test_the_processor_gives_our_tokens_and_pixels(tmp_path: Path):
     images=[image],
     return_tensors="np",
   )
-  config = checkpoint.config_of(base)
+  config = checkpoint.describe(base)
   want = text.encode_prompt(
     ("<image>\n" + said[0], *said[1:]),
     load_tokenizer(base / "tokenizer"),
