@@ -5,8 +5,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
+# extras of the test environment; add `parity` to compare with PyTorch
+EXTRAS ?= dev,data
 # workers of the test suite
 JOBS ?= 2
+MARK ?= not slow
 SEEDS ?= 0,1,2
 
 export JAX_PLATFORMS ?= cpu
@@ -20,7 +23,7 @@ quickstart-seeds: $(INSTALLED)  ## three seeds with all ablations (an hour)
 	$(BIN)/python -m benchmarks.quickstart --seeds $(SEEDS) --ablations
 
 test: $(INSTALLED_DEV)  ## the fast tests
-	$(BIN)/python -m pytest -n $(JOBS) -q
+	$(BIN)/python -m pytest -n $(JOBS) -q -m "$(MARK)"
 
 test-all: $(INSTALLED_DEV)  ## the slow ones as well
 	$(BIN)/python -m pytest -n $(JOBS) -q -m "slow or not slow"
@@ -44,7 +47,7 @@ $(INSTALLED): pyproject.toml requirements.txt
 
 $(INSTALLED_DEV): $(INSTALLED)
 	@echo "installing the tools of the tests"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,data]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
 	@touch $@
 
 clean:

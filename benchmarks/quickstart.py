@@ -42,8 +42,8 @@ INIT = {
 }
 DESCRIBE = "Describe this image."
 # chances per answer; insertions speak of what is usual in the place
-EDITS = "insert=0.8,replace=0.7"
-PAIRS = 2000  # pictures whose description becomes a preference pair
+EDITS = "insert=1,replace=0.6"
+PAIRS = 3000  # pictures whose description becomes a preference pair
 # glibc gives every freed activation back to the kernel and asks for it again;
 # on small virtual machines those page faults are a good part of a step
 _KEEP_MEMORY = {

@@ -67,7 +67,7 @@ def _sft(c: ConfigDict) -> None:
   c.data.buckets = 2  # descriptions and conversations
   c.batch_size = 48
   c.lr = 2e-3
-  c.steps = 600
+  c.steps = 500
 
 
 def _adapters(c: ConfigDict) -> None:
@@ -82,7 +82,7 @@ def _stage1(c: ConfigDict) -> None:
   _adapters(c)
   c.init = f"{ROOT}/sft"
   c.objective = ConfigDict({"name": "dpo", "hyper": {"beta": 1.0}})
-  c.lr = 2.5e-4
+  c.lr = 5e-4
   c.steps = 60
 
 

@@ -142,6 +142,7 @@ def _run(command: str, folder: Path) -> str:
   return done.stdout
 
 
+@pytest.mark.loop
 def test_the_readme_runs(folder: Path):
   found = commands()
   assert len(found) >= 10

@@ -37,9 +37,9 @@ class Camera:
   """
 
   size: int = 60
-  grain: float = 0.06
+  grain: float = 0.03
   scale: tuple[float, float] = (0.85, 1.05)
-  fade: tuple[float, float] = (0.6, 1.0)
+  fade: tuple[float, float] = (0.8, 1.0)
 
 
 def draw(

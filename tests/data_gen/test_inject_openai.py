@@ -464,6 +464,7 @@ def test_an_open_batch_must_be_finished_by_the_command_that_began_it(world):
     )
     journal = folder / "journal.jsonl"
     while not journal.exists() or "batch_submitted" not in journal.read_text():
+      assert process.poll() is None
       time.sleep(0.02)
     process.kill()
     process.wait()
