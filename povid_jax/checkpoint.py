@@ -34,7 +34,7 @@ from povid_jax import files
 from povid_jax.errors import UserError
 from povid_jax.models.config import LlavaConfig, LoraConfig
 from povid_jax.models.params import Params, is_lora, merge_lora
-from povid_jax.stream import Pieces, nest, save_pieces, whole
+from povid_jax.stream import Pieces, nest, open_pieces, save_pieces, whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,6 +258,35 @@ def load_trained(
   return trained, lora, _init_of(path, run)
 
 
+def open_chain(
+  spec: str | Path,
+) -> tuple[Weights, list[tuple[Params, LoraConfig | None]]]:
+  """A checkpoint with its frozen weights left on disk.
+
+  Returns:
+    (the model folder at the bottom, its params `stream.Stored` arrays and no
+    fingerprint; what each run on top of it trained, the first run first).
+  """
+  trained = []
+  spec = resolve(spec)
+  while not (Path(spec) / "model.json").is_file():
+    params, lora, init = load_trained(spec)
+    trained.insert(0, (params, lora))
+    spec = resolve(init)
+  folder = Path(spec)
+  described = read_json(folder / "model.json", "it holds the dimensions")
+  weights = Weights(
+    config=describe(folder),
+    params=open_pieces(folder / "params"),
+    lora=None,
+    template=described.get("template", "vicuna_v1"),
+    image_mode=described.get("image_mode", "pad"),
+    tokenizer=folder / "tokenizer",
+    fingerprint="",
+  )
+  return weights, trained
+
+
 def describe(spec: str | Path) -> LlavaConfig:
   """The dimensions of a checkpoint, without reading its weights."""
   path, step = _split_spec(resolve(spec))
@@ -311,7 +340,7 @@ def _restore(
     restored = handler.restore(
       folder.absolute(), args=ocp.args.StandardRestore(nest(wanted))
     )
-  except (ValueError, OSError) as error:
+  except Exception as error:  # Orbax raises bare ones for a cut file
     reason = str(error).splitlines()[0] if str(error) else repr(error)
     raise UserError(f"{folder} cannot be restored: {reason}") from error
   finally:

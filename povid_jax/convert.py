@@ -156,24 +156,15 @@ def chat_template(template: Template) -> str | None:
   )
 
 
-def _to_write(spec: str, merge: bool) -> checkpoint.Weights:
-  """A checkpoint, or what a run with an adapter started from."""
-  is_folder = (Path(checkpoint.resolve(spec)) / "model.json").is_file()
-  if merge or is_folder:
-    return checkpoint.load(spec)
-  _, lora, init = checkpoint.load_trained(spec)
-  if lora is None:
-    return checkpoint.load(spec)
-  _say(
-    f"{spec} has an adapter: writing what it started from, {init} "
-    "(--merge folds the adapter in; to-peft writes it apart)"
-  )
-  return checkpoint.load(init).merged()
-
-
 def to_hf(args: argparse.Namespace) -> None:
   """A checkpoint of ours to a folder of LlavaForConditionalGeneration."""
-  weights = _to_write(args.src, args.merge)
+  weights, tuned = checkpoint.open_chain(args.src)
+  if tuned and tuned[-1][1] is not None and not args.merge:
+    tuned = tuned[:-1]
+    _say(
+      f"{args.src} has an adapter: writing what it started from (--merge folds "
+      "the adapter in; to-peft writes it apart)"
+    )
   config = weights.config
   with files.atomic_dir(args.dst) as folder:
     image, pad, rows = tokenizers.export_tokenizer(
@@ -189,7 +180,7 @@ def to_hf(args: argparse.Namespace) -> None:
       folder,
       config,
       weights.params,
-      lora=weights.lora,
+      tuned=tuned,
       vocab_size=rows,
       image_token=image,
       tokens=tokens,

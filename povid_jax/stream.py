@@ -96,6 +96,47 @@ def save_pieces(folder: Path, tree: Mapping[str, Pieces]) -> None:
   done.close()
 
 
+@dataclasses.dataclass(frozen=True)
+class Stored:
+  """An array on disk; indexing it by layer reads that layer alone.
+
+  Attributes:
+    store: the open TensorStore array.
+  """
+
+  store: ts.TensorStore
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    return self.store.shape
+
+  @property
+  def dtype(self) -> np.dtype:
+    return self.store.dtype.numpy_dtype
+
+  def __getitem__(self, layer: int) -> np.ndarray:
+    return self.store[layer].read().result()
+
+  def __array__(
+    self, dtype: Any = None, copy: bool | None = None
+  ) -> np.ndarray:
+    del copy  # it is always read anew
+    return np.asarray(self.store.read().result(), dtype)
+
+
+def open_pieces(folder: Path) -> dict[str, Stored]:
+  """The arrays that `save_pieces` wrote, by flat path; nothing is read."""
+  out = {}
+  for array in sorted(folder.glob("*/.zarray")):
+    spec = {
+      "driver": "zarr",
+      "kvstore": {"driver": "file", "path": f"{array.parent.absolute()}/"},
+    }
+    path = array.parent.name.replace(".", "/")
+    out[path] = Stored(ts.open(spec, open=True, read=True).result())
+  return out
+
+
 def whole(array: Any) -> Pieces:
   """An array that is already in memory."""
   value = np.asarray(jax.device_get(array))

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from povid_jax.models.config import LlavaConfig, LoraConfig
 from povid_jax.weights import dimensions, keys
 from povid_jax.weights.load import copy_cast
 
+# (our path -> array, the adapters' dimensions) of one run
+Tuned = tuple[Mapping[str, Any], LoraConfig | None]
 _NAMES = {
   np.dtype(np.float32): "F32",
   np.dtype(np.float16): "F16",
@@ -134,20 +136,21 @@ def _by_token(entry: keys.Entry) -> bool:
 def _torch_tensors(
   config: LlavaConfig,
   params: Mapping[str, Any],
-  lora: LoraConfig | None,
+  tuned: Sequence[Tuned],
   vocab_size: int,
 ) -> Iterator[tuple[str, Lazy]]:
-  """(name on disk, tensor) of every piece of a model; LoRA is folded in."""
+  """(name on disk, tensor) of every piece of a model, adapters folded in."""
 
   def make(entry: keys.Entry, layer: int | None) -> np.ndarray:
-    value = np.asarray(params[entry.path])
-    value = value if layer is None else value[layer]
+    one = lambda x: np.asarray(x if layer is None else x[layer])
+    value = one(params[entry.path])
     stem = entry.path.removesuffix("/kernel")
-    if lora is not None and f"{stem}/lora_a" in params:
-      a, b = params[f"{stem}/lora_a"], params[f"{stem}/lora_b"]
-      if layer is not None:
-        a, b = a[layer], b[layer]
-      value = merged_kernel(value, a, b, lora.scale)
+    for trained, lora in tuned:
+      if entry.path in trained:
+        value = one(trained[entry.path]).astype(value.dtype)
+      if lora is not None and f"{stem}/lora_a" in trained:
+        a, b = trained[f"{stem}/lora_a"], trained[f"{stem}/lora_b"]
+        value = merged_kernel(value, one(a), one(b), lora.scale)
     value = value.transpose(np.argsort(entry.axes))
     if _by_token(entry):
       value = _grown(value, vocab_size)
@@ -170,7 +173,7 @@ def write_llava_hf(
   config: LlavaConfig,
   params: Mapping[str, Any],
   *,
-  lora: LoraConfig | None = None,
+  tuned: Sequence[Tuned] = (),
   vocab_size: int,
   image_token: int,
   tokens: Mapping[str, int | None],
@@ -180,8 +183,10 @@ def write_llava_hf(
 
   Args:
     folder: exists (a temporary folder of the caller).
-    params: our path -> array; with lora_a / lora_b where `lora` is given.
-    lora: folded into the kernels while they are written.
+    params: our path -> array, or anything whose layers can be indexed; one
+      layer at a time is asked for.
+    tuned: what runs trained on top of them, in their order: whole parameters,
+      and adapters that are folded into the kernels while they are written.
     vocab_size: rows of embedding and head, at least those of the model.
     image_token: id of <image>.
     tokens: ids by the names bos_token_id, eos_token_id, pad_token_id.
@@ -194,7 +199,7 @@ def write_llava_hf(
     raise UserError(
       f"llava-hf has no {config.projector!r} projector, want 'mlp2x_gelu'"
     )
-  tensors = dict(_torch_tensors(config, params, lora, vocab_size))
+  tensors = dict(_torch_tensors(config, params, tuned, vocab_size))
   dtype = _TORCH[_NAMES[tensors["language_model.model.norm.weight"].dtype]]
   text = dimensions.to_text_config(config.decoder, vocab_size)
   described = {
