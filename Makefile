@@ -14,7 +14,7 @@ SEEDS ?= 0,1,2
 
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: quickstart quickstart-seeds test test-all lint bench install clean
+.PHONY: quickstart quickstart-seeds test test-all retest lint types bench install clean
 
 quickstart: $(INSTALLED)  ## the whole loop on a CPU; run again, it continues
 	$(BIN)/python -m benchmarks.quickstart
@@ -25,12 +25,17 @@ quickstart-seeds: $(INSTALLED)  ## three seeds with all ablations (an hour)
 test: $(INSTALLED_DEV)  ## the fast tests
 	$(BIN)/python -m pytest -n $(JOBS) -q -m "$(MARK)"
 
+retest: $(INSTALLED_DEV)  ## once more what failed last time
+	$(BIN)/python -m pytest -q -m "$(MARK)" --last-failed --last-failed-no-failures none
+
 test-all: $(INSTALLED_DEV)  ## the slow ones as well
 	$(BIN)/python -m pytest -n $(JOBS) -q -m "slow or not slow"
 
 lint: $(INSTALLED_DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types: $(INSTALLED_DEV)
 	$(BIN)/basedpyright --level error
 
 bench: $(INSTALLED)  ## our step against the plain one
