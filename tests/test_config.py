@@ -38,7 +38,7 @@ def test_a_file_says_how_its_run_differs(tmp_path):
   assert changed.batch_size == 8 and changed.lr == 1e-3
   assert changed.share_prefix is False and changed.lora.alpha == 2.0
   assert changed.objective.hyper.beta == 0.5
-  with pytest.raises(KeyError):
+  with pytest.raises(AttributeError, match="locked"):
     changed.new_field = 1
 
 
@@ -67,8 +67,8 @@ def test_files_that_are_refused(tmp_path):
     config.load(_file(tmp_path, "pass") + ":huge")
   with pytest.raises(UserError, match="no field 'batch'; did you mean"):
     config.load(_file(tmp_path, "c.batch = 1"))
-  with pytest.raises(UserError, match="cannot be loaded: NameError"):
-    config.load(_file(tmp_path, "pass\nnonsense"))
+  with pytest.raises(UserError, match="cannot be loaded"):
+    config.load(_file(tmp_path, "pass\nnonsense\nif 1:"))
   (tmp_path / "empty.py").write_text("")
   with pytest.raises(UserError, match="has no get_config"):
     config.load(str(tmp_path / "empty.py"))

@@ -411,18 +411,17 @@ def test_a_destination_that_exists(tmp_path: Path):
 # -- runs ----------------------------------------------------------------
 
 
-def _run(root: Path, base: Path, projector: bool) -> Path:
+def _run(root: Path, base: Path, projector: bool, seed: int = 0) -> Path:
   """A run directory as training leaves it: adapters at step 7."""
-  weights = checkpoint.load(base)
   lora = LoraConfig(rank=3, alpha=6.0)
-  _, shapes = params_lib.abstract(weights.config, lora)
-  rng = np.random.default_rng(0)
+  _, shapes = params_lib.abstract(checkpoint.describe(base), lora)
+  rng = np.random.default_rng(seed)
   trained = {
     path: (0.1 * rng.standard_normal(leaf.shape)).astype(np.float32)
     for path, leaf in shapes.items()
     if params_lib.is_lora(path) or (projector and path.startswith("projector"))
   }
-  run = root / "run"
+  run = root / f"run{seed}"
   run.mkdir()
   described = {"init": str(base), "lora": lora.to_dict()}
   (run / "config.json").write_text(json.dumps(described))
@@ -495,6 +494,21 @@ def test_a_run_as_merged_weights_and_as_an_adapter(
     warnings.filterwarnings("error", message=".*(adapter keys|missing|unexp).*")
     wrapped = peft.PeftModel.from_pretrained(plain, tmp_path / "adapter")
   _close(_torch_logits(wrapped.eval(), image), want)
+
+
+def test_a_chain_of_two_runs(tmp_path: Path, base: Path):
+  """Stage 2 on stage 1: both adapters are folded in, or the first alone."""
+  first = _run(tmp_path, base, projector=True)
+  second = _run(tmp_path, first, projector=False, seed=1)
+  for spec, *flags in ((second, "--merge"), (second,)):
+    out = tmp_path / f"hf{len(flags)}"
+    convert.main(["to-hf", str(spec), str(out), *flags])
+    want = checkpoint.load(second if flags else first).merged().params
+    got = load.open_checkpoint(out).params()
+    for path, value in want.items():
+      if "embed_tokens" in path or "lm_head" in path:
+        continue  # these grew
+      np.testing.assert_allclose(got[path], value, atol=1e-5, err_msg=path)
 
 
 def test_an_adapter_folds_in_on_the_way_in(tmp_path: Path, base: Path):

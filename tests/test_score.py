@@ -21,10 +21,17 @@ pytestmark = pytest.mark.filterwarnings(
   "ignore::DeprecationWarning", "ignore::FutureWarning"
 )
 PAIRS = [
-  ("a", "Describe this image in detail.", "Two cats look at a table.",
-   "Three cats sit on a red bus."),
+  (
+    "a",
+    "Describe this image in detail.",
+    "Two cats look at a table.",
+    "Three cats sit on a red bus.",
+  ),
   ("b", "Is there a car?", "No, there is no car.", "Yes, there is a car."),
-]  # fmt: skip
+  # the model's head is its embedding, so that it likes to repeat itself: here
+  # the argmax is often the true token
+  ("c", "Say it.", "a a a a a a a a", "car car"),
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +98,9 @@ def _write_pairs(root: Path) -> None:
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
   root = tmp_path_factory.mktemp("score")
   _write_pairs(root)
-  model = torch_models.llava("gqa", vocab_size=small_tokenizer.VOCAB)
+  model = torch_models.llava(
+    "gqa", vocab_size=small_tokenizer.VOCAB, tie_word_embeddings=True
+  )
   model.save_pretrained(root / "hf")
   small_tokenizer.write(root / "hf")
   lora = peft.LoraConfig(
@@ -121,7 +130,7 @@ def _compare(row: dict[str, Any], want: dict[str, Any]) -> None:
 
 def test_the_released_numbers(world: World) -> None:
   rows = world.run(f"--adapter={world.root / 'adapter'}")
-  assert [row["id"] for row in rows] == ["a", "b"]
+  assert [row["id"] for row in rows] == ["a", "b", "c"]
   for i, row in enumerate(rows):
     want = world.oracle(i)
     _compare(row, want)
@@ -156,11 +165,12 @@ def _check_shared(row: dict[str, Any], want: dict[str, Any]) -> None:
 
 def test_the_february_rule(world: World) -> None:
   """Where the argmax is the true token, the runner-up is taken."""
-  rows = world.run(
-    f"--adapter={world.root / 'adapter'}", "--token-rule=argmax_exclude_gold"
-  )
+  adapter = f"--adapter={world.root / 'adapter'}"
+  plain = world.run(adapter)
+  rows = world.run(adapter, "--token-rule=argmax_exclude_gold")
   for i, row in enumerate(rows):
     _compare(row, world.oracle(i, exclude_gold=True))
+  assert rows[2]["noise_tokens"] != plain[2]["noise_tokens"]
 
 
 def test_without_an_adapter_policy_is_reference(world: World) -> None:

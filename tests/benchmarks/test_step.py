@@ -12,6 +12,9 @@ from povid_jax.abstract import Shape
 from povid_jax.errors import UserError
 from povid_jax.models.presets import preset
 
+# not yet asked on a quiet machine: out of the fast suite until it was
+pytestmark = pytest.mark.slow
+
 SHAPE = Shape(prefix=12, branch=6)
 FIELDS = {
   "objective.name": "povid",

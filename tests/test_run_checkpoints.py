@@ -1,0 +1,118 @@
+"""What a run keeps, restores and refuses to restore."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from povid_jax import checkpoint, optim
+from povid_jax.errors import UserError
+from povid_jax.run_checkpoints import RunCheckpoints
+from povid_jax.step import State
+
+# not yet asked on a quiet machine: out of the fast suite until it was
+pytestmark = pytest.mark.slow
+
+
+def _state(step, shape=(3, 2), name="decoder/a/lora_a"):
+  params = {
+    name: jnp.full(shape, float(step)),
+    "projector/linear_1/bias": jnp.arange(2.0) + step,
+  }
+  transform, _ = optim.make(learning_rate=0.1, total_steps=9, paths=params)
+  optimizer = optim.finite_guard(transform)
+  opt_state = jax.tree.map(
+    lambda x: x + jnp.asarray(step, x.dtype) if x.dtype != bool else x,
+    optimizer.init(params),
+  )
+  return State(jnp.int32(step), params, opt_state)
+
+
+def _open(workdir, keep=1, best="", mode="min"):
+  return RunCheckpoints(workdir, keep, best, mode)
+
+
+def _steps(workdir):
+  return [int(p.name) for p in sorted((workdir / "checkpoints").iterdir())]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("run")
+  run = _open(workdir, keep=2)
+  assert run.restore(_state(0)) is None
+  for step in (1, 2, 3):
+    run.save(_state(step), {})
+  run.wait()
+  run.close()
+  return workdir
+
+
+def test_the_newest_are_kept_and_restored(saved):
+  assert _steps(saved) == [2, 3] == checkpoint.steps_of(saved)
+  run = _open(saved)
+  assert run.latest == 3
+  restored, want = run.restore(_state(0)), _state(3)
+  assert jax.tree.structure(restored) == jax.tree.structure(want)
+  for got, leaf in zip(
+    jax.tree.leaves(restored), jax.tree.leaves(want), strict=True
+  ):
+    assert got.dtype == leaf.dtype
+    np.testing.assert_array_equal(got, leaf)
+  position = json.loads((saved / "checkpoints/3/data/metadata").read_text())
+  assert position == {"next_step": 3}
+  run.close()
+
+
+def test_one_step_is_saved_once(saved, tmp_path):
+  run = _open(tmp_path)
+  run.save(_state(4), {})
+  run.save(_state(4), {"loss": 1.0})
+  run.wait()
+  run.close()
+  assert _steps(tmp_path) == [4]
+
+
+@pytest.mark.parametrize(("mode", "kept"), [("min", [2, 5]), ("max", [3, 5])])
+def test_the_best_is_kept_beside_the_newest(mode, kept, tmp_path):
+  run = _open(tmp_path, 1, "pope/accuracy", mode)
+  for step, score in ((1, 0.5), (2, 0.2), (3, 0.9), (4, None), (5, 0.4)):
+    metrics = {} if score is None else {"pope/accuracy": score, "loss": 1.0}
+    run.save(_state(step), metrics)
+  run.wait()
+  run.close()
+  assert _steps(tmp_path) == kept
+
+
+def test_other_shapes_and_names_are_refused(saved):
+  run = _open(saved)
+  for other in (_state(0, shape=(4, 2)), _state(0, name="decoder/b/lora_a")):
+    with pytest.raises(UserError, match="checkpoint 3 .*does not fit") as e:
+      run.restore(other)
+    assert "\n" not in str(e.value)
+  run.close()
+
+
+def test_what_is_not_whole_is_not_there(saved, tmp_path):
+  """A folder that a killed save left behind is neither used nor kept."""
+  run = _open(tmp_path)
+  run.save(_state(1), {})
+  run.wait()
+  run.close()
+  torn = tmp_path / "checkpoints/2.orbax-checkpoint-tmp"
+  (torn / "params").mkdir(parents=True)
+  assert checkpoint.steps_of(tmp_path) == [1]
+  run = _open(tmp_path)
+  assert run.latest == 1 and int(run.restore(_state(0)).step) == 1
+  run.save(_state(2), {})
+  run.wait()
+  run.close()
+  assert _steps(tmp_path) == [2]
+
+
+def test_settings(tmp_path):
+  for keep, mode in ((0, "min"), (1, "median")):
+    with pytest.raises(UserError, match="want keep >= 1"):
+      _open(tmp_path, keep, "loss", mode)
