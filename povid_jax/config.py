@@ -215,7 +215,10 @@ def _read_file(path: Path, variant: str) -> ConfigDict:
     raise UserError(
       f"{path} has no variant {variant!r}; it has {list(variants)}"
     )
-  return module.get_config(variant) if variant else module.get_config()
+  try:
+    return module.get_config(variant) if variant else module.get_config()
+  except Exception as error:
+    raise UserError(f"{path}: get_config failed: {error!r}") from error
 
 
 def take_overrides(

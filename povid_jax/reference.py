@@ -6,6 +6,7 @@ differs in anything is refused, with the entry that differs.
 """
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +97,10 @@ def _read(folder: Path, key: dict[str, Any]) -> dict[str, np.ndarray]:
         "compute it again"
       )
   try:
-    with np.load(folder / "logps.npz") as file:
+    # opened here: numpy leaves a damaged file open
+    with open(folder / "logps.npz", "rb") as raw, np.load(raw) as file:
       return {f"{CACHED}{name}": file[name] for name in file.files}
-  except (OSError, ValueError, KeyError) as error:
+  except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
     raise UserError(
       f"{folder / 'logps.npz'} cannot be read ({error}); remove the folder to "
       "compute it again"

@@ -136,6 +136,8 @@ def test_fingerprint(world, tmp_path):
   assert checkpoint.fingerprint(tmp_path / "model") != prints[0]
 
 
+# Orbax leaves the reads of the other arrays behind when one fails
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_folders_that_are_not_whole(world, tmp_path):
   shutil.copytree(world / "model", tmp_path / "model")
   model = tmp_path / "model"

@@ -67,8 +67,10 @@ def test_files_that_are_refused(tmp_path):
     config.load(_file(tmp_path, "pass") + ":huge")
   with pytest.raises(UserError, match="no field 'batch'; did you mean"):
     config.load(_file(tmp_path, "c.batch = 1"))
-  with pytest.raises(UserError, match="cannot be loaded"):
-    config.load(_file(tmp_path, "pass\nnonsense\nif 1:"))
+  with pytest.raises(UserError, match="get_config failed: NameError"):
+    config.load(_file(tmp_path, "c.lr = nonsense"))
+  with pytest.raises(UserError, match="cannot be loaded: SyntaxError"):
+    config.load(_file(tmp_path, "c.lr ="))
   (tmp_path / "empty.py").write_text("")
   with pytest.raises(UserError, match="has no get_config"):
     config.load(str(tmp_path / "empty.py"))

@@ -14,6 +14,7 @@ from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 from PIL import Image
 
 from povid_jax import files
@@ -68,6 +69,8 @@ class Plan:
     self._epoch = functools.lru_cache(maxsize=2)(self._make_epoch)
 
   def __getitem__(self, i: int) -> Step:
+    if not 0 <= i < self._num_steps:
+      raise IndexError(f"step {i} of {self._num_steps}")
     epoch, number = divmod(int(i), self.steps_per_epoch)
     return self._epoch(epoch)[number]
 
@@ -254,6 +257,8 @@ def pipeline(
   options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
   iterable = dataset.to_iter_dataset(options)
   if workers:
+    if not flags.FLAGS.is_parsed():
+      flags.FLAGS.mark_as_parsed()  # grain asks absl's; ours are argparse's
     iterable = iterable.mp_prefetch(
       grain.MultiprocessingOptions(num_workers=workers)
     )
