@@ -31,12 +31,12 @@ retest: $(INSTALLED_DEV)  ## once more what failed last time
 test-all: $(INSTALLED_DEV)  ## the slow ones as well
 	$(BIN)/python -m pytest -n $(JOBS) -q -m "slow or not slow"
 
-lint: $(INSTALLED_DEV)
+lint: types  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
 types: $(INSTALLED_DEV)
-	$(BIN)/basedpyright --level error
+	$(BIN)/basedpyright --level error --pythonpath $(BIN)/python
 
 bench: $(INSTALLED)  ## our step against the plain one
 	$(BIN)/python -m benchmarks.step

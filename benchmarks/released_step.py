@@ -10,6 +10,7 @@ the algorithm.
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ import optax
 from povid_jax import forward
 from povid_jax.models.attention import self_attention
 from povid_jax.models.llava import Llava
-from povid_jax.models.params import merge
+from povid_jax.models.params import Params, merge
 from povid_jax.objectives import Logps
 from povid_jax.step import Frozen, State, StepFn
 
@@ -63,7 +64,7 @@ def make(step: StepFn) -> Callable:
     updates, opt_state = step.optimizer.update(
       grads, state.opt_state, state.params, loss=loss
     )
-    params = optax.apply_updates(state.params, updates)
+    params = cast(Params, optax.apply_updates(state.params, updates))
     # labels are expanded by encoding again and dropping all but the lengths
     spent = clean[4:].astype(jnp.float32).sum()
     metrics = {"loss": loss, "labels": spent + mask.sum()}

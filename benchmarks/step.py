@@ -134,7 +134,9 @@ def head_memory(
     hidden = jax.ShapeDtypeStruct((rows, dim), jnp.bfloat16)
     ids = jax.ShapeDtypeStruct((rows, 1), jnp.int32)
     lowered = jax.jit(jax.grad(fn)).lower(hidden, ids, kernel)
-    return lowered.compile().memory_analysis().temp_size_in_bytes
+    memory = lowered.compile().memory_analysis()
+    assert memory is not None  # CPU, GPU and TPU all have it
+    return memory.temp_size_in_bytes
 
   scored = 2 * pairs * branch
   out = {

@@ -123,6 +123,7 @@ def _case(
     lowered = jax.jit(function, donate_argnums=0).lower(state, frozen, batch)
     compiled = lowered.compile()
   memory = compiled.memory_analysis()
+  assert memory is not None  # CPU, GPU and TPU all have it
   size = memory.argument_size_in_bytes + memory.temp_size_in_bytes
   return Case(name, compiled, state, frozen, batch, size, required)
 

@@ -2,9 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from data_gen import prompts
 from data_gen.items import Item
@@ -175,7 +176,7 @@ def completion_tokens(item: Item) -> int:
   return 60 + sum(len(answer) for answer in item.answers) * 2 // 4
 
 
-def _shown(message: dict) -> str:
+def _shown(message: Mapping[str, Any]) -> str:
   content = message["content"]
   if isinstance(content, str):
     return f"{message['role']}: {content}"

@@ -165,5 +165,6 @@ def compiled_temporaries(
     used = re.search(r"Used ([\d.]+)([GM]) of ([\d.]+)G hbm", str(error))
     said = f": {used[0]}" if used else ""
     return None, f"the compiler finds no layout that fits{said}"
+  assert memory is not None  # CPU, GPU and TPU all have it
   kept = memory.output_size_in_bytes - memory.alias_size_in_bytes
   return memory.temp_size_in_bytes + max(0, kept), ""

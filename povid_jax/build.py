@@ -4,17 +4,18 @@ import dataclasses
 import functools
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from povid_jax import checkpoint, optim, sharding
 from povid_jax.data import batches, lengths
+from povid_jax.data.lengths import Buckets, Lengths, TextSpec
 from povid_jax.data.noise import ALPHA_BAR
 from povid_jax.data.records import RecordSource
 from povid_jax.data.tokenizer import Tokenizer, load_tokenizer
@@ -128,9 +129,9 @@ class Data:
 
   source: RecordSource
   tokenizer: Tokenizer
-  text: lengths.TextSpec
-  lengths: lengths.Lengths
-  buckets: lengths.Buckets
+  text: TextSpec
+  lengths: Lengths
+  buckets: Buckets
   plan: batches.Plan
 
 
@@ -215,7 +216,7 @@ def build_loader(
     max_images=int(data.lengths.images[data.buckets.kept].max()),
     noise=noise if uses_noise else None,
     local_rows=batches.local_rows(
-      [s[0] for s in shards], microbatch, config.grad_accum
+      [s[0] for s in shards if s is not None], microbatch, config.grad_accum
     ),
     skipped=(
       workdir / "skipped.jsonl" if config.data.on_bad_sample == "skip" else None
@@ -258,7 +259,9 @@ def make_step(
   return step, rates
 
 
-def describe_state(step: StepFn, params: Params, mesh: Mesh) -> State:
+def describe_state(
+  step: StepFn, params: Params, mesh: Mesh | AbstractMesh
+) -> State:
   """Shapes and shardings of a State: optimizer state cut like the parameters.
 
   Args:
@@ -268,15 +271,16 @@ def describe_state(step: StepFn, params: Params, mesh: Mesh) -> State:
 
   def cut(path: tuple, leaf: Any) -> jax.ShapeDtypeStruct:
     name = getattr(path[-1], "key", None) if path else None
-    like = params.get(name)
-    same = like is not None and like.shape == leaf.shape
-    placed = like.sharding if same else whole
+    like = params.get(name) if name is not None else None
+    placed = whole
+    if like is not None and like.shape == leaf.shape:
+      placed = like.sharding
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed)
 
   shapes = jax.eval_shape(step.optimizer.init, params)
   opt_state = jax.tree_util.tree_map_with_path(cut, shapes)
   number = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
-  return State(number, params, opt_state)
+  return State(cast(jax.Array, number), params, opt_state)
 
 
 def init_state(step: StepFn, params: Params, mesh: Mesh) -> State:

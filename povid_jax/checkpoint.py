@@ -24,7 +24,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import google_crc32c
 import jax
@@ -48,7 +48,7 @@ class Weights:
   params: Params
   lora: LoraConfig | None
   template: str
-  image_mode: str
+  image_mode: Literal["pad", "resize"]
   tokenizer: Path
   fingerprint: str
 
@@ -327,7 +327,8 @@ def _restore(
   # one folder up, and warns
   handler = ocp.StandardCheckpointHandler()
   try:
-    stored = unnest(_tree(handler.metadata(folder.absolute())))
+    where: Any = folder.absolute()  # Orbax is typed for etils' paths
+    stored = unnest(_tree(handler.metadata(where)))
 
     def target(name: str, leaf: Any) -> jax.ShapeDtypeStruct:
       wanted = None if is_lora(name) or keep(name) else dtype
@@ -338,7 +339,7 @@ def _restore(
 
     wanted = {name: target(name, leaf) for name, leaf in stored.items()}
     restored = handler.restore(
-      folder.absolute(), args=ocp.args.StandardRestore(nest(wanted))
+      where, args=ocp.args.StandardRestore(nest(wanted))
     )
   except Exception as error:  # Orbax raises bare ones for a cut file
     reason = str(error).splitlines()[0] if str(error) else repr(error)

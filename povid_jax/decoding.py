@@ -18,7 +18,7 @@ from PIL import Image
 from povid_jax import checkpoint, files, progress, sharding
 from povid_jax.data import noise as noise_lib
 from povid_jax.data import text
-from povid_jax.data.image import open_image, preprocess
+from povid_jax.data.image import Mode, open_image, preprocess
 from povid_jax.data.questions import Question
 from povid_jax.data.tokenizer import Tokenizer, load_tokenizer
 from povid_jax.errors import UserError
@@ -37,7 +37,7 @@ class Noise:
   """Diffusion noise put on every picture before it is shown."""
 
   step: int
-  overflow: str = "wrap"
+  overflow: noise_lib.Overflow = "wrap"
   seed: int = 0
 
 
@@ -60,7 +60,7 @@ class Policy:
     return self.weights.template
 
   @property
-  def image_mode(self) -> str:
+  def image_mode(self) -> Mode:
     return self.weights.image_mode
 
   @property

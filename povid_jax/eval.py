@@ -152,6 +152,7 @@ def _load_policy(args: argparse.Namespace, chosen: Sequence[Benchmark]) -> Any:
 def _score(
   benchmark: Benchmark, folder: Path, matched: Matched, options: Options
 ) -> Scored:
+  assert benchmark.score is not None  # else it has `measure`
   scored = benchmark.score(folder, matched.questions, matched.answers, options)
   scored.notes[:0] = matched.notes
   return scored

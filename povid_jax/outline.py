@@ -34,7 +34,8 @@ def get_objective(config: ConfigDict) -> Objective:
 
 def trainable_patterns(config: ConfigDict) -> list[str]:
   """Regexes of the trained paths."""
-  patterns = [_TRAINABLE.get(config.trainable, config.trainable)]
+  chosen: str = config.trainable
+  patterns = [_TRAINABLE.get(chosen, chosen)]
   if config.projector_lr > 0:
     patterns.append(r"^projector/")
   return patterns

@@ -130,6 +130,7 @@ def make(
   held = held_bytes(arguments)
   seconds, temporary, problem = None, None, ""
   if compiled:
+    assert isinstance(mesh, Mesh)  # only an estimate has an abstract one
     start = time.monotonic()
     temporary, problem = compiled_temporaries(step, arguments, mesh)
     seconds = time.monotonic() - start
@@ -156,7 +157,9 @@ def make(
     flops_per_step=work.model,
     hardware_flops_per_step=work.hardware,
     arithmetic_intensity=work.hardware / topology.devices / moved,
-    ridge=chip.flops / chip.bandwidth if chip.flops else None,
+    ridge=chip.flops / chip.bandwidth
+    if chip.flops and chip.bandwidth
+    else None,
     peak_flops=chip.flops * topology.devices if chip.flops else None,
     batch_pairs=config.batch_size,
     grad_accum=config.grad_accum,

@@ -82,7 +82,8 @@ def cached(
   values = _compute(config, model, data, step, mesh, workdir)
   if jax.process_index() == 0:
     with files.atomic_dir(folder) as temporary:
-      np.savez(temporary / "logps.npz", **values)
+      # numpy's stub takes every name for allow_pickle
+      np.savez(temporary / "logps.npz", **values)  # pyright: ignore[reportArgumentType]
       (temporary / "key.json").write_text(json.dumps(key, indent=2))
   return {f"{CACHED}{name}": array for name, array in values.items()}
 

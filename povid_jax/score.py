@@ -58,7 +58,7 @@ class Options(NamedTuple):
   image_dir: Path
   objective: tuple[str, ...]
   noise_step: int
-  noise_overflow: str
+  noise_overflow: noise_lib.Overflow
   noise_seed: int
   token_rule: str
 
@@ -252,7 +252,7 @@ def score_pair(
   tokens = lambda ids: (
     [] if ids is None else np.asarray(ids)[0][mask[0]].tolist()
   )
-  counts = Counts(*(np.array([int(row.sum())]) for row in mask))
+  counts = Counts(*(jnp.array([int(row.sum())]) for row in mask))
   return {
     "id": sample.id,
     "policy": named(mine),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from povid_jax.errors import UserError
@@ -77,7 +77,9 @@ def axis_sizes(shape: Mapping[str, int], count: int) -> tuple[int, ...]:
 
 
 def make_mesh(
-  shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None
+  shape: Mapping[str, int],
+  # jaxlib's stubs hide that Device is a class
+  devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
 ) -> Mesh:
   """A mesh over all devices, with the errors of `axis_sizes`."""
   devices = list(jax.devices() if devices is None else devices)
@@ -89,7 +91,7 @@ def make_mesh(
   )
 
 
-def spec_for(path: str, shape: Sequence[int], mesh: Mesh) -> P:
+def spec_for(path: str, shape: Sequence[int], mesh: Mesh | AbstractMesh) -> P:
   """The PartitionSpec of a parameter; an axis that does not divide is left."""
   spec = next(spec for pattern, spec in RULES if re.search(pattern, path))
   cut = [
@@ -104,7 +106,9 @@ def sharding_for(mesh: Mesh) -> Callable[[str, Sequence[int]], NamedSharding]:
   return lambda path, shape: NamedSharding(mesh, spec_for(path, shape, mesh))
 
 
-def check(mesh: Mesh, config: LlavaConfig, microbatch: int) -> None:
+def check(
+  mesh: Mesh | AbstractMesh, config: LlavaConfig, microbatch: int
+) -> None:
   """Raises UserError where heads or the batch do not divide over the mesh."""
   tensor = mesh.shape["tensor"]
   for name in ("num_heads", "num_kv_heads"):

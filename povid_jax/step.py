@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from povid_jax.forward import Batch, Spec
 from povid_jax.models.llava import Llava
 from povid_jax.models.params import Params, merge
 from povid_jax.objectives import Logps, Objective, weighted_mean
-from povid_jax.optim import guard_flags
+from povid_jax.optim import GuardState, guard_flags
 
 Array = jax.Array
 
@@ -94,11 +94,11 @@ class StepFn:
     updates, opt_state = self.optimizer.update(
       grads, state.opt_state, state.params, loss=metrics["loss"]
     )
-    params = optax.apply_updates(state.params, updates)
+    params = cast(Params, optax.apply_updates(state.params, updates))
     metrics |= {
       "grad_norm": optax.tree.norm(grads),
       "param_norm": optax.tree.norm(params),
-      **guard_flags(opt_state),
+      **guard_flags(cast(GuardState, opt_state)),
       "rows_used": (everything.chosen > 0).sum().astype(jnp.float32),
       "tokens_scored": flat["loss_mask"].sum().astype(jnp.float32),
     }
@@ -114,6 +114,7 @@ class StepFn:
     embeds, embeds_noisy = self._encode(policy, batch)
     noise_ids = None
     if "noise" in self.spec.needs:
+      assert embeds_noisy is not None  # uses_noise is part of needs
       noise_ids = forward.noise_tokens(
         policy, batch, embeds_noisy, self.spec, adapter=True
       )
@@ -187,6 +188,7 @@ class StepFn:
       return cached._replace(noise=scored.noise)
     embeds, embeds_noisy = shared or self._encode(model, batch)
     if own:
+      assert embeds_noisy is not None  # a noise reference has noise
       noise_ids = forward.noise_tokens(
         model, batch, embeds_noisy, self.spec, adapter=False
       )

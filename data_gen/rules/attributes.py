@@ -69,7 +69,7 @@ def _swaps() -> dict[str, tuple[str, ...]]:
 
 
 @functools.cache
-def _swap_pattern() -> re.Pattern:
+def _swap_pattern() -> re.Pattern[str]:
   words = sorted(_swaps(), key=len, reverse=True)
   return re.compile(rf"\b({'|'.join(words)})\b(?!-)", re.I)
 

@@ -4,10 +4,12 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from data_gen.rules.english import article
 from data_gen.rules.lexicon import match_case
 
+T = TypeVar("T")
 _ARTICLE_BEFORE = re.compile(r"\b(an?|An?)(\s+)$")
 
 
@@ -77,8 +79,8 @@ def _with_article(text: str, change: Change, position: int) -> Change:
 
 
 def pick(
-  rng: random.Random, options: Sequence, weights: Sequence[float]
-) -> object:
+  rng: random.Random, options: Sequence[T], weights: Sequence[float]
+) -> T:
   """One option by weight; uniform where all weights are zero."""
   if not any(weights):
     weights = [1.0] * len(options)

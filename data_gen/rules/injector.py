@@ -62,7 +62,7 @@ def parse_edits(text: str) -> dict[str, float]:
   Raises:
     UserError: an unknown kind, or a value outside 0..1.
   """
-  edits = dict.fromkeys(KINDS, 0.0)
+  edits: dict[str, float] = dict.fromkeys(KINDS, 0.0)
   for part in filter(None, text.split(",")):
     name, _, value = part.strip().partition("=")
     try:

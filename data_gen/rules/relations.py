@@ -32,7 +32,7 @@ def _table() -> dict[str, tuple[str, ...]]:
 
 
 @functools.cache
-def _pattern() -> re.Pattern:
+def _pattern() -> re.Pattern[str]:
   phrases = sorted(_table(), key=len, reverse=True)
   return re.compile(rf"\b({'|'.join(phrases)})\b", re.I)
 

@@ -19,13 +19,14 @@ from PIL import Image
 
 from povid_jax import files
 from povid_jax.data import noise as noise_lib
-from povid_jax.data.image import open_image, preprocess
+from povid_jax.data.image import Mode, open_image, preprocess
 from povid_jax.data.lengths import Buckets, TextSpec, encode_record
-from povid_jax.data.records import Record, RecordSource
+from povid_jax.data.records import Record, Records
 from povid_jax.data.tokenizer import Tokenizer
 from povid_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
+Row = dict[str, Any]  # a Batch without its first axis; scalars as numbers
 FILLER = -1  # index of a row that only fills a batch
 
 
@@ -68,10 +69,10 @@ class Plan:
     self.__dict__.update(state)
     self._epoch = functools.lru_cache(maxsize=2)(self._make_epoch)
 
-  def __getitem__(self, i: int) -> Step:
-    if not 0 <= i < self._num_steps:
-      raise IndexError(f"step {i} of {self._num_steps}")
-    epoch, number = divmod(int(i), self.steps_per_epoch)
+  def __getitem__(self, index: int) -> Step:
+    if not 0 <= index < self._num_steps:
+      raise IndexError(f"step {index} of {self._num_steps}")
+    epoch, number = divmod(int(index), self.steps_per_epoch)
     return self._epoch(epoch)[number]
 
   def _make_epoch(self, epoch: int) -> list[Step]:
@@ -108,7 +109,7 @@ class NoiseSpec:
   """
 
   step: int
-  overflow: str
+  overflow: noise_lib.Overflow
   site: str
   seed: int
   per_epoch: bool
@@ -132,11 +133,11 @@ class Loader:
       log-probs), by name.
   """
 
-  source: RecordSource
+  source: Records
   tokenizer: Tokenizer
   text: TextSpec
   image_size: int
-  image_mode: str
+  image_mode: Mode
   max_images: int
   noise: NoiseSpec | None
   local_rows: tuple[int, ...]
@@ -147,7 +148,7 @@ class Loader:
     rows = [self._row(step, step.rows[r]) for r in self.local_rows]
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
-  def _row(self, step: Step, index: int) -> Batch:
+  def _row(self, step: Step, index: int) -> Row:
     row = self._empty(step)
     if index == FILLER:
       return row
@@ -170,10 +171,10 @@ class Loader:
     row["index"] = np.int32(index)
     return row
 
-  def _empty(self, step: Step) -> Batch:
+  def _empty(self, step: Step) -> Row:
     size, branches = self.image_size, (self.text.num_branches, step.branch)
     images = (self.max_images, size, size, 3)
-    row = {
+    row: Row = {
       "prefix_ids": np.zeros(step.prefix, np.int32),
       "prefix_len": np.int32(1),
       "branch_ids": np.zeros(branches, np.int32),
@@ -190,7 +191,7 @@ class Loader:
       row[name] = np.zeros(values.shape[1:], values.dtype)
     return row
 
-  def _fill(self, row: Batch, record: Record, epoch: int) -> None:
+  def _fill(self, row: Row, record: Record, epoch: int) -> None:
     encoded = encode_record(record, self.tokenizer, self.text)
     length = len(encoded.prefix_ids)
     row["prefix_ids"][:length] = encoded.prefix_ids
@@ -208,7 +209,7 @@ class Loader:
       self._distort(row, record, pictures, epoch)
 
   def _distort(
-    self, row: Batch, record: Record, pictures: list[Image.Image], epoch: int
+    self, row: Row, record: Record, pictures: list[Image.Image], epoch: int
   ) -> None:
     noise = self.noise
     assert noise is not None

@@ -7,7 +7,9 @@ Feature{1: BytesList, 2: FloatList, 3: Int64List}, each list a repeated field 1.
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
 
+# all of one kind
 Values = Sequence[bytes] | Sequence[int] | Sequence[float]
 
 _INT64 = 1 << 64
@@ -31,9 +33,10 @@ def _field(number: int, payload: bytes) -> bytes:
 
 def _feature(values: Values) -> bytes:
   if values and isinstance(values[0], int):
-    packed = b"".join(map(_varint, values))
+    packed = b"".join(map(_varint, cast(Sequence[int], values)))
     return _field(_INT64_LIST, _field(1, packed))
-  return _field(_BYTES_LIST, b"".join(_field(1, value) for value in values))
+  held = cast(Sequence[bytes], values)
+  return _field(_BYTES_LIST, b"".join(_field(1, value) for value in held))
 
 
 def encode_example(features: Mapping[str, Values]) -> bytes:

@@ -7,7 +7,7 @@ import numpy as np
 
 from povid_jax import files, progress
 from povid_jax.data import text
-from povid_jax.data.records import Record, RecordSource
+from povid_jax.data.records import Record, Records
 from povid_jax.data.tokenizer import Tokenizer
 from povid_jax.errors import UserError
 
@@ -67,7 +67,7 @@ class Lengths:
 
 
 def measure(
-  source: RecordSource,
+  source: Records,
   tokenizer: Tokenizer,
   spec: TextSpec,
   limit: int = 0,
@@ -112,7 +112,8 @@ def choose_buckets(
   rounded = -(-np.asarray(lengths) // multiple) * multiple
   sizes, numbers = np.unique(rounded, return_counts=True)
   total = np.concatenate([[0], np.cumsum(numbers)])
-  best = [(0.0, ())] + [(np.inf, ())] * len(sizes)
+  best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+  best += [(np.inf, ())] * len(sizes)
   for _ in range(min(count, len(sizes))):
     new = list(best)
     for end in range(1, len(sizes) + 1):
@@ -173,7 +174,7 @@ def assign(
 
 
 def report_too_long(
-  source: RecordSource,
+  source: Records,
   lengths: Lengths,
   buckets: Buckets,
   path: str,

@@ -13,13 +13,14 @@ import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import SupportsIndex
+from typing import Any, Protocol, SupportsIndex, TypeVar, cast
 
 from povid_jax.data import example, record_index
 from povid_jax.data.record_index import masked_crc
 from povid_jax.errors import UserError
 from povid_jax.files import atomic_write
 
+T = TypeVar("T")
 _FOOTER = struct.Struct("<I")  # CRC of the data
 _MAX_OPEN = 256  # descriptors kept; the usual limit of a process is 1,024
 
@@ -71,19 +72,17 @@ def encode(record: Record) -> bytes:
 
 
 def _take(
-  features: dict[str, example.Values], name: str, kind: type
-) -> example.Values:
+  features: dict[str, example.Values], name: str, kind: type[T]
+) -> Sequence[T]:
   if name not in features:
     raise ValueError(f"feature {name} is missing")
   values = features[name]
   if any(not isinstance(value, kind) for value in values):
     raise ValueError(f"feature {name}: want a list of {kind.__name__}")
-  return values
+  return cast(Sequence[T], values)
 
 
-def _one(
-  features: dict[str, example.Values], name: str, kind: type
-) -> bytes | int:
+def _one(features: dict[str, example.Values], name: str, kind: type[T]) -> T:
   values = _take(features, name, kind)
   if len(values) != 1:
     raise ValueError(f"feature {name} has {len(values)} values, want one")
@@ -159,8 +158,16 @@ class RecordWriter:
   def __enter__(self) -> "RecordWriter":
     return self
 
-  def __exit__(self, *error: object) -> None:
+  def __exit__(self, *error: Any) -> None:
     self._stack.__exit__(*error)
+
+
+class Records(Protocol):
+  """Records by number: a RecordSource, or a list of them."""
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int, /) -> Record: ...
 
 
 class RecordSource:

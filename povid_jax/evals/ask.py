@@ -20,6 +20,8 @@ def prepare(
   Raises:
     UserError: there are no questions, or pictures are missing.
   """
+  # a benchmark that is asked has questions; the others have `measure`
+  assert benchmark.questions is not None
   questions = benchmark.questions(folder, options)
   if not questions:
     raise UserError(f"{benchmark.name}: there are no questions in {folder}")

@@ -19,7 +19,7 @@ the right. OUT/attention/heads.json has the share of every layer and head.
 import functools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def measure(policy: Any, data: Path, options: Options) -> Scored:
     seen = _look(run, policy, question, answer)
     heads[str(question.question_id)] = seen.heads.round(5).tolist()
     _count(scored, question, seen)
-    if i < drawn:
+    if options.out is not None and i < drawn:
       _draw(policy, question, seen, options.out)
   if options.out is not None:
     with atomic_write(options.out / "attention" / "heads.json") as file:
@@ -187,7 +187,7 @@ def _draw(policy: Any, question: Question, seen: Seen, out: Path) -> None:
     picture.save(file, "PNG")
 
 
-def _pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+def _pieces(tokenizer: Any, ids: Iterable[int]) -> list[str]:
   """Tokens as text; what cannot stand alone (half a character) is shown as
   the mark for it."""
   return [tokenizer.decode([int(i)]).strip() or "\u2423" for i in ids]

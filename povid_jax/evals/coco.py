@@ -1,6 +1,6 @@
 """COCO-format annotations: which objects a picture holds, what people said."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ def read_instances(paths: Iterable[Path]) -> Instances:
 
 
 def read_captions(
-  paths: Iterable[Path], wanted: set[int] | None = None
+  paths: Iterable[Path], wanted: Container[int | str] | None = None
 ) -> dict[int, list[str]]:
   """image id -> reference captions, of the wanted images or of all."""
   captions: dict[int, list[str]] = {}

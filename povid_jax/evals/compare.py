@@ -59,13 +59,13 @@ def compare(a: Path, b: Path, resamples: int = 10_000) -> list[Comparison]:
   found = []
   for name in names:
     options = _options(settings[1].get("options", {}))
-    units = [run[name] for run in counts]
+    first, second = (run[name] for run in counts)
     found.append(
       Comparison(
         name,
-        bootstrap.paired(evals.get(name), *units, options, resamples),
+        bootstrap.paired(evals.get(name), first, second, options, resamples),
         changed(verdicts[0].get(name, {}), verdicts[1].get(name, {})),
-        len(set(units[0]) & set(units[1])),
+        len(set(first) & set(second)),
       )
     )
   return found

@@ -25,6 +25,7 @@ def run(
       print(f"{name}: needs no judge")
       continue
     matched = _matched(args, benchmark, folders[name], options[name])
+    assert benchmark.score is not None  # it is judged
     try:
       benchmark.score(
         folders[name], matched.questions, matched.answers, options[name]
@@ -37,6 +38,7 @@ def run(
 def _matched(
   args: argparse.Namespace, benchmark: Benchmark, folder: Path, options: Options
 ) -> Matched:
+  assert benchmark.questions is not None  # it is judged
   questions = benchmark.questions(folder, options)
   if args.answers is None:
     return Matched(questions, [_TYPICAL] * len(questions))

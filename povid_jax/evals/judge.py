@@ -306,6 +306,7 @@ def _ask(
   benchmark: str,
 ) -> dict[str, llm.Reply]:
   if judge.batch:
+    assert judge.log is not None
     judge_batch.ask(requests, server, judge.log, judge.max_cost)
   # also after a batch: its log has the replies, what is missing is asked
   replies = llm.ask_all(

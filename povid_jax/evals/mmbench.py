@@ -174,7 +174,7 @@ def score(
   groups: dict[int, list[tuple[str | None, str | None]]] = defaultdict(list)
   first: dict[int, dict[str, str]] = {}
   for question, answer in zip(questions, answers, strict=True):
-    extra, base = question.extra, question.question_id % ROTATION
+    extra, base = question.extra, int(question.question_id) % ROTATION
     said = infer(answer or "", extra["choices"], options.clean_rules)
     truth = extra["row"].get("answer")
     groups[base].append((said, truth if _given(truth) else None))
@@ -245,7 +245,7 @@ def write(
     cells = [row[name] if _given(row.get(name)) else None for name in names]
     table.append(
       [
-        int(cell) if name == "index" else cell
+        int(row["index"]) if name == "index" else cell
         for name, cell in zip(names, cells, strict=True)
       ]
     )

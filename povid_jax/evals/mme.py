@@ -215,7 +215,7 @@ def metrics(totals: Totals, options: Options) -> Metrics:
   for name, group in (("perception", PERCEPTION), ("cognition", COGNITION)):
     held = [scores[subtask] for subtask in group if subtask in scores]
     if held:
-      yield name, sum(held)
+      yield name, sum(held[1:], held[0])
 
 
 def write(

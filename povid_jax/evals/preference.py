@@ -25,7 +25,7 @@ import numpy as np
 
 from povid_jax import progress
 from povid_jax.data import pairs
-from povid_jax.data.records import Record, RecordSource
+from povid_jax.data.records import Record, Records, RecordSource
 from povid_jax.errors import UserError
 from povid_jax.evals import needs
 from povid_jax.evals.protocol import (
@@ -57,7 +57,7 @@ def measure(policy: Any, data: Path, options: Options) -> Scored:
   return scored
 
 
-def open_pairs(data: Path, options: Options) -> Sequence[Record]:
+def open_pairs(data: Path, options: Options) -> list[Record]:
   """Held-out pairs: --pairs, else TFRecords or JSON in the data folder.
 
   Raises:
@@ -65,7 +65,7 @@ def open_pairs(data: Path, options: Options) -> Sequence[Record]:
   """
   path = options.extra.get("pairs") or data
   shards = path if path.is_dir() else path.parent
-  source: Sequence[Record]
+  source: Records
   if path.is_dir() and any(shards.glob("*.tfrecord-*")):
     source = RecordSource(path, options.split or _split(path))
   else:

@@ -9,7 +9,7 @@ All of them compute what `attention` defines; they differ in memory and speed:
 """
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -155,7 +155,7 @@ def cudnn(
   prefix_len: Array,
   row: Row,
   window: int | None,
-  implementation: str = "cudnn",
+  implementation: Literal["xla", "cudnn"] = "cudnn",
 ) -> Array:
   """See `attend`. Two flash calls: causal prefix, and masked branches.
 
@@ -238,7 +238,8 @@ def splash(
     kernel, segments = _kernel(row, length + pad, q.shape[2], interpret)
     heads_first = lambda x: x.swapaxes(1, 2)
     run = lambda q, k, v, s: kernel(q, k, v, segment_ids=segments(s, s))
-    out = jax.vmap(run)(*map(heads_first, (q, k, v)), real.astype(jnp.int32))
+    q, k, v = heads_first(q), heads_first(k), heads_first(v)
+    out = jax.vmap(run)(q, k, v, real.astype(jnp.int32))
     return heads_first(out)
 
   q = q * jnp.asarray(1.0 / math.sqrt(q.shape[-1]), q.dtype)

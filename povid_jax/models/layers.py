@@ -62,6 +62,7 @@ class Linear(nnx.Module):
     if self.bias is not None:
       y = y + self.bias[...].astype(x.dtype)
     if adapter and self.lora_a is not None:
+      assert self.lora_b is not None  # add_lora makes both
       low = x @ self.lora_a[...].astype(x.dtype)
       delta = low @ self.lora_b[...].astype(x.dtype)
       y = y + jnp.asarray(self.lora_scale, x.dtype) * delta

@@ -102,7 +102,7 @@ def decoder_from(
     kind: "llama", "mistral" or "qwen2".
     where: the file, for errors.
   """
-  common = dict(
+  common: dict[str, Any] = dict(
     hidden_size=4096,
     num_hidden_layers=32,
     num_attention_heads=32,
@@ -152,7 +152,9 @@ def vision_from(
       f"{where}: the vision feature layer is {feature_layer!r}, "
       "want one integer"
     )
-  fields = {ours: c[theirs] for ours, theirs in _VISION_NAMES.items()}
+  fields: dict[str, Any] = {
+    ours: c[theirs] for ours, theirs in _VISION_NAMES.items()
+  }
   act = fields["activation"]
   fields["activation"] = _ACTIVATIONS.get(act, act)
   return VisionConfig(**fields, feature_layer=feature_layer)
@@ -299,7 +301,9 @@ def to_text_config(config: DecoderConfig, vocab_size: int) -> dict[str, Any]:
   if scaling is not None:
     rope = {k: v for k, v in scaling.items() if k != "type"}
     rope["rope_type"] = scaling.get("type", scaling.get("rope_type"))
-  extra = {"attention_bias": config.attention_bias} if kind == "llama" else {}
+  extra: dict[str, Any] = {}
+  if kind == "llama":
+    extra["attention_bias"] = config.attention_bias
   if kind == "mistral":
     extra["sliding_window"] = config.sliding_window
   return {

@@ -115,7 +115,7 @@ def _sort_out(
       continue
     spot = _module_of(parsed["module"])
     entry = linears.get(spot[0]) if spot else None
-    if entry is not None and spot[1] < entry.layers:
+    if spot and entry and spot[1] < entry.layers:
       pieces[spot[0], spot[1], parsed["side"]] = tensor
       continue
     outside.append(parsed["module"])

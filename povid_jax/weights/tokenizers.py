@@ -79,7 +79,8 @@ def from_sentencepiece(file: Path) -> dict[str, Any]:
   """
   from sentencepiece import sentencepiece_model_pb2
 
-  proto = sentencepiece_model_pb2.ModelProto()
+  # made when the module is loaded, which the type checker does not see
+  proto = sentencepiece_model_pb2.ModelProto()  # pyright: ignore[reportAttributeAccessIssue]
   proto.ParseFromString(file.read_bytes())
   trainer, normal = proto.trainer_spec, proto.normalizer_spec
   if trainer.model_type != trainer.BPE or normal.precompiled_charsmap:
