@@ -1,9 +1,12 @@
-"""Progress bars: throughput and time left, quiet when nobody watches."""
+"""Progress bars: throughput and time left; rare lines where nobody watches."""
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
 from tqdm import tqdm
+
+SECONDS = 10  # between the lines in a log file
 
 
 def bar(
@@ -14,14 +17,35 @@ def bar(
   unit: str = "it",
   initial: int = 0,
 ) -> Any:
-  """A tqdm bar on stderr; shows nothing when stderr is not a terminal."""
+  """A tqdm bar on stderr.
+
+  Where stderr is no terminal (a log file, a pod) it is a line every ten
+  seconds, the first after ten: what is quickly done says nothing.
+  """
+  watched = sys.stderr.isatty()
   return tqdm(
     iterable,
     total=total,
     desc=desc,
     unit=unit,
     initial=initial,
-    disable=None,
-    dynamic_ncols=True,
+    file=sys.stderr if watched else _Lines(),
+    mininterval=0.1 if watched else SECONDS,
+    delay=0 if watched else SECONDS,
+    ncols=None if watched else 100,
+    dynamic_ncols=watched,
     smoothing=0.1,
+    leave=watched,
   )
+
+
+class _Lines:
+  """stderr, with every state of a bar on a line of its own."""
+
+  def write(self, text: str) -> None:
+    text = text.strip()
+    if text:
+      sys.stderr.write(text + "\n")
+
+  def flush(self) -> None:
+    sys.stderr.flush()

@@ -1,0 +1,186 @@
+"""The commands of the quickstart, and what each of them waits for."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.lanes import Step
+
+SPLITS = {"in_distribution": "test", "balanced": "test_balanced"}
+HEADLINE = "in_distribution"
+STAGES = ("sft", "stage1", "stage2", "sft_continued")
+ABLATIONS = ("injected_only", "noise_only", "half_injected")
+TITLES = {
+  "sft": "base (SFT)",
+  "stage1": "stage 1",
+  "stage2": "stage 2 (POVID)",
+  "sft_continued": "SFT continued",
+  "injected_only": "stage 2, injected only",
+  "noise_only": "stage 2, noise only",
+  "half_injected": "stage 2, injected at half weight",
+}
+INIT = {
+  "pretrain": "base",
+  "sft": "pretrain",
+  "stage1": "sft",
+  "sft_continued": "sft",
+}
+COMPARED = (("sft", "stage1"), ("sft", "stage2"), ("sft_continued", "stage2"))
+DESCRIBE = "Describe this image."
+# chances per answer; insertions speak of what is usual in the place
+EDITS = "insert=1,replace=0.6"
+PAIRS = 3000  # pictures whose description becomes a preference pair
+
+
+def steps(out: Path, seed: int, ablations: bool) -> list[Step]:
+  """All commands, those that others wait for first."""
+  tuned = [*STAGES[1:], *(ABLATIONS if ablations else ())]
+  return [
+    *_model(out, seed),
+    _write(out, "pretrain", "scenes/pretrain.json", "scenes", seed),
+    _train(out, "pretrain", seed),
+    _write(out, "sft", "scenes/train.json", "scenes", seed),
+    _inject(out, seed),
+    _write(out, "pairs", "pairs.jsonl", "inject", seed),
+    *(_pope(out, split, seed) for split in SPLITS),
+    *(_train(out, stage, seed) for stage in ("sft", *tuned)),
+    *(_evaluate(out, s, split) for s in ("sft", *tuned) for split in SPLITS),
+    *(_compare(out, a, b) for a, b in COMPARED),
+  ]
+
+
+def _model(out: Path, seed: int) -> Iterator[Step]:
+  yield Step(
+    "scenes",
+    "draw the world",
+    (
+      *("-m", "data_gen", "scenes"),
+      f"--out={out}/scenes",
+      f"--seed={seed}",
+    ),
+  )
+  yield Step(
+    "tokenizer",
+    "make a tokenizer from its texts",
+    (
+      *("-m", "data_gen", "tokenizer", "--input"),
+      f"{out}/scenes/train.json",
+      f"{out}/scenes/pretrain.json",
+      f"--out={out}/tokenizer",
+      "--vocab-size=384",
+    ),
+    needs=("scenes",),
+  )
+  yield Step(
+    "base",
+    "a LLaVA of toy size with random weights",
+    (
+      *("-m", "povid_jax.convert", "init", f"{out}/base", "--preset=tiny"),
+      f"--tokenizer={out}/tokenizer",
+      "--template=short",
+      f"--seed={seed}",
+    ),
+    needs=("tokenizer",),
+  )
+
+
+def _inject(out: Path, seed: int) -> Step:
+  return Step(
+    "inject",
+    "inject hallucinations into correct answers",
+    (
+      *("-m", "data_gen", "inject"),
+      f"--input={out}/scenes/train.json",
+      f"--image-dir={out}/scenes/images",
+      f"--annotations={out}/scenes/annotations/instances_train.json",
+      f"--out={out}/pairs.jsonl",
+      "--injector=rules",
+      f"--edits={EDITS}",
+      "--words-per-edit=20",
+      "--insert-above=0.4",
+      "--replace-within=any",
+      "--closed-vocabulary",
+      "--categories=description",
+      f"--limit={PAIRS}",
+      f"--seed={seed}",
+    ),
+    needs=("scenes",),
+  )
+
+
+def _write(out: Path, name: str, pairs: str, after: str, seed: int) -> Step:
+  return Step(
+    f"write-{name}",
+    f"TFRecords: {name}",
+    (
+      *("-m", "data_gen", "write", f"--pairs={out}/{pairs}"),
+      f"--image-dir={out}/scenes/images",
+      f"--out={out}/records/{name}",
+      f"--seed={seed}",
+    ),
+    needs=(after,),
+  )
+
+
+def _train(out: Path, stage: str, seed: int) -> Step:
+  records = stage if stage in ("pretrain", "sft") else "pairs"
+  init = INIT.get(stage, "stage1")
+  return Step(
+    f"train-{stage}",
+    f"train: {TITLES.get(stage, stage)}",
+    (
+      *("-m", "povid_jax.train", f"--config=configs/quickstart.py:{stage}"),
+      f"--workdir={out}/{stage}",
+      f"--config.init={out}/{init}",
+      f"--config.data.train={out}/records/{records}",
+      f"--config.seed={seed}",
+    ),
+    needs=(init if init == "base" else f"train-{init}", f"write-{records}"),
+  )
+
+
+def _pope(out: Path, split: str, seed: int) -> Step:
+  instances = f"{out}/scenes/annotations/instances_{SPLITS[split]}.json"
+  return Step(
+    f"pope-{split}",
+    f"POPE questions, {split} test pictures",
+    (
+      *("-m", "povid_jax.eval", "build-pope", f"--instances={instances}"),
+      f"--out={out}/bench/{split}/pope",
+      *("--images=500", "--per-image=2", f"--seed={seed}"),
+    ),
+    needs=("scenes",),
+  )
+
+
+def _evaluate(out: Path, stage: str, split: str) -> Step:
+  return Step(
+    f"eval-{stage}-{split}",
+    f"evaluate: {TITLES[stage]}, {split}",
+    (
+      *("-m", "povid_jax.eval", f"--checkpoint={out}/{stage}"),
+      "--benchmarks=chair,pope",
+      f"--data={out}/bench/{split}",
+      f"--images={out}/scenes/images",
+      f"--out={out}/eval/{stage}/{split}",
+      f"--prompt=chair={DESCRIBE}",
+      "--prompt=pope=",
+      "--max-new-tokens=chair=96",
+      "--max-new-tokens=pope=40",
+      "--objects=annotated",
+      "--batch-size=100",
+    ),
+    needs=(f"train-{stage}", f"pope-{split}"),
+  )
+
+
+def _compare(out: Path, a: str, b: str) -> Step:
+  return Step(
+    f"compare-{a}-{b}",
+    f"is the step from {TITLES[a]} to {TITLES[b]} significant?",
+    (
+      *("-m", "povid_jax.eval", "compare"),
+      f"{out}/eval/{a}/{HEADLINE}",
+      f"{out}/eval/{b}/{HEADLINE}",
+    ),
+    needs=(f"eval-{a}-{HEADLINE}", f"eval-{b}-{HEADLINE}"),
+  )
