@@ -53,10 +53,13 @@ def _pretrain(c: ConfigDict) -> None:
   c.data.train = f"{ROOT}/records/pretrain"
   c.objective = ConfigDict({"name": "sft"})
   c.trainable = "all"
-  c.batch_size = 48
+  c.batch_size = 16  # many small steps: at 48 it is not over after 550
   c.lr = 2e-3
+  c.warmup_ratio = (
+    0.25  # a high rate before it has learnt to look: it never does
+  )
   c.b2 = 0.98
-  c.steps = 550
+  c.steps = 1500
 
 
 def _sft(c: ConfigDict) -> None:
@@ -65,9 +68,9 @@ def _sft(c: ConfigDict) -> None:
   c.objective = ConfigDict({"name": "sft"})
   c.trainable = r"^(projector|decoder)/"  # the tower stays as it is
   c.data.buckets = 2  # descriptions and conversations
-  c.batch_size = 48
-  c.lr = 2e-3
-  c.steps = 500
+  c.batch_size = 16
+  c.lr = 1.5e-3
+  c.steps = 1500
 
 
 def _adapters(c: ConfigDict) -> None:

@@ -124,24 +124,49 @@ def is_there(kind: str) -> str:
   return f"Is there {with_article(kind)} in the image?"
 
 
-def yes_no(rng: np.random.Generator, scene: Scene, count: int) -> list[Turn]:
-  """Questions about kinds, half of them there, in random order.
+def yes_no(rng: np.random.Generator, scene: Scene) -> Turn:
+  """Is one kind there? As often it is as not.
 
-  A "Yes" says where, so that learning to answer is learning to look. What is
-  asked for and absent is as often a thing that is usual in the place.
+  The answer looks before it judges: first what there is, then the verdict, in
+  one sentence (POPE reads no further).
   """
+  there = rng.random() < 0.5
+  kind = (_some_there if there else _some_absent)(rng, scene, 1)[0]
+  return is_there(kind), _judged(scene, [kind])
+
+
+def which_of(rng: np.random.Generator, scene: Scene, count: int) -> Turn:
+  """The same of up to 2 * `count` kinds at once, half of them absent."""
+  kinds = _some_there(rng, scene, count)
+  kinds += _some_absent(rng, scene, len(kinds))
+  kinds = [kinds[index] for index in rng.permutation(len(kinds))]
+  return f"Which of these are there: {', '.join(kinds)}?", _judged(scene, kinds)
+
+
+def _some_there(
+  rng: np.random.Generator, scene: Scene, count: int
+) -> list[str]:
+  kinds = sorted(scene.kinds)
+  chosen = rng.permutation(len(kinds))[:count]
+  return [kinds[index] for index in chosen]
+
+
+def _some_absent(
+  rng: np.random.Generator, scene: Scene, count: int
+) -> list[str]:
+  """Absent kinds, two in three of them usual in the place."""
   absent = sorted(set(KINDS) - scene.kinds)
-  usual = [kind for kind in absent if kind in PLACES[scene.place]] or absent
-  turns = []
-  for index in rng.permutation(count):
-    if index % 2:
-      thing = scene.things[rng.integers(len(scene.things))]
-      turns.append((is_there(thing.kind), f"Yes, {_where(thing)}."))
-    else:
-      pool = usual if rng.random() < 0.7 else absent
-      kind = pool[rng.integers(len(pool))]
-      turns.append((is_there(kind), "No."))
-  return turns
+  weights = np.array([8.0 if k in PLACES[scene.place] else 1.0 for k in absent])
+  chosen = rng.choice(
+    len(absent), count, replace=False, p=weights / weights.sum()
+  )
+  return [absent[index] for index in chosen]
+
+
+def _judged(scene: Scene, kinds: Sequence[str]) -> str:
+  seen = joined([with_article(thing.kind) for thing in scene.things])
+  verdicts = [f"{k}: {'yes' if k in scene.kinds else 'no'}" for k in kinds]
+  return f"I see {seen}; {', '.join(verdicts)}."
 
 
 def reasoning(rng: np.random.Generator, scene: Scene) -> Turn:

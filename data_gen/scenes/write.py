@@ -18,7 +18,7 @@ from povid_jax import progress
 from povid_jax.files import atomic_dir, atomic_write
 
 CHUNK = 128  # pictures per task of the process pool
-QUESTIONS = 4  # yes/no turns in one conversation
+KINDS_ASKED = 3  # of those there, and as many absent, in one question
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,16 +114,19 @@ def _samples(
   if split.name == "pretrain":
     turns = {"cells": [(text.CELLS, text.cell_by_cell(scene))]}
   else:
-    other = list(text.DESCRIPTIONS)[1:]
-    prompt = other[rng.integers(len(other))]
     said = told(rng, scene, split.careless)
-    questions = text.yes_no(rng, scene, QUESTIONS)
-    questions.append(text.reasoning(rng, scene))
     turns = {
-      "description": [(text.DESCRIBE, text.DESCRIPTIONS[text.DESCRIBE](said))],
-      "retelling": [(prompt, text.DESCRIPTIONS[prompt](said))],
-      "questions": questions,
+      "description": [(text.DESCRIBE, text.DESCRIPTIONS[text.DESCRIBE](said))]
     }
+    if rng.random() < 0.5:
+      other = list(text.DESCRIPTIONS)[1:]
+      prompt = other[rng.integers(len(other))]
+      turns["retelling"] = [(prompt, text.DESCRIPTIONS[prompt](said))]
+    if rng.random() < 0.5:
+      more = text.which_of(rng, scene, KINDS_ASKED)
+      if rng.random() < 0.5:
+        more = text.reasoning(rng, scene)
+      turns["questions"] = [text.yes_no(rng, scene), more]
   return [
     {
       "id": f"{name}-{category}",

@@ -11,6 +11,7 @@ from data_gen.__main__ import main
 from data_gen.scenes import text, world
 from data_gen.scenes.draw import COLORS, Camera, draw
 from data_gen.scenes.sprites import SPRITES
+from povid_jax.evals.pope import says_yes
 
 SMALL = [
   *("--pretrain", "3", "--train", "130", "--val", "2"),
@@ -159,16 +160,36 @@ def test_cell_by_cell_names_empty_cells():
   )
 
 
+SEEN = "I see an apple, an umbrella and a cup; "
+
+
 def test_yes_no_questions_are_true_and_half_yes():
-  turns = text.yes_no(np.random.default_rng(0), SCENE, 40)
-  right = {
-    text.is_there("apple"): "Yes, at the top left.",
-    text.is_there("umbrella"): "Yes, in the middle.",
-    text.is_there("cup"): "Yes, at the bottom right.",
-  }
-  assert sum(question in right for question, _ in turns) == 20
+  rng = np.random.default_rng(0)
+  turns = [text.yes_no(rng, SCENE) for _ in range(200)]
+  there = {text.is_there(kind): kind for kind in SCENE.kinds}
   for question, answer in turns:
-    assert answer == right.get(question, "No.")
+    if question in there:
+      assert answer == f"{SEEN}{there[question]}: yes."
+    else:
+      assert answer.startswith(SEEN) and answer.endswith(": no.")
+  assert 80 < sum(question in there for question, _ in turns) < 120
+
+
+def test_several_kinds_are_judged_in_the_order_of_the_question():
+  rng = np.random.default_rng(0)
+  for _ in range(50):
+    question, answer = text.which_of(rng, SCENE, 2)
+    kinds = question.removeprefix("Which of these are there: ")[:-1].split(", ")
+    verdicts = [f"{k}: {'yes' if k in SCENE.kinds else 'no'}" for k in kinds]
+    assert len(set(kinds)) == 4
+    assert answer == f"{SEEN}{', '.join(verdicts)}."
+    assert answer.count("yes") == 2
+
+
+def test_pope_reads_the_verdict():
+  """Its rule looks for a no in the first sentence, after the commas went."""
+  assert not says_yes(f"{SEEN}book: no.")
+  assert says_yes(f"{SEEN}cup: yes.")
 
 
 def test_reasoning_ends_in_the_right_answer():
