@@ -36,10 +36,10 @@ SHRINK = {
 }
 
 
-def commands() -> list[str]:
-  """The `python -m` lines of the README's section on LLaVA."""
+def commands(title: str) -> list[str]:
+  """The `python -m` lines of a section of the README."""
   text = (ROOT / "README.md").read_text()
-  section = text.split("## With LLaVA-1.5")[1].split("\n## ")[0]
+  section = text.split(f"## {title}\n")[1].split("\n## ")[0]
   joined = re.sub(r"\\\n\s*", "", section)
   lines = [line.strip() for line in joined.splitlines()]
   return [line for line in lines if line.startswith("python -m ")]
@@ -143,8 +143,22 @@ def _run(command: str, folder: Path) -> str:
 
 
 @pytest.mark.loop
+def test_the_example_with_photographs_runs(folder: Path):
+  os.symlink(ROOT / "docs", folder / "docs")
+  os.symlink(folder / "coco", folder / "photos")
+  found = commands("On real photographs")
+  assert len(found) == 2
+  for command in found:
+    _run(command.replace("runs/quickstart/stage1", "base"), folder)
+  log = folder / "runs/photos/stage2/metrics/train.jsonl"
+  losses = [json.loads(row)["loss"] for row in log.read_text().splitlines()]
+  np.testing.assert_allclose(losses[0], np.log(2), atol=1e-3)
+  assert len(losses) == 5
+
+
+@pytest.mark.loop
 def test_the_readme_runs(folder: Path):
-  found = commands()
+  found = commands("With LLaVA-1.5")
   assert len(found) >= 10
   base = "python -m povid_jax.eval --checkpoint=weights/llava-7b"
   for command in found:
