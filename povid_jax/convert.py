@@ -89,9 +89,11 @@ def from_torch(args: argparse.Namespace) -> None:
   template = args.template or source.template
   find_template(template)
   dtype = None if args.dtype == "keep" else np.dtype(args.dtype)
+  words = Path(args.tokenizer or src)
   with tempfile.TemporaryDirectory() as staged:
-    tokenizers.copy_files(Path(args.tokenizer or src), Path(staged))
-    _check_tokenizer(Path(staged), source.config.decoder.vocab_size)
+    tokenizers.copy_files(words, Path(staged))
+    # not the copy: an error names a file that the user has
+    _check_tokenizer(words, source.config.decoder.vocab_size)
     checkpoint.save_model_folder(
       args.dst,
       source.config,

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LEVELS = (
   {"errors"},
-  {"files", "progress", "config"},
+  {"files", "progress", "config", "protowire"},
   {"models", "stream", "topology"},
   {"weights", "objectives", "sharding", "trainable", "flops", "footprint"},
   {"data", "checkpoint", "optim", "metrics", "html"},
