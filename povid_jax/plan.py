@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   plan = planning.make(config, described, topology, shape)
   if not args.no_suggestions:
     plan = suggest.complete(plan, config, described, topology, shape)
-  print(plan_text.text(plan, args.mfu))
+  print(plan_text.text(plan, args.mfu, not args.no_suggestions))
   if args.json:
     out = {
       "config": args.config,

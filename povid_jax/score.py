@@ -30,7 +30,7 @@ from povid_jax.errors import UserError
 from povid_jax.models import params as params_lib
 from povid_jax.models.config import LoraConfig
 from povid_jax.objectives import Counts, Logps
-from povid_jax.weights import peft
+from povid_jax.weights import peft_load
 
 OBJECTIVES = ("dpo", "povid", "povid_shared", "povid_paper")
 _MULTIPLE = 64  # lengths are padded to multiples, so that few are compiled
@@ -74,8 +74,8 @@ def load_scorer(
     dtype: of weights and activations.
 
   Raises:
-    UserError: see `checkpoint.load` and `peft.read_adapter`; an adapter given
-      on a run that has one.
+    UserError: see `checkpoint.load` and `peft_load.read_adapter`; an adapter
+      given on a run that has one.
   """
   spec = checkpoint.resolve(spec)
   lora, trained, start = None, {}, spec
@@ -85,7 +85,7 @@ def load_scorer(
     trained, lora, start = checkpoint.load_trained(spec)
   weights = checkpoint.load(start, dtype=jnp.dtype(dtype)).merged()
   if adapter is not None:
-    read = peft.read_adapter(adapter, weights.config)
+    read = peft_load.read_adapter(adapter, weights.config)
     report_skipped(read, adapter)
     lora, trained = read.config, {**read.params, **read.others}
   base = weights.params

@@ -220,6 +220,7 @@ def test_nothing_near_fits():
   found = suggest.complete(first, config, described, topology, Shape())
   assert not found.fits and not found.suggestions
   assert "take more devices" in plan_text.text(found, 0.4)
+  assert "take more" not in plan_text.text(found, 0.4, searched=False)
 
 
 @pytest.mark.parametrize(
