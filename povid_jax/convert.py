@@ -91,7 +91,8 @@ def from_torch(args: argparse.Namespace) -> None:
   adapter = None
   if args.adapter:
     adapter = peft_load.read_adapter(args.adapter, source.config)
-    report_skipped(adapter, args.adapter)
+    if said := peft_load.skipped(adapter):
+      _say(f"{args.adapter}: {said}")
   template = args.template or source.template
   find_template(template)
   dtype = None if args.dtype == "keep" else np.dtype(args.dtype)
@@ -113,15 +114,6 @@ def from_torch(args: argparse.Namespace) -> None:
     f"{args.dst}: {source.layout} layout, template {template}, pictures "
     f"by {mode}" + (", adapter folded in" if adapter else "")
   )
-
-
-def report_skipped(adapter: peft_load.Adapter, where: str | Path) -> None:
-  """Says on stderr which modules of an adapter were left out, and why."""
-  if adapter.skipped:
-    _say(
-      f"{where}: {len(adapter.skipped)} modules outside the decoder skipped, "
-      f"their lora_B is zero ({keys.shorten(adapter.skipped, 3)})"
-    )
 
 
 def chat_template(template: Template) -> str | None:

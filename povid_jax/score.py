@@ -11,6 +11,7 @@ same without; of a run, the reference is what the run started from.
 import argparse
 import functools
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,6 @@ import numpy as np
 from PIL import Image
 
 from povid_jax import checkpoint, errors, files, forward, objectives, progress
-from povid_jax.convert import report_skipped
 from povid_jax.data import noise as noise_lib
 from povid_jax.data import pairs, text
 from povid_jax.data.image import open_image, preprocess
@@ -86,7 +86,8 @@ def load_scorer(
   weights = checkpoint.load(start, dtype=jnp.dtype(dtype)).merged()
   if adapter is not None:
     read = peft_load.read_adapter(adapter, weights.config)
-    report_skipped(read, adapter)
+    if said := peft_load.skipped(read):
+      print(f"{adapter}: {said}", file=sys.stderr)
     lora, trained = read.config, {**read.params, **read.others}
   base = weights.params
 

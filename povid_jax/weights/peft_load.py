@@ -44,6 +44,16 @@ class Adapter:
   skipped: tuple[str, ...] = ()
 
 
+def skipped(adapter: Adapter) -> str:
+  """Which modules were left out, and why, in words; "" where none was."""
+  if not adapter.skipped:
+    return ""
+  return (
+    f"{len(adapter.skipped)} modules outside the decoder skipped, their lora_B "
+    f"is zero ({keys.shorten(adapter.skipped, 3)})"
+  )
+
+
 def _read_config(folder: Path) -> tuple[int, float]:
   """(rank, alpha) of adapter_config.json; refuses what we do not compute."""
   where = folder / "adapter_config.json"
