@@ -62,10 +62,15 @@ def _tpu_devices(topology: Topology) -> list:
     ) from error
   # libtpu asks a metadata server where it runs unless told not to
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  # and locks the machine's TPUs, which no plan uses: two may run at a time
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+  # JAX runs a v4 chip as one device; libtpu would describe its two halves
+  v4 = topology.name.startswith("v4:")
+  options = {"chip_config_name": "megacore"} if v4 else {}
   try:
     with _quiet():
       found = topologies.get_topology_desc(
-        platform="tpu", topology_name=topology.name
+        platform="tpu", topology_name=topology.name, **options
       )
   except Exception as error:
     lines = str(error).splitlines() or [repr(error)]

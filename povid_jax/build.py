@@ -13,7 +13,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from povid_jax import checkpoint, optim, sharding
+from povid_jax import adapters, checkpoint, optim, sharding
 from povid_jax.data import batches, lengths
 from povid_jax.data.lengths import Buckets, Lengths, TextSpec
 from povid_jax.data.noise import ALPHA_BAR
@@ -80,22 +80,24 @@ class Model(Outline):
 
 
 def build_model(config: ConfigDict, mesh: Mesh) -> Model:
-  """Restores `config.init` onto the mesh and adds new adapters.
+  """Restores `config.init` onto the mesh and adds adapters, new or given.
 
   Raises:
-    UserError: nothing to restore, nothing matched as trainable.
+    UserError: nothing to restore, nothing matched as trainable, an adapter
+      of other dimensions.
   """
   dtype = jnp.dtype(config.dtype)
   place = sharding.sharding_for(mesh)
-  sketch = outline(config, checkpoint.describe(config.init))
+  described = checkpoint.describe(config.init)
+  sketch = outline(config, described)
+  adapter = adapters.read(config, described, sketch)
   trained = frozenset(sketch.trained)
   weights = checkpoint.load(
     config.init, place, dtype, keep=lambda path: path in trained
   ).merged()
   arrays = dict(weights.params)
-  if sketch.lora is not None:
-    arrays |= _new_adapters(sketch.shapes, config.seed, place)
-  missing = sorted(set(sketch.shapes) ^ set(arrays))
+  own = {path for path in sketch.shapes if not params_lib.is_lora(path)}
+  missing = sorted(own ^ set(arrays))
   if missing:
     raise UserError(
       f"{config.init}: parameter {missing[0]} does not fit the architecture"
@@ -104,6 +106,7 @@ def build_model(config: ConfigDict, mesh: Mesh) -> Model:
   reference = {
     path: jnp.array(arrays[path], dtype, copy=True) for path in sketch.copied
   }
+  arrays |= adapters.start(config, adapter, sketch, arrays, place)
   fields = {f.name: getattr(sketch, f.name) for f in dataclasses.fields(sketch)}
   return Model(
     **fields,
@@ -114,13 +117,6 @@ def build_model(config: ConfigDict, mesh: Mesh) -> Model:
       reference,
     ),
   )
-
-
-def _new_adapters(shapes: Params, seed: int, place: Any) -> Params:
-  wanted = {k: v for k, v in shapes.items() if params_lib.is_lora(k)}
-  out = {path: place(path, leaf.shape) for path, leaf in wanted.items()}
-  init = jax.jit(lambda: params_lib.init_lora(wanted, seed), out_shardings=out)
-  return init()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -64,6 +64,9 @@ def default() -> ConfigDict:
   c.lora.targets = (
     r"decoder/layers/(self_attn/[qkvo]_proj|mlp/(gate|up|down)_proj)$"
   )
+  # PEFT folder whose adapters are trained on (the reference is init without
+  # them); "": new ones. rank, alpha and targets must be those of the folder
+  c.adapter = ""
   c.projector_lr = 0.0  # peak learning rate of the projector; 0 freezes it
 
   # --- optimizer ---

@@ -26,7 +26,13 @@ from povid_jax.models import params as params_lib
 from povid_jax.models.config import LlavaConfig
 from povid_jax.models.presets import PRESETS, preset
 from povid_jax.stream import Pieces
-from povid_jax.weights import export, keys, peft, tokenizers
+from povid_jax.weights import (
+  export,
+  keys,
+  peft_export,
+  peft_load,
+  tokenizers,
+)
 from povid_jax.weights.load import Source, open_checkpoint
 
 DTYPES = ("bfloat16", "float16", "float32")
@@ -47,7 +53,7 @@ def _check_tokenizer(folder: Path, vocab_size: int) -> None:
 
 
 def _read(
-  source: Source, dtype: np.dtype | None, adapter: peft.Adapter | None
+  source: Source, dtype: np.dtype | None, adapter: peft_load.Adapter | None
 ) -> dict[str, Pieces]:
   """Every parameter, to be read (and the adapter added) when it is written."""
 
@@ -84,14 +90,17 @@ def from_torch(args: argparse.Namespace) -> None:
   source = open_checkpoint(src, args.vision_tower)
   adapter = None
   if args.adapter:
-    adapter = peft.read_adapter(args.adapter, source.config)
-    report_skipped(adapter, args.adapter)
+    adapter = peft_load.read_adapter(args.adapter, source.config)
+    if said := peft_load.skipped(adapter):
+      _say(f"{args.adapter}: {said}")
   template = args.template or source.template
   find_template(template)
   dtype = None if args.dtype == "keep" else np.dtype(args.dtype)
+  words = Path(args.tokenizer or src)
   with tempfile.TemporaryDirectory() as staged:
-    tokenizers.copy_files(Path(args.tokenizer or src), Path(staged))
-    _check_tokenizer(Path(staged), source.config.decoder.vocab_size)
+    tokenizers.copy_files(words, Path(staged))
+    # not the copy: an error names a file that the user has
+    _check_tokenizer(words, source.config.decoder.vocab_size)
     checkpoint.save_model_folder(
       args.dst,
       source.config,
@@ -105,15 +114,6 @@ def from_torch(args: argparse.Namespace) -> None:
     f"{args.dst}: {source.layout} layout, template {template}, pictures "
     f"by {mode}" + (", adapter folded in" if adapter else "")
   )
-
-
-def report_skipped(adapter: peft.Adapter, where: str | Path) -> None:
-  """Says on stderr which modules of an adapter were left out, and why."""
-  if adapter.skipped:
-    _say(
-      f"{where}: {len(adapter.skipped)} modules outside the decoder skipped, "
-      f"their lora_B is zero ({keys.shorten(adapter.skipped, 3)})"
-    )
 
 
 def chat_template(template: Template) -> str | None:
@@ -207,7 +207,7 @@ def to_peft(args: argparse.Namespace) -> None:
   config = checkpoint.describe(args.src)
   base = args.base or str(init)
   with files.atomic_dir(args.dst) as folder:
-    peft.write_adapter(
+    peft_export.write_adapter(
       folder, lora, trained, config, layout=args.layout, base=base
     )
   _say(f"{args.dst}: adapter on {init}; to-hf {init} --merge writes that base")

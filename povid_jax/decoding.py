@@ -173,10 +173,9 @@ def answer(
     raise UserError(f"question_id {twice!r} is there more than once")
   done: dict[str, dict[str, Any]] = {}
   if out is not None:
-    files.ensure_parent(out)
+    files.check_writable(out)
     done = read_answers(out)
   asked = [q for q in questions if str(q.question_id) not in done]
-  sink = open(out, "a", encoding="utf-8") if out is not None else None
   bar = progress.bar(
     total=len(questions),
     initial=len(questions) - len(asked),
@@ -186,20 +185,17 @@ def answer(
   tokens = 0
   try:
     for rows, count in _rows(policy, asked, decoding, noise):
-      for row in rows:
-        done[str(row["question_id"])] = row
-        if sink is not None:
-          sink.write(json.dumps(row, ensure_ascii=False) + "\n")
-      if sink is not None:
-        sink.flush()
+      done |= {str(row["question_id"]): row for row in rows}
+      if out is not None:  # opened here: no answer, no file
+        with open(out, "a", encoding="utf-8") as sink:
+          for row in rows:
+            sink.write(json.dumps(row, ensure_ascii=False) + "\n")
       tokens += count
       bar.update(len(rows))
       elapsed = max(bar.format_dict["elapsed"] or 0, 1e-9)
       bar.set_postfix_str(f"{tokens / elapsed:.0f} tokens/s")
   finally:
     bar.close()
-    if sink is not None:
-      sink.close()
   return [done[i] for i in ids]
 
 

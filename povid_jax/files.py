@@ -26,6 +26,20 @@ def ensure_parent(path: Path) -> None:
     ) from error
 
 
+def check_writable(path: str | Path) -> None:
+  """Says now, not after the work, that a file cannot be written.
+
+  Raises:
+    UserError: a folder has its name, or its folder cannot be written to.
+  """
+  path = Path(path)
+  ensure_parent(path)
+  if path.is_dir():
+    raise UserError(f"cannot write {path}: a folder has that name")
+  if not os.access(path.parent, os.W_OK):
+    raise UserError(f"cannot write to {path.parent}: Permission denied")
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
   """Opens a file that takes its name only when the block ends well.

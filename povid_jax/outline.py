@@ -122,9 +122,14 @@ def _keeps_reference(config: ConfigDict) -> bool:
   """Whether steps run the reference model.
 
   Not where all its log-probs are cached: the cache is filled before step 0,
-  while the trained parameters still are the reference's.
+  while the trained parameters still are the reference's. Those that come with
+  a given adapter never are.
   """
   objective = get_objective(config)
   if "reference" not in objective.needs:
     return False
-  return config.reference == "online" or objective.noise_reference == "policy"
+  return (
+    config.reference == "online"
+    or objective.noise_reference == "policy"
+    or bool(config.adapter)
+  )

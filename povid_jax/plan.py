@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from povid_jax import errors, files
+from povid_jax.errors import UserError
 from povid_jax.topology import Topology, parse
 
 
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   overrides, rest = config_lib.take_overrides(arguments)
   args = _parser().parse_args(rest)
   topology = parse(args.topology)
+  _check(args)
   _before_jax(topology)
   from povid_jax import plan_text, planning, suggest
   from povid_jax.abstract import Shape
@@ -40,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   plan = planning.make(config, described, topology, shape)
   if not args.no_suggestions:
     plan = suggest.complete(plan, config, described, topology, shape)
-  print(plan_text.text(plan, args.mfu))
+  print(plan_text.text(plan, args.mfu, not args.no_suggestions))
   if args.json:
     out = {
       "config": args.config,
@@ -88,6 +90,17 @@ def _parser() -> argparse.ArgumentParser:
     help="do not look for settings that fit",
   )
   return parser
+
+
+def _check(args: argparse.Namespace) -> None:
+  """Raises UserError for what would fail only after minutes of compiling."""
+  for name, least in (("prefix", 1), ("branch", 1), ("images", 0)):
+    if getattr(args, name) < least:
+      raise UserError(f"--{name}={getattr(args, name)}: want at least {least}")
+  if not 0 < args.mfu <= 1:
+    raise UserError(f"--mfu={args.mfu}: want a share of the peak, 0.4 say")
+  if args.json:
+    files.check_writable(args.json)
 
 
 def _before_jax(topology: Topology) -> None:

@@ -25,8 +25,8 @@ def rates(plan: Plan, mfu: float) -> dict[str, float | None]:
   }
 
 
-def text(plan: Plan, mfu: float) -> str:
-  """Lines to print."""
+def text(plan: Plan, mfu: float, searched: bool = True) -> str:
+  """Lines to print; `searched`: for settings that fit."""
   mesh = ", ".join(f"{name} {size}" for name, size in plan.mesh.items())
   lines = [
     f"{plan.devices} devices (mesh {mesh}), {plan.batch_pairs} pairs a step"
@@ -48,7 +48,8 @@ def text(plan: Plan, mfu: float) -> str:
   if plan.compile_seconds is not None:
     lines.append(f"compiled in {plan.compile_seconds:.0f} s")
   lines += [f"note: {note}" for note in plan.notes]
-  lines += _suggested(plan)
+  if searched and not plan.fits:
+    lines += _suggested(plan)
   return "\n".join(lines)
 
 
@@ -70,8 +71,6 @@ def _speed(plan: Plan, mfu: float) -> list[str]:
 
 
 def _suggested(plan: Plan) -> list[str]:
-  if plan.fits:
-    return []
   if not plan.suggestions:
     return ["no mesh, remat or batch near this one fits: take more devices"]
   lines = []

@@ -17,6 +17,7 @@ from povid_jax.abstract import (
   compiled_temporaries,
   make_mesh,
 )
+from povid_jax.errors import UserError
 from povid_jax.models.config import LlavaConfig
 from povid_jax.models.presets import preset
 from povid_jax.outline import Outline, outline
@@ -120,6 +121,12 @@ def make(
     UserError: a config that cannot run there, however large the memory.
   """
   config, notes = complete(config, topology)
+  pictures = shape.images * described.image_tokens
+  if shape.prefix <= pictures:
+    raise UserError(
+      f"--prefix={shape.prefix} leaves no room for a question: its pictures "
+      f"are {pictures} tokens"
+    )
   sketch = outline(config, described, topology.platform)
   compiled &= topology.platform != "gpu"
   mesh = make_mesh(config, topology, compiled)

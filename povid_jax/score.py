@@ -11,6 +11,7 @@ same without; of a run, the reference is what the run started from.
 import argparse
 import functools
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,6 @@ import numpy as np
 from PIL import Image
 
 from povid_jax import checkpoint, errors, files, forward, objectives, progress
-from povid_jax.convert import report_skipped
 from povid_jax.data import noise as noise_lib
 from povid_jax.data import pairs, text
 from povid_jax.data.image import open_image, preprocess
@@ -30,7 +30,7 @@ from povid_jax.errors import UserError
 from povid_jax.models import params as params_lib
 from povid_jax.models.config import LoraConfig
 from povid_jax.objectives import Counts, Logps
-from povid_jax.weights import peft
+from povid_jax.weights import peft_load
 
 OBJECTIVES = ("dpo", "povid", "povid_shared", "povid_paper")
 _MULTIPLE = 64  # lengths are padded to multiples, so that few are compiled
@@ -74,8 +74,8 @@ def load_scorer(
     dtype: of weights and activations.
 
   Raises:
-    UserError: see `checkpoint.load` and `peft.read_adapter`; an adapter given
-      on a run that has one.
+    UserError: see `checkpoint.load` and `peft_load.read_adapter`; an adapter
+      given on a run that has one.
   """
   spec = checkpoint.resolve(spec)
   lora, trained, start = None, {}, spec
@@ -85,8 +85,9 @@ def load_scorer(
     trained, lora, start = checkpoint.load_trained(spec)
   weights = checkpoint.load(start, dtype=jnp.dtype(dtype)).merged()
   if adapter is not None:
-    read = peft.read_adapter(adapter, weights.config)
-    report_skipped(read, adapter)
+    read = peft_load.read_adapter(adapter, weights.config)
+    if said := peft_load.skipped(read):
+      print(f"{adapter}: {said}", file=sys.stderr)
     lora, trained = read.config, {**read.params, **read.others}
   base = weights.params
 

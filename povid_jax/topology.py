@@ -19,20 +19,25 @@ class Chip:
     memory: bytes that a program can use.
     flops: dense bfloat16 FLOP/s, or None where that says nothing.
     bandwidth: bytes/s of its memory, or None.
+    sides: of the largest slice, for TPUs: libtpu kills the process that asks
+      for a slice of other dimensions.
   """
 
   memory: int
   flops: float | None = None
   bandwidth: float | None = None
+  sides: tuple[int, ...] = ()
 
 
 # Memory as the compiler reports it: a little is kept by the system.
 _TPUS = {
-  "v4": Chip(int(30.75 * GIB), 275e12, 1228e9),
-  "v5e": Chip(int(15.75 * GIB), 197e12, 819e9),
-  "v5p": Chip(int(95.74 * GIB), 459e12, 2765e9),
-  "v6e": Chip(int(31.25 * GIB), 918e12, 1640e9),
+  "v4": Chip(int(30.75 * GIB), 275e12, 1228e9, (16, 16, 16)),
+  "v5e": Chip(int(15.75 * GIB), 197e12, 819e9, (16, 16)),
+  "v5p": Chip(int(95.74 * GIB), 459e12, 2765e9, (16, 20, 28)),
+  "v6e": Chip(int(31.25 * GIB), 918e12, 1640e9, (16, 16)),
 }
+# each takes a thread and a share of the compile
+_MOST_VIRTUAL = 256
 # by the least memory in GB; the newest chip of a size may be faster
 _GPUS = (
   (140, 989e12, 4800e9, "H200"),
@@ -65,10 +70,16 @@ class Topology:
 def parse(name: str) -> Topology:
   """Raises UserError with the forms there are."""
   kind, _, rest = name.strip().lower().partition(":")
-  if kind in _TPUS and re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}", rest):
-    count = math.prod(int(side) for side in rest.split("x"))
+  if kind in _TPUS and re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", rest):
+    sides = [int(side) for side in rest.split("x")]
+    _check_sides(name, kind, sides)
+    count = math.prod(sides)
     return Topology(f"{kind}:{rest}", "tpu", count, _TPUS[kind])
   if kind == "cpu" and re.fullmatch(r"[1-9]\d*", rest):
+    if int(rest) > _MOST_VIRTUAL:
+      raise UserError(
+        f"--topology={name!r}: want at most {_MOST_VIRTUAL} virtual devices"
+      )
     return Topology(name, "cpu", int(rest), Chip(_host_memory()))
   gpus = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)gb", rest)
   if kind == "gpu" and gpus:
@@ -81,6 +92,20 @@ def parse(name: str) -> Topology:
     f"--topology={name!r}: want {', '.join(f'{t}:AxB' for t in _TPUS)} "
     "(AxBxC for v4 and v5p), gpu:NxMGB or cpu:N"
   )
+
+
+def _check_sides(name: str, kind: str, sides: list[int]) -> None:
+  most = _TPUS[kind].sides
+  fits = len(sides) == len(most) and all(
+    side <= limit
+    for side, limit in zip(sorted(sides), sorted(most), strict=True)
+  )
+  if not fits:
+    form = "x".join("ABC"[: len(most)])
+    raise UserError(
+      f"--topology={name!r}: want {kind}:{form}, at most "
+      f"{kind}:{'x'.join(map(str, most))}"
+    )
 
 
 def _host_memory() -> int:

@@ -8,13 +8,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LEVELS = (
   {"errors"},
-  {"files", "progress", "config"},
+  {"files", "progress", "config", "protowire"},
   {"models", "stream", "topology"},
   {"weights", "objectives", "sharding", "trainable", "flops", "footprint"},
   {"data", "checkpoint", "optim", "metrics", "html"},
   {"llm", "forward", "sampling"},
   {"step", "decoding", "outline"},
-  {"run_checkpoints", "build"},
+  {"run_checkpoints", "adapters"},
+  {"build"},
   {"reference"},
   {"abstract"},
   {"planning"},

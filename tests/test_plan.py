@@ -56,6 +56,36 @@ def test_unknown_topologies_are_refused(name):
     parse(name)
 
 
+@pytest.mark.parametrize(
+  ("name", "wanted"),
+  [
+    ("v5e:4x4x4", "want v5e:AxB, at most v5e:16x16"),
+    ("v5e:1000x1000", "want v5e:AxB, at most v5e:16x16"),
+    ("v6e:16x17", "want v6e:AxB, at most v6e:16x16"),
+    ("v5p:2x2", "want v5p:AxBxC, at most v5p:16x20x28"),
+    ("v5p:28x28x2", "want v5p:AxBxC, at most v5p:16x20x28"),
+    ("v4:16x16x32", "want v4:AxBxC, at most v4:16x16x16"),
+    ("cpu:100000", "want at most 256 virtual devices"),
+  ],
+)
+def test_slices_that_no_pod_holds(name, wanted):
+  """libtpu would abort the whole process for the first two."""
+  with pytest.raises(UserError, match=f"--topology='{name}': {wanted}"):
+    parse(name)
+
+
+def test_sides_in_any_order():
+  assert parse("v5p:28x16x20").devices == 8960
+
+
+@pytest.mark.parametrize("name", ["v4:2x2x1", "v5e:2x2", "v6e:2x4"])
+def test_libtpu_has_as_many_devices_as_we_say(name):
+  pytest.importorskip("libtpu")
+  config = load(batch_size=8)
+  mesh = abstract.make_mesh(config, parse(name), compiled=True)
+  assert mesh.size == parse(name).devices
+
+
 def test_cpu_plan_of_the_command(tmp_path, capsys):
   out = tmp_path / "plan.json"
   arguments = [
@@ -190,6 +220,7 @@ def test_nothing_near_fits():
   found = suggest.complete(first, config, described, topology, Shape())
   assert not found.fits and not found.suggestions
   assert "take more devices" in plan_text.text(found, 0.4)
+  assert "take more" not in plan_text.text(found, 0.4, searched=False)
 
 
 @pytest.mark.parametrize(
@@ -206,12 +237,58 @@ def test_dimensions_without_a_checkpoint(preset_name, init, spec, layers):
   assert found.decoder.num_layers == layers
 
 
-def test_bad_input_is_one_line(capsys):
-  bad = ["--config=configs/povid_stage2.py", "--topology=v5e"]
+@pytest.mark.parametrize(
+  ("flag", "said"),
+  [
+    ("--topology=v5e", "--topology='v5e': want v4:AxB"),
+    ("--topology=v5e:4x4x4", "--topology='v5e:4x4x4': want v5e:AxB"),
+    ("--config.mesh.tensor=3", "mesh (data=1, fsdp=-1, tensor=3) does not div"),
+    ("--config.mesh.nope=3", "config has no field 'mesh.nope'; did you"),
+    ("--preset=nope", "no preset 'nope'; there are ['llava-1.5-13b'"),
+    ("--prefix=-5", "--prefix=-5: want at least 1"),
+    (
+      "--prefix=576",
+      "--prefix=576 leaves no room for a question: its pictures",
+    ),
+    ("--branch=0", "--branch=0: want at least 1"),
+    ("--images=-1", "--images=-1: want at least 0"),
+    ("--mfu=0", "--mfu=0.0: want a share of the peak"),
+    ("--mfu=40", "--mfu=40.0: want a share of the peak"),
+    ("--config=configs/povid_stage2.py:70b", "configs/povid_stage2.py has no"),
+    ("--config=nowhere.py", "no config file nowhere.py"),
+  ],
+)
+def test_bad_input_is_one_line(flag, said, capsys, monkeypatch):
+  def never(*_):
+    raise AssertionError("compiled all the same")
+
+  monkeypatch.setattr(planning, "compiled_temporaries", never)
+  usual = [f"--config={STAGE2}:7b", "--topology=v5e:4x4"]
+  if "mesh" in flag or "preset" in flag or "prefix" in flag:
+    usual[1] = "--topology=gpu:8x80GB"  # where no libtpu is installed, too
   with pytest.raises(SystemExit) as caught:
-    errors.run(lambda: plan.main(bad))
+    errors.run(lambda: plan.main([*usual, flag]))
   assert caught.value.code == 2
-  assert capsys.readouterr().err.startswith("error: --topology='v5e'")
+  err = capsys.readouterr().err
+  assert err.startswith(f"error: {said}")
+  assert err.count("\n") == 1
+
+
+def test_a_plan_that_cannot_be_written_is_not_made(
+  tmp_path, capsys, monkeypatch
+):
+  monkeypatch.setattr(planning, "make", None)
+  (tmp_path / "file").write_text("x")
+  for path, said in (
+    (tmp_path, f"error: cannot write {tmp_path}: a folder has that name"),
+    (tmp_path / "file/plan.json", f"error: cannot write to {tmp_path}/file"),
+  ):
+    bad = [f"--config={STAGE2}", "--topology=gpu:1x80GB", f"--json={path}"]
+    with pytest.raises(SystemExit) as caught:
+      errors.run(lambda bad=bad: plan.main(bad))
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith(said) and err.count("\n") == 1
 
 
 @pytest.mark.slow

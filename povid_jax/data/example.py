@@ -9,16 +9,16 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
+from povid_jax.protowire import DELIMITED, LIMIT, fields, read_varint
+
 # all of one kind
 Values = Sequence[bytes] | Sequence[int] | Sequence[float]
 
-_INT64 = 1 << 64
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
-_VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
 
 
 def _varint(value: int) -> bytes:
-  value %= _INT64  # negative numbers as two's complement
+  value %= LIMIT  # negative numbers as two's complement
   out = bytearray()
   while value > 0x7F:
     out.append(value & 0x7F | 0x80)
@@ -28,7 +28,7 @@ def _varint(value: int) -> bytes:
 
 
 def _field(number: int, payload: bytes) -> bytes:
-  return bytes([number << 3 | _DELIMITED]) + _varint(len(payload)) + payload
+  return bytes([number << 3 | DELIMITED]) + _varint(len(payload)) + payload
 
 
 def _feature(values: Values) -> bytes:
@@ -51,49 +51,8 @@ def encode_example(features: Mapping[str, Values]) -> bytes:
   return _field(1, b"".join(entries))
 
 
-def _read_varint(data: memoryview, at: int) -> tuple[int, int]:
-  value = shift = 0
-  while True:
-    if at >= len(data) or shift > 63:
-      raise ValueError("a number is cut off")
-    byte = data[at]
-    value |= (byte & 0x7F) << shift
-    at += 1
-    if byte < 0x80:
-      return value % _INT64, at
-    shift += 7
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-  """Yields (field number, payload); fixed-width fields are stepped over."""
-  at, end = 0, len(data)
-  while at < end:
-    key, at = data[at], at + 1
-    if key > 0x7F:
-      key, at = _read_varint(data, at - 1)
-    wire = key & 7
-    if wire == _DELIMITED:
-      if at < end and data[at] < 0x80:  # most lengths are one byte
-        size, at = data[at], at + 1
-      else:
-        size, at = _read_varint(data, at)
-    elif wire == _VARINT:
-      value, at = _read_varint(data, at)
-      yield key >> 3, value
-      continue
-    elif wire in (_FIXED64, _FIXED32):
-      size = 8 if wire == _FIXED64 else 4
-    else:
-      raise ValueError(f"unknown wire type {wire}")
-    if at + size > end:
-      raise ValueError("a field is cut off")
-    if wire == _DELIMITED:
-      yield key >> 3, data[at : at + size]
-    at += size
-
-
 def _messages(data: memoryview, number: int) -> Iterator[memoryview]:
-  for field, payload in _fields(data):
+  for field, payload in fields(data):
     if field == number:
       if isinstance(payload, int):
         raise ValueError(f"field {number} is a number, want a message")
@@ -101,11 +60,11 @@ def _messages(data: memoryview, number: int) -> Iterator[memoryview]:
 
 
 def _signed(value: int) -> int:
-  return value - _INT64 if value >= _INT64 >> 1 else value
+  return value - LIMIT if value >= LIMIT >> 1 else value
 
 
 def _int64s(data: memoryview) -> Iterator[int]:
-  for field, payload in _fields(data):
+  for field, payload in fields(data):
     if field != 1:
       continue
     if isinstance(payload, int):  # unpacked: old writers do that
@@ -113,7 +72,7 @@ def _int64s(data: memoryview) -> Iterator[int]:
       continue
     at = 0
     while at < len(payload):
-      value, at = _read_varint(payload, at)
+      value, at = read_varint(payload, at)
       yield _signed(value)
 
 
@@ -126,7 +85,7 @@ def _floats(data: memoryview) -> Iterator[float]:
 
 def _values(feature: memoryview) -> Values:
   out: Values = []
-  for kind, payload in _fields(feature):
+  for kind, payload in fields(feature):
     if isinstance(payload, int):
       raise ValueError("a feature holds a number, want a list")
     if kind == _BYTES_LIST:

@@ -8,6 +8,7 @@ from typing import Any
 from povid_jax.errors import UserError
 from povid_jax.models.clip import MEAN, STD
 from povid_jax.models.config import VisionConfig
+from povid_jax.weights import sentencepiece_file
 from povid_jax.weights.shards import read_json
 
 FILES = (
@@ -20,6 +21,11 @@ FILES = (
   "chat_template.jinja",
 )
 IMAGE, PAD = "<image>", "<pad>"
+_SPECIAL = (
+  sentencepiece_file.UNKNOWN,
+  sentencepiece_file.CONTROL,
+  sentencepiece_file.USER_DEFINED,
+)
 
 
 def copy_files(source: Path, target: Path) -> None:
@@ -77,42 +83,37 @@ def from_sentencepiece(file: Path) -> dict[str, Any]:
   Raises:
     UserError: not a byte-pair model without normalisation, as Llama's is.
   """
-  from sentencepiece import sentencepiece_model_pb2
-
-  # made when the module is loaded, which the type checker does not see
-  proto = sentencepiece_model_pb2.ModelProto()  # pyright: ignore[reportAttributeAccessIssue]
-  proto.ParseFromString(file.read_bytes())
-  trainer, normal = proto.trainer_spec, proto.normalizer_spec
-  if trainer.model_type != trainer.BPE or normal.precompiled_charsmap:
+  model = sentencepiece_file.read(file)
+  if not model.bpe or model.normalises:
     raise UserError(
       f"{file}: want a byte-pair (BPE) model with the identity normaliser, "
       "as Llama's; put a tokenizer.json beside it"
     )
-  ids = {p.piece: i for i, p in enumerate(proto.pieces)}
-  kind = proto.SentencePiece
-  scores = {p.piece: p.score for p in proto.pieces if p.type == kind.NORMAL}
-  special = (kind.UNKNOWN, kind.CONTROL, kind.USER_DEFINED)
+  ids = {p.text: i for i, p in enumerate(model.pieces)}
+  scores = {
+    p.text: p.score for p in model.pieces if p.kind == sentencepiece_file.NORMAL
+  }
   normalizers: list[dict[str, Any]] = [
     {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
   ]
   strip = []
-  if normal.add_dummy_prefix:
+  if model.leading_space:
     normalizers.insert(0, {"type": "Prepend", "prepend": "▁"})
     strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}]
-  if normal.remove_extra_whitespaces:
+  if model.squeezes:
     # SentencePiece squeezes runs of spaces, and drops those at both ends
     pattern = {"type": "Replace", "pattern": {"Regex": " +"}, "content": " "}
     ends = {"type": "Strip", "strip_left": True, "strip_right": True}
     normalizers = [pattern, ends, *normalizers]
-  bos = trainer.bos_piece or "<s>"
+  bos = model.bos
   return {
     "version": "1.0",
     "truncation": None,
     "padding": None,
     "added_tokens": [
-      _added(p.piece, i)
-      for i, p in enumerate(proto.pieces)
-      if p.type in special
+      _added(p.text, i)
+      for i, p in enumerate(model.pieces)
+      if p.kind in _SPECIAL
     ],
     "normalizer": {"type": "Sequence", "normalizers": normalizers},
     "pre_tokenizer": None,
@@ -129,11 +130,11 @@ def from_sentencepiece(file: Path) -> dict[str, Any]:
     "model": {
       "type": "BPE",
       "dropout": None,
-      "unk_token": trainer.unk_piece or "<unk>",
+      "unk_token": model.unk,
       "continuing_subword_prefix": None,
       "end_of_word_suffix": None,
       "fuse_unk": True,
-      "byte_fallback": bool(trainer.byte_fallback),
+      "byte_fallback": model.byte_fallback,
       "ignore_merges": False,
       "vocab": ids,
       "merges": _merges(scores, ids),

@@ -10,7 +10,7 @@ import pytest
 from povid_jax.errors import UserError
 from povid_jax.models.config import LoraConfig
 from povid_jax.models.presets import preset
-from povid_jax.weights import export, peft
+from povid_jax.weights import export, peft_export, peft_load
 
 CONFIG = preset("test")  # width 32, 2 layers, 2 of 4 heads for keys
 RANK, ALPHA = 3, 6.0
@@ -49,7 +49,7 @@ def _folder(path: Path, tensors: dict, **fields: Any) -> Path:
 def test_every_layout_gives_the_same_tree(tmp_path: Path, prefix: str):
   tensors = _tensors(prefix, "self_attn.k_proj", (16, 32))
   tensors |= _tensors(prefix, "mlp.down_proj", (32, 48))
-  got = peft.read_adapter(_folder(tmp_path, tensors), CONFIG)
+  got = peft_load.read_adapter(_folder(tmp_path, tensors), CONFIG)
   stem = "decoder/layers/self_attn/k_proj"
   other = "decoder/layers/mlp/down_proj"
   assert {k: v.shape for k, v in got.params.items()} == {
@@ -75,25 +75,25 @@ def test_silent_modules_outside_the_decoder_are_skipped(tmp_path: Path):
   tensors = _tensors(PREFIXES["original"], "self_attn.q_proj", (32, 32))
   tensors[f"{CLIP}.lora_A.weight"] = np.ones((RANK, 16), np.float32)
   tensors[f"{CLIP}.lora_B.weight"] = np.zeros((16, RANK), np.float32)
-  got = peft.read_adapter(_folder(tmp_path / "a", tensors), CONFIG)
+  got = peft_load.read_adapter(_folder(tmp_path / "a", tensors), CONFIG)
   assert got.skipped == (CLIP.removeprefix("base_model.model."),)
   assert len(got.params) == 2
   tensors[f"{CLIP}.lora_B.weight"][3, 1] = 1e-6
   with pytest.raises(UserError, match="1 modules that the decoder does not"):
-    peft.read_adapter(_folder(tmp_path / "b", tensors), CONFIG)
+    peft_load.read_adapter(_folder(tmp_path / "b", tensors), CONFIG)
 
 
 def test_layers_without_an_adapter_stay_zero(tmp_path: Path):
   tensors = _tensors(PREFIXES["original"], "self_attn.q_proj", (32, 32))
   kept = {k: v for k, v in tensors.items() if ".layers.1." in k}
-  got = peft.read_adapter(_folder(tmp_path, kept), CONFIG).params
+  got = peft_load.read_adapter(_folder(tmp_path, kept), CONFIG).params
   assert not got["decoder/layers/self_attn/q_proj/lora_b"][0].any()
   assert got["decoder/layers/self_attn/q_proj/lora_b"][1].any()
 
 
 def test_rank_stabilised(tmp_path: Path):
   tensors = _tensors(PREFIXES["original"], "self_attn.q_proj", (32, 32))
-  got = peft.read_adapter(
+  got = peft_load.read_adapter(
     _folder(tmp_path, tensors, use_rslora=True), CONFIG
   ).config
   assert got.scale == pytest.approx(ALPHA / RANK**0.5)
@@ -109,17 +109,17 @@ def test_non_lora_trainables(tmp_path: Path):
   torch.save(
     {name: torch.from_numpy(weight)}, folder / "non_lora_trainables.bin"
   )
-  got = peft.read_adapter(folder, CONFIG).others
+  got = peft_load.read_adapter(folder, CONFIG).others
   assert list(got) == ["projector/linear_1/kernel"]
   np.testing.assert_array_equal(got["projector/linear_1/kernel"], weight.T)
   # the released run's is an empty dict
   torch.save({}, folder / "non_lora_trainables.bin")
-  assert peft.read_adapter(folder, CONFIG).others == {}
+  assert peft_load.read_adapter(folder, CONFIG).others == {}
   torch.save({"x.y": torch.zeros(1)}, folder / "non_lora_trainables.bin")
   with pytest.raises(
     UserError, match="non_lora_trainables.bin: unexpected x.y"
   ):
-    peft.read_adapter(folder, CONFIG)
+    peft_load.read_adapter(folder, CONFIG)
 
 
 def _good() -> dict:
@@ -152,13 +152,13 @@ def _wrong_shape() -> dict:
 )
 def test_what_is_refused(tmp_path: Path, tensors, fields, message: str):
   with pytest.raises(UserError, match=message) as caught:
-    peft.read_adapter(_folder(tmp_path, tensors, **fields), CONFIG)
+    peft_load.read_adapter(_folder(tmp_path, tensors, **fields), CONFIG)
   assert "\n" not in str(caught.value)
 
 
 def test_no_adapter_there(tmp_path: Path):
   with pytest.raises(UserError, match="no weights in it; want adapter_model"):
-    peft.read_adapter(tmp_path, CONFIG)
+    peft_load.read_adapter(tmp_path, CONFIG)
 
 
 @pytest.mark.parametrize("layout", ["llava-hf", "original"])
@@ -173,8 +173,8 @@ def test_out_and_in_again(tmp_path: Path, layout: str):
     pytest.importorskip("torch")
   trained = {k: v.astype(np.float32) for k, v in trained.items()}
   lora = LoraConfig(rank=3, alpha=6.0)
-  peft.write_adapter(tmp_path, lora, trained, CONFIG, layout=layout)
-  got = peft.read_adapter(tmp_path, CONFIG)
+  peft_export.write_adapter(tmp_path, lora, trained, CONFIG, layout=layout)
+  got = peft_load.read_adapter(tmp_path, CONFIG)
   for path, value in trained.items():
     np.testing.assert_array_equal({**got.params, **got.others}[path], value)
   assert (got.config.rank, got.config.alpha) == (3, 6.0)
@@ -183,7 +183,7 @@ def test_out_and_in_again(tmp_path: Path, layout: str):
 def test_other_parameters_cannot_be_an_adapter(tmp_path: Path):
   trained = {"decoder/norm/scale": np.ones(32, np.float32)}
   with pytest.raises(UserError, match="decoder/norm/scale was trained"):
-    peft.write_adapter(tmp_path, LoraConfig(3, 6.0), trained, CONFIG)
+    peft_export.write_adapter(tmp_path, LoraConfig(3, 6.0), trained, CONFIG)
 
 
 def test_merging():

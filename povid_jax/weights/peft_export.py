@@ -1,0 +1,134 @@
+"""PEFT adapters out: what a run trained, as a LoRA folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from povid_jax.errors import UserError
+from povid_jax.models.config import LlavaConfig, LoraConfig
+from povid_jax.weights import keys
+from povid_jax.weights.export import write_safetensors
+
+# where the decoder's modules live, by the class that will read the adapter
+_MODULES = {
+  "llava-hf": "model.language_model.",
+  "original": "model.",
+}
+_PROJECTOR = {
+  "llava-hf": "model.multi_modal_projector.{}",
+  "original": "model.mm_projector.{}",
+}
+
+
+def _adapter_config(
+  lora: LoraConfig, modules: list[str], layout: str, base: str
+) -> dict[str, Any]:
+  inner = _MODULES[layout].replace(".", r"\.")
+  names = "|".join(modules)
+  return {
+    "peft_type": "LORA",
+    "task_type": "CAUSAL_LM",
+    "base_model_name_or_path": base,
+    "r": lora.rank,
+    "lora_alpha": lora.alpha,
+    "lora_dropout": 0.0,
+    # a pattern: bare names would also match the vision tower's q_proj
+    "target_modules": rf"{inner}layers\.\d+\.({names})",
+    "bias": "none",
+    "fan_in_fan_out": False,
+    "init_lora_weights": True,
+    "inference_mode": True,
+    "modules_to_save": None,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+  }
+
+
+def write_adapter(
+  folder: Path,
+  lora: LoraConfig,
+  trained: dict[str, Any],
+  config: LlavaConfig,
+  *,
+  layout: str = "llava-hf",
+  base: str = "",
+) -> None:
+  """Writes a PEFT folder into an existing (temporary) folder.
+
+  Args:
+    trained: our path -> array; adapters, and perhaps the projector.
+    layout: names for "llava-hf" (transformers 4.52 and later) or for the
+      "original" LLaVA code.
+    base: what adapter_config.json names as the base model.
+
+  Raises:
+    UserError: something else than adapters and projector was trained.
+  """
+  inner, tensors, modules = _MODULES[layout], {}, set()
+  projector = {e.path: e for e in keys.projector_entries(config)}
+  loose = {}
+  for path, array in sorted(trained.items()):
+    if path in projector:
+      loose[path] = np.asarray(array)
+      continue
+    stem, _, side = path.rpartition("/")
+    if side not in ("lora_a", "lora_b") or not stem.startswith("decoder/"):
+      raise UserError(
+        f"{path} was trained; a PEFT folder can hold only adapters of the "
+        "decoder and the projector: use to-hf"
+      )
+    block = stem.removeprefix("decoder/layers/").replace("/", ".")
+    modules.add(block)
+    for layer, one in enumerate(np.asarray(array, np.float32)):
+      name = f"base_model.model.{inner}layers.{layer}.{block}"
+      tensors[f"{name}.lora_{side[-1].upper()}.weight"] = one.T
+  described = _adapter_config(lora, sorted(modules), layout, base)
+  if loose:
+    _write_projector(folder, loose, projector, layout, tensors, described)
+  write_safetensors(folder / "adapter_model.safetensors", tensors)
+  text = json.dumps(described, indent=2)
+  (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+
+
+def _write_projector(
+  folder: Path,
+  loose: dict[str, np.ndarray],
+  entries: dict[str, keys.Entry],
+  layout: str,
+  tensors: dict[str, np.ndarray],
+  described: dict[str, Any],
+) -> None:
+  """A tuned projector: PEFT's modules_to_save, or the original side file."""
+  names = {
+    path: _PROJECTOR[layout].format(_projector_name(entries[path].name, layout))
+    for path in loose
+  }
+  values = {
+    f"base_model.model.{names[path]}": np.asarray(array, np.float32).transpose(
+      entries[path].axes
+    )
+    for path, array in loose.items()
+  }
+  if layout == "llava-hf":
+    tensors |= values
+    described["modules_to_save"] = ["multi_modal_projector"]
+    return
+  try:
+    import torch
+  except ImportError as error:
+    raise UserError(
+      "the projector was trained: its non_lora_trainables.bin is a PyTorch "
+      "pickle, writing it needs torch (`pip install torch`)"
+    ) from error
+  tree = {
+    k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in values.items()
+  }
+  torch.save(tree, folder / "non_lora_trainables.bin")
+
+
+def _projector_name(name: str, layout: str) -> str:
+  if layout == "llava-hf":
+    return name
+  return name.replace("linear_1", "0").replace("linear_2", "2")
