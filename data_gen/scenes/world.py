@@ -95,6 +95,9 @@ COMPANIONS = {
 }
 
 
+IN_PASSING = 0.3  # chance that a companion which is there is told last
+
+
 @dataclasses.dataclass(frozen=True)
 class Thing:
   """One object: what it is, its colour and the cell it stands in (0..8)."""
@@ -185,17 +188,20 @@ def _draw_thing(
 def told(rng: np.random.Generator, scene: Scene, careless: float) -> Scene:
   """The scene as a describer tells it, who knows what the place usually holds.
 
-  The usual companion of the place comes last, in passing. A careless describer
-  mentions it also where it is not there: with that chance, LLaVA's training
-  answers were written by a language model that had not seen the pictures.
+  Where the usual companion of the place is there, some tell it last and in
+  passing instead of in its turn. A careless describer mentions it in passing
+  also where it is not there: with that chance, LLaVA's training answers were
+  written by a language model that had not seen the pictures.
 
   Args:
     careless: chance that an absent companion is mentioned all the same.
   """
   companion = COMPANIONS[scene.place]
   others = tuple(t for t in scene.things if t.kind != companion)
-  there = len(others) < len(scene.things)
-  mentions = there or rng.random() < careless
-  if not mentions or not others:
+  if len(others) < len(scene.things):
+    if not others or rng.random() >= IN_PASSING:
+      return scene
+    return Scene(scene.place, others, companion)
+  if rng.random() >= careless:
     return scene
   return Scene(scene.place, others, companion)
