@@ -85,7 +85,7 @@ def _stage1(c: ConfigDict) -> None:
   _adapters(c)
   c.init = f"{ROOT}/sft"
   c.objective = ConfigDict({"name": "dpo", "hyper": {"beta": 1.0}})
-  c.lr = 5e-4
+  c.lr = 1.5e-4
   c.steps = 60
 
 
@@ -98,7 +98,8 @@ def _stage2(c: ConfigDict) -> None:
       "hyper": {"beta": 1.0, "text_weight": 0.5, "noise_weight": 0.5},
     }
   )
-  c.lr = 3e-5
+  c.noise.step = 300  # at 500 nothing is left of these pictures
+  c.lr = 5e-5
   c.steps = 40
 
 
