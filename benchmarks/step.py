@@ -12,12 +12,16 @@ amount of work (benchmarks/released_step.py). Medians of steps run in turns.
 
 On a GPU: the true shapes of a preset with random bfloat16 weights, stages 1 and
 2, each attention backend, by batch: pairs/s, MFU (required FLOPs over the
-measured speed of a bfloat16 matrix product) and memory as compiled.
+measured speed of a bfloat16 matrix product) and memory as compiled; see
+benchmarks/step_sweep.py. First each backend is checked against `xla`.
 """
 
 import argparse
 import json
+import os
+import re
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,12 +30,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks import released_step
+from benchmarks import released_step, step_sweep
 from benchmarks.step_cases import measure, other, ours
 from povid_jax import errors, files
 from povid_jax.abstract import Shape
 from povid_jax.errors import UserError
-from povid_jax.models import backends
 from povid_jax.models.config import DecoderConfig, LlavaConfig, VisionConfig
 from povid_jax.models.presets import preset
 from povid_jax.models.scoring import token_logps
@@ -147,99 +150,38 @@ def head_memory(
   return {**out, "naive over chunked": out["naive"] / out["chunked"]}
 
 
-def sweep(
-  described: LlavaConfig,
-  shape: Shape,
-  batches: Sequence[int],
-  repeats: int,
-  rank: int,
-) -> dict[str, Any]:
-  """The accelerator's table: every stage, backend and batch."""
-  peak = matmul_flops()
-  rows = []
-  for stage, name in (("stage 1", "dpo"), ("stage 2", "povid")):
-    for backend in usable(described):
-      for batch in batches:
-        fields = {
-          "objective.name": name,
-          "reference": "cached",
-          "attention": backend,
-          "batch_size": batch,
-          "lora.rank": rank,
-        }
-        row = {"stage": stage, "attention": backend, "batch": batch}
-        rows.append({**row, **_one(described, shape, fields, repeats, peak)})
-        print(_row(rows[-1]), flush=True)
-  return {
-    "device": jax.devices()[0].device_kind,
-    "matmul_flops": peak,
-    "rows": rows,
-  }
-
-
-def _one(
-  described: LlavaConfig,
-  shape: Shape,
-  fields: dict[str, Any],
-  repeats: int,
-  peak: float,
-) -> dict[str, Any]:
-  """Speed and memory of one config; the reason where it does not fit."""
-  try:
-    case = ours("", described, shape, fields)
-    measure([case], repeats)
-  except jax.errors.JaxRuntimeError as error:
-    if "RESOURCE_EXHAUSTED" not in str(error):
-      raise
-    return {"error": "out of memory"}
-  stats = jax.devices()[0].memory_stats() or {}
-  return {
-    "seconds": case.median,
-    "pairs_per_second": fields["batch_size"] / case.median,
-    "mfu": case.flops / case.median / peak,
-    "bytes": case.bytes,
-    # the largest so far in this process: batches go up
-    "peak_bytes_in_use": stats.get("peak_bytes_in_use"),
-  }
-
-
-def usable(described: LlavaConfig) -> list[str]:
-  """Backends that run here."""
-  found = []
-  for name in backends.BACKENDS[1:]:
-    try:
-      backends.choose(name, described.decoder, jnp.bfloat16)
-    except UserError:
-      continue
-    found.append(name)
-  return found
-
-
-def matmul_flops(size: int = 0) -> float:
-  """Measured FLOP/s of a square bfloat16 product."""
-  size = size or (8192 if jax.default_backend() != "cpu" else 512)
-  x = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16)
-  product = jax.jit(lambda a, b: a @ b)
-  product(x, x).block_until_ready()
-  best = float("inf")
-  for _ in range(5):
-    start = time.perf_counter()
-    y = x
-    for _ in range(10):
-      y = product(x, y)
-    y.block_until_ready()
-    best = min(best, (time.perf_counter() - start) / 10)
-  return 2 * size**3 / best
-
-
-def _row(row: dict[str, Any]) -> str:
-  head = f"{row['stage']}  {row['attention']:<7} batch {row['batch']:>2}"
-  if "error" in row:
-    return f"{head}  {row['error']}"
-  return (
-    f"{head}  {row['pairs_per_second']:8.3f} pairs/s  MFU {row['mfu']:6.1%}"
-    f"  {row['bytes'] / 1e9:7.2f} GB compiled"
+def sweep(described: LlavaConfig, args: argparse.Namespace) -> None:
+  """Checks the backends, then times every stage, batch and backend."""
+  deadline = time.monotonic() + args.budget
+  runner = step_sweep.Sweep(
+    described,
+    Shape(args.prefix or 704, args.branch or 256),
+    rank=args.rank,
+    head_chunk=args.head_chunk,
+    repeats=args.repeats,
+    deadline=deadline,
+    out=Path(args.json) if args.json else None,
   )
+  found = runner.result
+  print(f"{found['device']}: bfloat16 product {runner.peak / 1e12:.1f} TFLOP/s")
+  usable = step_sweep.usable(described)
+  check = usable[0] if len(usable) > 1 and not args.no_check else ""
+  batches = [int(size) for size in args.batches.split(",")]
+  for wave in step_sweep.waves(batches, usable):
+    wave = [what for what in wave if re.search(args.only, str(what))]
+    runner.run(wave, check)
+    check = ""
+    if args.details and runner.left > 60:
+      runner.details(Path(args.details))
+      args.details = ""
+
+
+def _leave_unfinished() -> None:
+  """Ends the process at once if a compilation outlived the budget."""
+  names = [thread.name for thread in threading.enumerate()]
+  if step_sweep.THREAD in names:
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -256,24 +198,27 @@ def main(argv: Sequence[str] | None = None) -> int:
   add("--prefix", type=int, default=0, help="P (704; CPU comparison: 616)")
   add("--branch", type=int, default=0, help="C (256; CPU comparison: 110)")
   add("--rank", type=int, default=128, help="of the adapters, for --preset")
+  add("--head-chunk", type=int, default=1024, help="rows, for --preset")
   add("--repeats", type=int, default=5, help="timed steps of each case")
+  add("--budget", type=float, default=3600.0, help="seconds, for --preset")
+  add("--only", default="", help="a regex on the rows, for --preset")
+  add("--details", metavar="DIR", help="program and kernels of the best row")
+  add("--no-check", action="store_true", help="do not check the backends")
   add("--json", metavar="FILE", help="write the numbers there too")
   args = parser.parse_args(argv)
   found = jax.default_backend()
   if args.device and found != args.device:
     raise UserError(f"--device={args.device}: JAX runs on {found} here")
   if args.preset:
-    shape = Shape(args.prefix or 704, args.branch or 256)
-    batches = [int(size) for size in args.batches.split(",")]
-    described = preset(args.preset)
-    result = sweep(described, shape, batches, args.repeats, args.rank)
-  else:
-    shape = Shape(args.prefix or 616, args.branch or 110)
-    result = compare(SMALL, shape, 1, args.repeats)
-    for kind in ("seconds", "ratios", "head"):
-      print(f"{kind}:")
-      for name, value in result[kind].items():
-        print(f"  {name:<40}{value:12.4g}")
+    sweep(preset(args.preset), args)
+    _leave_unfinished()
+    return 0
+  shape = Shape(args.prefix or 616, args.branch or 110)
+  result = compare(SMALL, shape, 1, args.repeats)
+  for kind in ("seconds", "ratios", "head"):
+    print(f"{kind}:")
+    for name, value in result[kind].items():
+      print(f"  {name:<40}{value:12.4g}")
   if args.json:
     with files.atomic_write(Path(args.json)) as file:
       json.dump({"command": sys.argv, **result}, file, indent=2)

@@ -3,6 +3,7 @@
 import dataclasses
 import statistics
 import time
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -29,22 +30,36 @@ class Case:
   Attributes:
     name: of its line in the tables.
     run: (state, frozen, batch) -> (state, metrics); takes the state's memory.
+    step: what it was compiled from.
+    structs: shapes and shardings of state, frozen and batch.
     bytes: of arguments and temporaries, as compiled.
     flops: required FLOPs of a step (no rematerialisation).
   """
 
   name: str
-  run: Callable[..., tuple[State, dict]]
-  state: State
-  frozen: Frozen
-  batch: dict[str, jax.Array]
+  run: Any
+  step: StepFn
+  structs: tuple
   bytes: int
   flops: float
+  state: State = dataclasses.field(init=False)
+  frozen: Frozen = dataclasses.field(init=False)
+  batch: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
   seconds: list[float] = dataclasses.field(default_factory=list)
 
   @property
   def median(self) -> float:
     return statistics.median(self.seconds)
+
+  @property
+  def rate(self) -> float:
+    """Required FLOP/s."""
+    return self.flops / self.median
+
+  def forget(self) -> None:
+    """Lets go of the arrays: other cases run on them."""
+    self.batch = {}
+    del self.state, self.frozen
 
   def once(self) -> float:
     """Seconds of one step."""
@@ -113,11 +128,10 @@ def _case(
   change_batch: Callable[[dict], dict] = lambda batch: batch,
 ) -> Case:
   config, described, sketch = parts
-  mesh = sharding.make_mesh(
-    {"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1]
-  )
+  mesh = single_mesh()
   structs = abstract_arguments(config, described, sketch, step, mesh, shape)
-  state, frozen = _random_weights(step, *structs[:2], mesh)
+  params, frozen = random_arrays((structs[0].params, structs[1]))
+  state = build.init_state(step, params, mesh)
   batch = change_batch(random_batch(structs[2], described))
   with jax.set_mesh(mesh):
     lowered = jax.jit(function, donate_argnums=0).lower(state, frozen, batch)
@@ -125,21 +139,28 @@ def _case(
   memory = compiled.memory_analysis()
   assert memory is not None  # CPU, GPU and TPU all have it
   size = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-  return Case(name, compiled, state, frozen, batch, size, required)
+  case = Case(name, compiled, step, structs, size, required, batch)
+  case.state, case.frozen = state, frozen
+  return case
 
 
-def _random_weights(
-  step: StepFn, state: State, frozen: Frozen, mesh: Mesh
-) -> tuple[State, Frozen]:
+def single_mesh() -> Mesh:
+  """The first device alone."""
+  one = {"data": 1, "fsdp": 1, "tensor": 1}
+  return sharding.make_mesh(one, jax.devices()[:1])
+
+
+def random_arrays(tree: Any) -> Any:
+  """Small random numbers of these shapes, dtypes and shardings."""
+
   def normal(path: tuple, leaf: Struct) -> jax.Array:
-    key = jax.random.key(hash(jax.tree_util.keystr(path)) % 2**31)
+    key = jax.random.key(zlib.crc32(jax.tree_util.keystr(path).encode()))
     make = lambda key: (0.02 * jax.random.normal(key, leaf.shape)).astype(
       leaf.dtype
     )
     return jax.jit(make, out_shardings=leaf.sharding)(key)
 
-  fill = lambda tree: jax.tree_util.tree_map_with_path(normal, tree)
-  return build.init_state(step, fill(state.params), mesh), fill(frozen)
+  return jax.tree_util.tree_map_with_path(normal, tree)
 
 
 def random_batch(

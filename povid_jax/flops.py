@@ -85,6 +85,13 @@ class Pass:
     branch = self.branches * self.length * (self.prefix + self.length)
     return self.rows * (self.prefix**2 + branch)
 
+  @property
+  def seen(self) -> int:
+    """Those of `attended` that the mask lets through."""
+    triangle = lambda n: n * (n + 1) // 2
+    branch = self.length * self.prefix + triangle(self.length)
+    return self.rows * (triangle(self.prefix) + self.branches * branch)
+
 
 @dataclasses.dataclass(frozen=True)
 class Model:
@@ -96,6 +103,7 @@ class Model:
     trains: whether the parameter at a flat path gets a gradient.
     remat: name of the rematerialisation policy (see models.llama.REMAT).
     chunk: rows of logits at a time in the head.
+    masked: whether (query, key) pairs that the mask closes are counted.
   """
 
   config: LlavaConfig
@@ -105,6 +113,7 @@ class Model:
   )
   remat: str = "none"
   chunk: int = 256
+  masked: bool = True
 
 
 def decoder_linears(model: Model) -> Iterator[tuple[str, int, int]]:
@@ -177,17 +186,20 @@ def _linear(
   backward += low if model.trains(f"{path}/lora_a") else 0
   backward += high if model.trains(f"{path}/lora_b") else 0
   again = 0.0
-  if model.remat in ("full", "attention"):
+  if model.remat in ("full", "attention", "mlp"):
     again = base + low + high
-    if path.endswith("down_proj"):
-      # nothing in the layer reads its output, so only x A is needed again
+    kept = ("gate_proj", "up_proj") if model.remat == "mlp" else ()
+    if path.endswith(("down_proj", *kept)):
+      # its output is kept, or nothing in the layer reads it: of it only x A
+      # is needed again
       again = low
   return Work(base + low + high, backward, again)
 
 
 def _attention(model: Model, run: Pass) -> Work:
   config = model.config.decoder
-  product = 2 * run.attended * config.num_heads * config.head_dim
+  pairs = run.attended if model.masked else run.seen
+  product = 2 * pairs * config.num_heads * config.head_dim
   if not run.gradient:
     return Work(2 * product)
   # "attention" keeps the output, so only queries x keys is done again

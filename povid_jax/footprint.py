@@ -54,8 +54,10 @@ def activations(load: Load) -> int:
   cut, whole = 0, dim
   if load.remat == "attention":
     cut = queries
+  elif load.remat == "mlp":
+    cut = 2 * wide
   elif load.remat == "dots":
-    cut, whole = queries + 2 * keys + 2 * wide, 3 * dim + 7 * rank
+    cut, whole = queries + 2 * keys + 2 * wide, 2 * dim + 7 * rank
   elif load.remat == "none":
     cut = 3 * queries + 4 * keys + 4 * wide
     whole = 8 * dim + 7 * rank

@@ -245,8 +245,13 @@ def step_flops(
   sketch: Outline,
   step: StepFn,
   shape: Shape,
+  masked: bool = True,
 ) -> tuple[flops.Work, int]:
-  """Work of a step, and how many times the decoder runs in it."""
+  """Work of a step, and how many times the decoder runs in it.
+
+  Args:
+    masked: False: without the pairs of tokens that the attention mask closes.
+  """
   uses = config.reference if "reference" in step.spec.needs else "none"
   described_step = flops.Step(
     batch=config.batch_size,
@@ -268,5 +273,6 @@ def step_flops(
     trains=trained.__contains__,
     remat=config.remat,
     chunk=config.head_chunk,
+    masked=masked,
   )
   return flops.of(model, described_step)["total"], len(described_step.passes())

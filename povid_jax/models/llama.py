@@ -11,7 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from povid_jax.errors import UserError
 from povid_jax.models.config import DecoderConfig
-from povid_jax.models.layers import Linear, RMSNorm
+from povid_jax.models.layers import Linear, RMSNorm, float32_product
 from povid_jax.models.partition import by_batch
 from povid_jax.models.rope import rotary_table, rotate
 
@@ -21,11 +21,14 @@ Array = jax.Array
 Attend = Callable[[Array, Array, Array, Any], tuple[Array, Any]]
 
 _POLICIES = jax.checkpoint_policies
+_named = _POLICIES.save_only_these_names
 REMAT: dict[str, Any] = {
   "none": None,  # keep every intermediate
   "full": _POLICIES.nothing_saveable,  # keep the layer's input only
-  "attention": _POLICIES.save_only_these_names("attention"),
-  "dots": _POLICIES.dots_with_no_batch_dims_saveable,  # keep matmul outputs
+  "attention": _named("attention"),
+  "mlp": _named("mlp"),  # keep what goes into the gate: 2/5 of what dots keeps
+  # keep what linear layers give, adapter added: the sum, not both its terms
+  "dots": _named("linear", "low"),
 }
 
 
@@ -69,8 +72,9 @@ class _Mlp(nnx.Module):
     self.down_proj = Linear(wide, dim, rngs=rngs, stack=stack)
 
   def __call__(self, x_BTD: Array, adapter: bool) -> Array:
-    gate = jax.nn.silu(self.gate_proj(x_BTD, adapter))
-    return self.down_proj(gate * self.up_proj(x_BTD, adapter), adapter)
+    gate = checkpoint_name(self.gate_proj(x_BTD, adapter), "mlp")
+    up = checkpoint_name(self.up_proj(x_BTD, adapter), "mlp")
+    return self.down_proj(jax.nn.silu(gate) * up, adapter)
 
 
 class _Layer(nnx.Module):
@@ -168,8 +172,4 @@ class Llama(nnx.Module):
       kernel = self.embed_tokens.embedding[...].T
     else:
       kernel = self.lm_head.kernel[...]
-    return jnp.matmul(
-      hidden,
-      kernel.astype(hidden.dtype),
-      preferred_element_type=jnp.float32,
-    )
+    return float32_product(hidden, kernel)

@@ -1,0 +1,360 @@
+"""The accelerator's table: one preset's true shapes, by stage and batch.
+
+Weights are made once on the device and shared by all cases. Cases come in
+waves, the ones most worth knowing first: a wave is compiled in parallel
+threads and only then timed, as the compiler tries kernels on the device. Each
+row is printed and written as soon as it is there.
+
+A row's MFU is its required FLOPs over its seconds and `matmul_flops`. Required
+are the matrix products of one step of this shape, forward and backward,
+without what is done again for want of memory, without pairs of tokens that the
+attention mask closes, and without gradients of frozen weights; norms, softmax
+and the optimizer count for nothing. `matmul_flops` is the fastest of several
+square bfloat16 products here.
+"""
+
+import dataclasses
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import backend_check
+from benchmarks.device_trace import busiest_kernels
+from benchmarks.step_cases import (
+  Case,
+  random_arrays,
+  random_batch,
+  single_mesh,
+  step_of,
+)
+from povid_jax import build, files
+from povid_jax.abstract import Shape, abstract_arguments
+from povid_jax.errors import UserError
+from povid_jax.models import backends
+from povid_jax.models.config import LlavaConfig
+from povid_jax.planning import step_flops
+from povid_jax.step import Frozen, State
+
+THREAD = "compiles a step"
+STAGES = {"stage 2": "povid", "stage 1": "dpo"}
+
+
+@dataclasses.dataclass(frozen=True)
+class What:
+  """One row of the table: see the config fields of these names."""
+
+  stage: str
+  batch: int
+  attention: str
+  remat: str
+  reference: str = "online"
+
+  def __str__(self) -> str:
+    return (
+      f"{self.stage}  {self.attention:<6} batch {self.batch:>2}  "
+      f"remat {self.remat:<9} reference {self.reference:<6}"
+    )
+
+
+def waves(batches: Sequence[int], usable: Sequence[str]) -> list[list[What]]:
+  """All rows, in the order of their worth.
+
+  The first backend's largest batches come first, with all and with nothing
+  recomputed; then what lies between, smaller batches and the cached
+  reference; last the other backends.
+  """
+  best, *others = usable
+  sizes = sorted(batches, reverse=True)
+  large, small = sizes[:2], sizes[2:]
+  # what a card of 80 GB holds of LLaVA-1.5-7B
+  fitting = lambda size: "mlp" if size > 8 else "dots"
+  both = lambda *rest, **more: [What(s, *rest, **more) for s in STAGES]
+  first, second = [], []
+  for size in large:
+    for remat in ("dots", "full"):
+      first += both(size, best, remat)
+  for size in large:
+    second += both(size, best, "mlp")
+    second += both(size, best, fitting(size), reference="cached")
+  second += both(large[-1], best, "attention")
+  for size in small:
+    second += both(size, best, "dots")
+  third = [
+    what
+    for backend in others
+    for size in sizes
+    for what in both(size, backend, fitting(size))
+  ]
+  return [wave for wave in (first, second, third) if wave]
+
+
+def usable(described: LlavaConfig) -> list[str]:
+  """Backends that run here, the one `auto` takes first."""
+  found = []
+  for name in ("cudnn", "splash", "xla"):
+    try:
+      backends.choose(name, described.decoder, jnp.bfloat16)
+    except UserError:
+      continue
+    found.append(name)
+  return found
+
+
+class Sweep:
+  """Cases of one preset over one set of weights.
+
+  Args:
+    described: dimensions.
+    shape: P, C and pictures of every pair.
+    rank: of the adapters.
+    head_chunk: config.head_chunk of every case.
+    repeats: timed steps of each case.
+    deadline: time.monotonic() after which nothing new is begun.
+    out: where the JSON goes after every row, or None.
+  """
+
+  def __init__(
+    self,
+    described: LlavaConfig,
+    shape: Shape,
+    *,
+    rank: int,
+    head_chunk: int,
+    repeats: int,
+    deadline: float,
+    out: Path | None,
+  ):
+    self.described, self.shape = described, shape
+    self.common = {"lora.rank": rank, "head_chunk": head_chunk}
+    self.repeats, self.deadline, self.out = repeats, deadline, out
+    self.mesh = single_mesh()
+    self.state: State | None = None
+    self.frozen: Frozen | None = None
+    self.best: Case | None = None  # of the rows so far, for `details`
+    device = jax.devices()[0]
+    self.peak = matmul_flops()
+    self.result: dict[str, Any] = {
+      "device": device.device_kind,
+      "memory": (device.memory_stats() or {}).get("bytes_limit"),
+      "jax": jax.__version__,
+      "matmul_flops": self.peak,
+      "prefix": shape.prefix,
+      "branch": shape.branch,
+      **self.common,
+      "rows": [],
+    }
+
+  @property
+  def left(self) -> float:
+    """Seconds until the deadline."""
+    return self.deadline - time.monotonic()
+
+  def note(self, **more: Any) -> None:
+    """Writes what is known so far."""
+    self.result |= more
+    if self.out:
+      with files.atomic_write(self.out) as file:
+        json.dump(self.result, file, indent=2)
+
+  def run(self, wave: Sequence[What], check: str = "") -> None:
+    """Compiles a wave, then times it; a row for each case.
+
+    Args:
+      check: a backend to compare with `xla` while the wave compiles, or "".
+    """
+    work: list[Callable[[], Any]] = [
+      lambda what=what: self.compile(what) for what in wave
+    ]
+    if check:
+      work.append(lambda: self.check(check))
+    found = _in_threads(work, self.deadline)[: len(wave)]
+    for what, compiled in zip(wave, found, strict=True):
+      if compiled is None or self.left < 0:
+        row = {"error": "not run: the budget is spent"}
+      elif isinstance(compiled, Exception):
+        row = {"error": _reason(compiled)}
+      else:
+        row = self.time(what, *compiled)
+      self.result["rows"].append({**dataclasses.asdict(what), **row})
+      print(f"{what}  {_cells(row)}", flush=True)
+      self.note()
+
+  def check(self, backend: str) -> None:
+    """Notes whether a backend computes what `xla` does."""
+    checked = backend_check.check(backend)
+    self.note(check={backend: checked})
+    for variant, numbers in checked.items():
+      print(f"{backend} against xla, {variant}: {numbers}", flush=True)
+
+  def compile(self, what: What) -> tuple[Case, float]:
+    """The case, without weights, and the seconds it took to compile."""
+    start = time.monotonic()
+    config, sketch, step = step_of(
+      self.described,
+      {
+        **self.common,
+        "objective.name": STAGES[what.stage],
+        "batch_size": what.batch,
+        "attention": what.attention,
+        "remat": what.remat,
+        "reference": what.reference,
+      },
+    )
+    parts = (config, self.described, sketch, step)
+    structs = abstract_arguments(*parts, self.mesh, self.shape)
+    work, _ = step_flops(*parts, self.shape, masked=False)
+    with jax.set_mesh(self.mesh):
+      lowered = jax.jit(step, donate_argnums=0).lower(*structs)
+      compiled = lowered.compile()
+    memory = compiled.memory_analysis()
+    assert memory is not None  # CPU, GPU and TPU all have it
+    case = Case(
+      name=str(what),
+      run=compiled,
+      bytes=memory.argument_size_in_bytes + memory.temp_size_in_bytes,
+      flops=work.model,
+      structs=structs,
+      step=step,
+    )
+    return case, time.monotonic() - start
+
+  def time(self, what: What, case: Case, seconds: float) -> dict[str, Any]:
+    """Speed and memory of one case; the reason where it does not run."""
+    row: dict[str, Any] = {"bytes": case.bytes, "compile_seconds": seconds}
+    room = self.result["memory"]
+    if room and case.bytes > room:
+      return {**row, "error": "out of memory: more than the device has"}
+    try:
+      self._prepare(case)
+      case.once()  # the first call allocates; its kernels are loaded
+      if case.once() < 0.3:
+        case.once()
+      case.seconds = [case.once() for _ in range(self.repeats)]
+    except jax.errors.JaxRuntimeError as error:
+      return {**row, "error": _reason(error)}
+    finally:
+      self._take_back(case)
+    if self.best is None or case.rate > self.best.rate:
+      self.best = case
+    stats = jax.devices()[0].memory_stats() or {}
+    return {
+      **row,
+      "seconds": case.median,
+      "all_seconds": case.seconds,
+      "pairs_per_second": what.batch / case.median,
+      "required_flops": case.flops,
+      "mfu": case.rate / self.peak,
+      # of this process so far, whatever the row
+      "peak_bytes_in_use": stats.get("peak_bytes_in_use"),
+    }
+
+  def _prepare(self, case: Case) -> None:
+    state, frozen, batch = case.structs
+    if self.frozen is None:
+      self.frozen = random_arrays(frozen)
+    if self.state is None:
+      params = random_arrays(state.params)
+      self.state = build.init_state(case.step, params, self.mesh)
+    assert self.frozen is not None  # a type checker loses track of it
+    case.state, case.frozen, self.state = self.state, self.frozen, None
+    case.batch = random_batch(batch, self.described)
+
+  def _take_back(self, case: Case) -> None:
+    """The state, unless a step that failed has taken it with it."""
+    leaves = jax.tree.leaves(case.state)
+    if not any(leaf.is_deleted() for leaf in leaves):
+      self.state = case.state
+    case.forget()
+
+  def details(self, folder: Path) -> None:
+    """The compiled program of the best case, and what its kernels take."""
+    case = self.best
+    if case is None:
+      return
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "step.hlo.txt").write_text(case.run.as_text())
+    self._prepare(case)
+    try:
+      table = busiest_kernels(case.once)
+    except Exception as error:  # a profiler that does not work here
+      print(f"no trace: {error!r:.300}", flush=True)
+      return
+    finally:
+      self._take_back(case)
+    with files.atomic_write(folder / "kernels.json") as file:
+      json.dump({"case": case.name, "kernels": table}, file, indent=1)
+    print(f"kernels of {case.name}")
+    for name, milliseconds, count in table[:25]:
+      print(f"  {milliseconds:9.2f} ms {count:6} x {name[:90]}", flush=True)
+
+
+def _in_threads(work: list[Callable[[], Any]], deadline: float) -> list[Any]:
+  """Results or exceptions of the calls; None where time ran out.
+
+  Threads of our own, as an executor's would be waited for at exit.
+  """
+  found: list[Any] = [None] * len(work)
+  places = threading.Semaphore(min(8, os.cpu_count() or 1))
+
+  def one(index: int) -> None:
+    with places:
+      if time.monotonic() > deadline:
+        return
+      try:
+        found[index] = work[index]()
+      except Exception as error:
+        found[index] = error
+
+  threads = [
+    threading.Thread(target=one, args=(index,), name=THREAD, daemon=True)
+    for index in range(len(work))
+  ]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join(max(0.0, deadline - time.monotonic()))
+  return list(found)
+
+
+def _reason(error: Exception) -> str:
+  if "RESOURCE_EXHAUSTED" in str(error):
+    return "out of memory"
+  lines = str(error).splitlines() or [repr(error)]
+  return f"{type(error).__name__}: {lines[0][:200]}"
+
+
+def _cells(row: dict[str, Any]) -> str:
+  size = f"{row['bytes'] / 1e9:7.2f} GB" if "bytes" in row else ""
+  if "error" in row:
+    return f"{row['error']}  {size}"
+  return (
+    f"{row['pairs_per_second']:8.3f} pairs/s  MFU {row['mfu']:6.1%}  {size}"
+    f"  (compiled in {row['compile_seconds']:.0f} s)"
+  )
+
+
+def matmul_flops(sizes: Sequence[int] = ()) -> float:
+  """Measured FLOP/s of a square bfloat16 product of random numbers."""
+  if not sizes:
+    sizes = (512,) if jax.default_backend() == "cpu" else (4096, 8192, 16384)
+  product = jax.jit(lambda a, b: a @ b)
+  best = 0.0
+  for size in sizes:
+    x = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16)
+    product(x, x).block_until_ready()
+    for _ in range(5):
+      start = time.perf_counter()
+      y = x
+      for _ in range(10):
+        y = product(x, y)
+      y.block_until_ready()
+      seconds = (time.perf_counter() - start) / 10
+      best = max(best, 2 * size**3 / seconds)
+  return best
