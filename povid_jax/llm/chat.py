@@ -213,7 +213,9 @@ class Chat:
     try:
       return json.loads(raw)
     except (ValueError, RecursionError) as error:
-      prompt, completion = request.tokens, len(raw) // 4
+      prompt = request.tokens
+      most = request.max_tokens or self.options.max_tokens
+      completion = min(len(raw) // 4, most)
       raise Failure(
         "bad_json",
         str(error),

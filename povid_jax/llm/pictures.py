@@ -36,6 +36,7 @@ def image_part(path: Path, size: int = 768, quality: int = 85) -> tuple:
   ):
     image = open_image(data)
     image.thumbnail((size, size))
+    image.info.clear()  # Pillow would write a comment of megabytes out again
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     data, kind, (width, height) = buffer.getvalue(), "JPEG", image.size
