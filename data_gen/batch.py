@@ -31,10 +31,13 @@ from povid_jax.llm.batch import (
   line,
   write_files,
 )
-from povid_jax.llm.wire import read_reply
+from povid_jax.llm.wire import limit_name, other_limit_name, read_reply
 
 # Rounds in a row that bring nothing before the run stops.
 _IDLE_ROUNDS = 3
+# So many requests refused, and none answered yet: the fault is in what all of
+# them have in common, and giving the items up would be wrong.
+_SYSTEMATIC = 20
 
 
 class BatchRun:
@@ -70,7 +73,12 @@ class BatchRun:
     )
     self._items = {item.key: item for item in job.items}
     self._client = BatchClient(options)
+    self._problem = ""
     self._structured = True
+    self._limit = limit_name(options)
+    for batch in job.journal.batches.values():  # what the last one had to be
+      self._structured = batch.get("structured", self._structured)
+      self._limit = batch.get("limit", self._limit)
     self._check()
     self._tidy()
 
@@ -100,19 +108,19 @@ class BatchRun:
       UserError: the server refuses the key, or several rounds in a row bring
         nothing; what was done is in the journal.
     """
-    idle, problem = 0, ""
+    idle = 0
     try:
       while True:
         self._plan()
         if not self._open():
           return
         before = self._progress()
-        problem = self._work_off() or problem
+        self._work_off()
         idle = 0 if self._progress() > before else idle + 1
         if idle >= _IDLE_ROUNDS:
           raise UserError(
-            f"{idle} rounds of batches brought no reply ({problem}); the same "
-            "command continues"
+            f"{idle} rounds of batches brought no reply ({self._problem}); "
+            "the same command continues"
           )
     finally:
       self._client.close()
@@ -137,7 +145,13 @@ class BatchRun:
     items = [i for i in self._job.pending() if i.key not in waiting]
     lines = self._lines(self._affordable(items))
     for path, count in write_files(lines, self._new_paths(), *self._limits):
-      journal.write("batch_planned", batch=path.stem, requests=count)
+      journal.write(
+        "batch_planned",
+        batch=path.stem,
+        requests=count,
+        structured=self._structured,
+        limit=self._limit,
+      )
 
   def _new_paths(self) -> Iterator[Path]:
     while True:
@@ -174,7 +188,7 @@ class BatchRun:
         self._job.lose(item, "bad_image", str(error))
         continue
       named = _named(request, attempt)
-      yield line(named, self._options, self._structured)
+      yield line(named, self._options, self._structured, self._limit)
 
   def _path(self, batch: dict) -> Path:
     return self._folder / f"{batch['batch']}.jsonl"
@@ -190,21 +204,19 @@ class BatchRun:
 
   # Working off.
 
-  def _work_off(self) -> str:
-    """Submits, waits for and settles every open batch; says what failed."""
+  def _work_off(self) -> None:
+    """Submits, waits for and settles every open batch."""
     for batch in self._open():
       self._submit(batch)
-    problem = ""
     while batches := self._open():
       for batch in batches:
         status = self._client.status(batch["remote"])
         self._job.note(f"{len(batches)} batches, {status.state} {status.done}")
         if status.ended:
+          self._problem = status.problem or self._problem
           self._settle(batch, status)
-          problem = status.problem or problem
       if self._open():
         time.sleep(self._poll)
-    return problem
 
   def _submit(self, batch: dict) -> None:
     journal, name = self._job.journal, batch["batch"]
@@ -227,42 +239,76 @@ class BatchRun:
     """Takes in all rows; what has none is pending for the next round."""
     missing = dict.fromkeys(self._names(batch))
     failed: collections.Counter = collections.Counter()
+    usage: collections.Counter = collections.Counter()
+    cost = 0.0
+    hopeless: list[tuple[Item, Failure]] = []
+    structured = batch.get("structured", True)
     for file_id in status.files:
       for row in self._client.rows(file_id):
-        if row.custom_id in missing:
-          del missing[row.custom_id]
-          failed.update(self._take(row))
+        if row.custom_id not in missing:
+          continue
+        del missing[row.custom_id]
+        failure = self._take(row, structured, hopeless)
+        if failure is not None:
+          failed[failure.kind] += 1
+          usage.update(failure.usage)
+          cost += failure.cost
+          self._problem = f"{failure.kind} {failure.detail[:120]}"
+    systematic = len(hopeless) >= _SYSTEMATIC and not self._progress()
+    for item, failure in () if systematic else hopeless:
+      self._job.lose(item, failure.kind, failure.detail)
     if missing:
       reason = "missing" if status.state == "completed" else status.state
       failed[reason] += len(missing)
     self._job.journal.write(
-      "batch_settled", batch=batch["batch"], state=status.state, failed=failed
+      "batch_settled",
+      batch=batch["batch"],
+      state=status.state,
+      failed=failed,
+      usage=usage,
+      cost=cost,
     )
     self._path(batch).unlink()
+    if systematic:
+      raise UserError(
+        f"the server refused all of the first {len(hopeless)} requests "
+        f"({self._problem}); mend that, and the same command asks again"
+      )
 
-  def _take(self, row: Row) -> list[str]:
-    """Settles one row unless that is done; returns what went wrong."""
+  def _take(
+    self, row: Row, structured: bool, hopeless: list[tuple[Item, Failure]]
+  ) -> Failure | None:
+    """Settles one row unless that is done; returns what went wrong, and adds
+    to `hopeless` what asking again cannot mend."""
     key, attempt = row.custom_id.rsplit("/", 1)
     item, journal = self._items[key], self._job.journal
     if journal.finished(key) or journal.tries[key] > int(attempt):
-      return []  # taken in by a run that was killed while it settled
+      return None  # taken in by a run that was killed while it settled
     if row.failure is None:
       try:
-        return self._take_body(item, row)
+        self._take_body(item, row, structured)
       except Failure as failure:
-        return [failure.kind]
-    if row.failure.final and "response_format" in row.failure.detail:
-      self._structured = False  # plain text from the next round on
-    elif row.failure.final:
-      self._job.lose(item, row.failure.kind, row.failure.detail)
-    return [row.failure.kind]
+        return failure
+    elif row.failure.final and not self._ask_otherwise(row.failure, structured):
+      hopeless.append((item, row.failure))
+    return row.failure
 
-  def _take_body(self, item: Item, row: Row) -> list[str]:
+  def _ask_otherwise(self, failure: Failure, structured: bool) -> bool:
+    """Whether the next round can ask for the same in a form that the server
+    takes: in plain text, or with the other name of the bound on a reply."""
+    if structured and "response_format" in failure.detail:
+      self._structured = False
+      return True
+    first = limit_name(self._options)
+    other = other_limit_name(first, failure.detail)
+    self._limit = other or self._limit
+    return other is not None
+
+  def _take_body(self, item: Item, row: Row, structured: bool) -> None:
     request = Request(item.key, (), prompts.SCHEMA)
     price = self._options.price
-    reply = read_reply(request, row.body, self._structured, price, batch=True)
+    reply = read_reply(request, row.body, structured, price, batch=True)
     settle_reply(self._job, item, reply)
-    return []
 
 
 def _key(name: str) -> str:

@@ -15,13 +15,12 @@ import numpy as np
 from PIL import Image
 
 from povid_jax.data import noise
-from povid_jax.data.image import open_image
+from povid_jax.data.image import is_complete, open_image
 from povid_jax.data.pairs import Sample, resolve_image, split_turns
 from povid_jax.data.records import Record
 from povid_jax.errors import UserError
 
 MAX_IMAGE_BYTES = 256 << 20
-_TAIL = 4096
 _CHECKED = ("JPEG", "PNG", "WEBP")
 
 
@@ -63,15 +62,6 @@ def check_turns(sample: Sample) -> None:
     raise UserError("rejected_conversations is equal to conversations")
 
 
-def _complete(data: bytes, kind: str) -> bool:
-  """Whether the file's end is there; much cheaper than to decode it."""
-  if kind == "JPEG":
-    return b"\xff\xd9" in data[-_TAIL:]
-  if kind == "PNG":
-    return b"IEND" in data[-_TAIL:]
-  return len(data) >= 8 + struct.unpack("<I", data[4:8])[0]
-
-
 def check_picture(data: bytes, label: str) -> None:
   """Header, size and end of a picture; decodes it only when in doubt.
 
@@ -81,7 +71,7 @@ def check_picture(data: bytes, label: str) -> None:
   try:
     with Image.open(BytesIO(data), formats=_CHECKED) as image:
       small = image.width * image.height <= (Image.MAX_IMAGE_PIXELS or 0)
-      sound = small and _complete(data, image.format or "")
+      sound = small and is_complete(data, image.format or "")
   except Exception:  # whatever it is, open_image says it in our words
     sound = False
   if not sound:

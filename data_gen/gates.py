@@ -28,6 +28,7 @@ _PREFACE = re.compile(
   r"|\bhallucinat",
   re.I,
 )
+_HALF = re.compile("[\ud800-\udfff]")
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 _EMPTY_WORDS = frozenset(
   "a an the and is are was were of to it its this that there".split()
@@ -42,7 +43,7 @@ _COMMON = frozenset(
 GATES = {
   "empty": "there is no text",
   "refusal": "the model declined",
-  "markup": "tags, Markdown, JSON or a preface leaked into the text",
+  "markup": "tags, Markdown, JSON, a preface or half a character in the text",
   "language": "another language than the correct answer's",
   "identical": "nothing but small words differs from the correct answer",
   "edit_missing": "a named edit does not occur in the text",
@@ -130,6 +131,8 @@ def _check_text(old: str, new: str, limits: Limits) -> Refused | None:
     return Refused("empty", "")
   if _REFUSAL.search(new) and not _REFUSAL.search(old):
     return Refused("refusal", new[:80])
+  if _HALF.search(new):  # no UTF-8 file could hold it
+    return Refused("markup", "half a surrogate pair")
   for pattern in (_MARKUP, _PREFACE):
     leak = pattern.search(new)
     if leak and not pattern.search(old):

@@ -127,7 +127,9 @@ def _run_server(
   annotations: Annotations,
 ) -> int:
   options = server_options(args)
-  pictures = live.Pictures(Path(args.image_dir), args.image_size, options.price)
+  pictures = live.Pictures(
+    Path(args.image_dir), args.image_size, options.price, args.reply_tokens
+  )
   if args.dry_run:
     live.dry_run(items, options, pictures)
     return 0

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from data_gen.gates import Limits
+from data_gen.prompts import ROOM
 from data_gen.rules.injector import Settings, parse_edits
 from povid_jax.errors import UserError
 from povid_jax.llm import Options
@@ -72,6 +73,10 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
   add("--temperature", type=float, help="default: the server's")
   add("--image-size", type=int, default=768, metavar="PIXELS",
       help="longest side at which pictures are sent")  # fmt: skip
+  add("--reply-tokens", type=int, default=ROOM, metavar="N", help=(
+    "room in a reply beyond the answers' own length, doubled for a new try "
+    "(default %(default)s; models that reason first need some thousands)"
+  ))  # fmt: skip
   add("--poll", type=float, default=60.0, metavar="SECONDS",
       help="between two looks at a batch")  # fmt: skip
   add("--batch-requests", type=int, default=50_000, metavar="N",
@@ -166,6 +171,7 @@ def check(args: argparse.Namespace) -> None:
     "tries",
     "concurrency",
     "image_size",
+    "reply_tokens",
   ):
     value = getattr(args, name)
     if value is not None and value < 1:

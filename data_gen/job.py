@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -71,6 +72,7 @@ class Job:
     self.started = time.monotonic()
     self.first = self._finished()
     self._bar = None
+    self._noted = self.started
 
   def __enter__(self) -> "Job":
     self._bar = progress.bar(
@@ -155,9 +157,14 @@ class Job:
     self.journal.write("given_up", key=item.key, reason=reason)
 
   def note(self, text: str) -> None:
-    """Shows what is being waited for."""
-    if self._bar is not None:
-      self._bar.set_postfix_str(text, refresh=True)
+    """Shows what is being waited for; in a log file, now and then."""
+    if self._bar is None:
+      return
+    now = time.monotonic()
+    due = sys.stderr.isatty() or now - self._noted >= progress.SECONDS
+    if due:
+      self._noted = now
+    self._bar.set_postfix_str(text, refresh=due)
 
   def _show(self, finished: bool) -> None:
     if self._bar is None:

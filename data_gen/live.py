@@ -1,8 +1,9 @@
 """The `openai` engine: one request per item, many at a time."""
 
 import asyncio
+import functools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from povid_jax.errors import UserError
 from povid_jax.llm import Failure, Options, Price, Reply, Request, image_part
 from povid_jax.llm.chat import Chat
 
-# Items in a row that no attempt got through: the server is down, and going on
-# would only burn through the list.
+# Items in a row that no attempt got through: the server is down, or refuses
+# what all of them have in common; going on would only burn through the list.
 _OUTAGE = 20
 
 
@@ -29,11 +30,13 @@ class Pictures:
     folder: of the pictures.
     size: longest side in pixels.
     price: tells their tokens.
+    room: tokens of a reply beyond those of the answers.
   """
 
   folder: Path
   size: int
   price: Price
+  room: int = prompts.ROOM
 
   def request(self, item: Item, attempt: int) -> Request:
     """The request for an item.
@@ -42,9 +45,16 @@ class Pictures:
       UserError: a picture is missing, broken or outside the folder.
     """
     parts = [self._part(name) for name in item.sample.images]
-    request = prompts.request(item, parts, attempt)
+    request = prompts.request(item, parts, attempt, self.room)
     tokens = sum(self.price.image_tokens(w, h) for _, w, h in parts)
     return replace(request, image_tokens=tokens)
+
+  def again(self, request: Request, attempt: int) -> Request:
+    """The next try of an item; its pictures are not read a second time."""
+    content = request.messages[-1]["content"]
+    parts = [(part, 0, 0) for part in content if "image_url" in part]
+    new = prompts.request(request.context, parts, attempt, self.room)
+    return replace(new, image_tokens=request.image_tokens)
 
   def _part(self, name: str) -> tuple:
     path = resolve_image(self.folder, name)
@@ -61,16 +71,14 @@ def injector_name(options: Options, engine: str) -> str:
   return f"{engine}/{options.model}/prompt-{prompts.VERSION}"
 
 
-def requests(job: Job, pictures: Pictures) -> Iterator[Request]:
-  """Requests for all pending items, made when there is room for them.
-
-  An item whose picture cannot be read is given up, with the reason.
-  """
-  for item in job.pending():
-    try:
-      yield pictures.request(item, job.journal.tries[item.key])
-    except UserError as error:
-      job.lose(item, "bad_image", str(error))
+def make_request(job: Job, pictures: Pictures, item: Item) -> Request | None:
+  """The request for an item; None for one whose picture cannot be read, which
+  is given up with the reason."""
+  try:
+    return pictures.request(item, job.journal.tries[item.key])
+  except UserError as error:
+    job.lose(item, "bad_image", str(error))
+    return None
 
 
 def settle_reply(job: Job, item: Item, reply: Reply, **facts: object) -> bool:
@@ -105,7 +113,9 @@ async def _run(job: Job, options: Options, pictures: Pictures) -> None:
       return job.max_cost is not None and cost >= job.max_cost
 
     handle = _Handler(job, pictures)
-    await chat.run(requests(job, pictures), handle, stop)
+    make = functools.partial(make_request, job, pictures)
+    await chat.run(iter(job.pending()), make, handle, stop)
+    handle.end()
 
 
 def _watch(job: Job) -> Callable:
@@ -122,6 +132,9 @@ class _Handler:
     self._job = job
     self._pictures = pictures
     self._lost = 0
+    self._answered = bool(job.journal.accepted)
+    # Refused for good before any reply came: perhaps it is not their fault.
+    self._held: list[tuple[Item, Failure]] = []
 
   def __call__(
     self, request: Request, outcome: Reply | Failure
@@ -131,13 +144,34 @@ class _Handler:
       self._fail(item, outcome)
       return None
     self._lost = 0
+    self._answered = True
+    self._give_up()
     if settle_reply(self._job, item, outcome):
       return None
-    return self._pictures.request(item, self._job.journal.tries[item.key])
+    return self._pictures.again(request, self._job.journal.tries[item.key])
+
+  def _give_up(self) -> None:
+    """The server takes others, and will never take these."""
+    for item, failure in self._held:
+      self._job.lose(item, failure.kind, failure.detail)
+    self._held.clear()
+
+  def end(self) -> None:
+    """UserError if the server has refused everything."""
+    if self._held:
+      failure = self._held[-1][1]
+      raise UserError(
+        f"the server refused every request ({failure.kind} "
+        f"{failure.detail[:200]}); mend that, and the same command asks again"
+      )
 
   def _fail(self, item: Item, failure: Failure) -> None:
-    if failure.final:  # the server will never take this one
-      self._job.lose(item, failure.kind, failure.detail)
+    if failure.final:
+      self._held.append((item, failure))
+      if self._answered:
+        self._give_up()
+      elif len(self._held) >= _OUTAGE:
+        self.end()
       return
     self._lost += 1
     if self._lost >= _OUTAGE:

@@ -92,6 +92,10 @@ SCHEMA: dict[str, Any] = {
   "additionalProperties": False,
 }
 
+# Tokens of a reply beyond the answers: edits, JSON. Models that reason before
+# they answer need more (`--reply-tokens`).
+ROOM = 512
+
 _MARK = re.compile(r"^\s*\[\[answer (\d+)\]\]\s*$", re.M)
 _TOKEN = re.compile(r"\w+(?:[-']\w+)*|[^\w\s]")
 
@@ -128,7 +132,9 @@ def task(item: Item, structured: bool, seed: int = 0) -> str:
   return "\n\n".join(parts)
 
 
-def request(item: Item, pictures: Sequence[tuple], attempt: int) -> Request:
+def request(
+  item: Item, pictures: Sequence[tuple], attempt: int, room: int = ROOM
+) -> Request:
   """The request for one item.
 
   Args:
@@ -136,6 +142,7 @@ def request(item: Item, pictures: Sequence[tuple], attempt: int) -> Request:
     pictures: (message part, width, height) of each, see
       `povid_jax.llm.image_part`; tokens are counted by the caller.
     attempt: 0, then one more for each reply that a gate refused.
+    room: tokens of a reply beyond those of the answers.
   """
   seed = item.variant * 100 + attempt
   parts = [part for part, _, _ in pictures]
@@ -153,8 +160,8 @@ def request(item: Item, pictures: Sequence[tuple], attempt: int) -> Request:
     messages=messages(True),
     schema=SCHEMA,
     plain=messages(False),
-    # Room for the answers, the edits and JSON around them.
-    max_tokens=512 + words,
+    # More for a new try: the reply before it may have been cut off.
+    max_tokens=(room + words) << min(attempt, 2),
     context=item,
   )
 
@@ -195,7 +202,18 @@ def _read_structured(item: Item, reply: Reply) -> Proposal:
   if not all(isinstance(e, dict) and "span" in e for e in edits):
     return _refuse("schema", reply.text)
   rejected = [text.strip() for text in rejected]
-  return Proposal(rejected, [_edit(item, e) for e in edits])
+  # A reply without a list of edits is as good; they are found by comparing.
+  found = [_edit(item, e) for e in edits] or _found(item, rejected)
+  return Proposal(rejected, found)
+
+
+def _found(item: Item, rejected: Sequence[str]) -> list[dict]:
+  """The edits of all answers, found by comparing words."""
+  edits = []
+  for turn, (old, new) in enumerate(zip(item.answers, rejected, strict=True)):
+    for edit in differences(old, new):
+      edits.append(edit | ({"turn": turn} if len(rejected) > 1 else {}))
+  return edits
 
 
 def _edit(item: Item, edit: dict) -> dict:
@@ -224,11 +242,7 @@ def _read_plain(item: Item, text: str) -> Proposal:
     rejected = [text.strip().strip('"')]
   if len(rejected) != len(item.answers):
     return _refuse("schema", f"no marks between {len(item.answers)} answers")
-  edits = []
-  for turn, (old, new) in enumerate(zip(item.answers, rejected, strict=True)):
-    for edit in differences(old, new):
-      edits.append(edit | ({"turn": turn} if len(rejected) > 1 else {}))
-  return Proposal(rejected, edits)
+  return Proposal(rejected, _found(item, rejected))
 
 
 def differences(old: str, new: str) -> list[dict]:

@@ -5,6 +5,7 @@ models/clip.py, which uses MEAN and STD from here.
 """
 
 import io
+import struct
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,8 @@ STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 BACKGROUND = (122, 116, 104)  # MEAN in bytes, rounded down
 
 Mode = Literal["pad", "resize"]
+
+_TAIL = 4096  # bytes at the end of a file in which its end mark is looked for
 
 # A tall picture is squared in bands of rows of about this many pixels, so that
 # a long strip never needs a canvas of its length squared.
@@ -73,6 +76,16 @@ def open_image(
   except Exception as e:  # decoders raise whatever they like on broken input
     reason = "not a picture" if "cannot identify" in str(e) else f"broken: {e}"
     raise UserError(f"{label}: {reason}; want JPEG, PNG or WebP") from e
+
+
+def is_complete(data: bytes, kind: str) -> bool:
+  """Whether the end of a JPEG, PNG or WebP is there: finds what was cut off
+  without decoding it."""
+  if kind == "JPEG":
+    return b"\xff\xd9" in data[-_TAIL:]
+  if kind == "PNG":
+    return b"IEND" in data[-_TAIL:]
+  return len(data) >= 8 + struct.unpack("<I", data[4:8])[0]
 
 
 def _pad_sideways(image: Image.Image, width: int, size: int) -> Image.Image:

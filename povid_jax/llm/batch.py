@@ -64,13 +64,18 @@ class Row:
   failure: Failure | None
 
 
-def line(request: Request, options: Options, structured: bool) -> bytes:
-  """One line of a request file."""
+def line(
+  request: Request,
+  options: Options,
+  structured: bool,
+  limit: str | None = None,
+) -> bytes:
+  """One line of a request file; the arguments are those of `body`."""
   row = {
     "custom_id": request.key,
     "method": "POST",
     "url": ENDPOINT,
-    "body": body(request, options, structured),
+    "body": body(request, options, structured, limit),
   }
   return json.dumps(row).encode() + b"\n"
 
@@ -229,7 +234,7 @@ class BatchClient:
         self._breaker.success()
         return result
       except openai.APIStatusError as error:
-        failure = status_failure(error)
+        failure = status_failure(error, self._options)
       except openai.APIConnectionError as error:  # time-outs too
         failure = Failure("connection", str(error.__cause__ or error))
       except openai.APIResponseValidationError as error:

@@ -1,8 +1,8 @@
 """Many chat completions at once: retries, limits, and a stop for bad keys."""
 
 import asyncio
-import itertools
 import json
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +15,9 @@ from povid_jax.llm.wire import (
   Request,
   api_key,
   body,
+  hidden,
+  limit_name,
+  other_limit_name,
   read_reply,
 )
 
@@ -25,6 +28,8 @@ Watch = Callable[[str, Request, dict[str, Any]], None]
 Outcome = Reply | Failure
 
 _UNSTRUCTURED = ("response_format", "json_schema", "structured output")
+# With these a server may also mean the schema and say something else.
+_MAYBE_UNSTRUCTURED = (400, 422, 501)
 
 
 def _unwatched(event: str, request: Request, facts: dict[str, Any]) -> None:
@@ -44,6 +49,8 @@ class Chat:
     self.price = options.price
     self.reserved = 0.0
     self.structured = True
+    self._proven = False  # a reply has come in the form of its schema
+    self._limit = limit_name(options)
     self._watch = watch
     self._limits = Limits(options.rpm, options.tpm)
     self._breaker = Breaker(options.key_env)
@@ -56,18 +63,21 @@ class Chat:
         "this needs the openai package: pip install 'povid_jax[data]'"
       ) from error
     self._openai = openai
-    # The pool of a client looks at all its connections for every request:
-    # with 64 in one pool that is a quarter of the work.
-    pools = min(8, -(-self.options.concurrency // 8))
-    first = openai.AsyncOpenAI(
-      api_key=api_key(self.options),
-      base_url=self.options.base_url,
-      timeout=self.options.timeout,
-      max_retries=0,  # ours are counted, written down and limited
-    )
-    more = (first.copy(http_client=_http(openai)) for _ in range(1, pools))
-    self._clients = itertools.cycle([first, *more])
-    self._open = [next(self._clients) for _ in range(pools)]
+    # The pool of a client looks at all its connections for every request, so
+    # each request in flight has a client, and its connection, to itself. What
+    # is dear to make, the certificates, is shared.
+    certificates = _certificates(openai.DefaultAsyncHttpxClient)
+    self._idle = [
+      openai.AsyncOpenAI(
+        api_key=api_key(self.options),
+        base_url=self.options.base_url,
+        timeout=self.options.timeout,
+        max_retries=0,  # ours are counted, written down and limited
+        http_client=openai.DefaultAsyncHttpxClient(verify=certificates),
+      )
+      for _ in range(max(1, self.options.concurrency))
+    ]
+    self._open = list(self._idle)
     return self
 
   async def __aexit__(self, *exc: object) -> None:
@@ -76,24 +86,26 @@ class Chat:
 
   async def run(
     self,
-    requests: Iterator[Request],
+    things: Iterator[Any],
+    make: Callable[[Any], Request | None],
     handle: Callable[[Request, Outcome], Request | None],
     stop: Callable[[], bool] = lambda: False,
   ) -> None:
-    """Asks everything, `options.concurrency` requests at a time.
+    """Asks about everything, `options.concurrency` requests at a time.
 
     Args:
-      requests: read in a thread, one at a time, as there is room.
+      things: what is to be asked about, taken as there is room.
+      make: the request for one of them, or None to leave it out; called in
+        threads, several at a time, as pictures take a while.
       handle: gets each outcome; what it returns is asked next.
       stop: no new request is taken once this is true.
 
     Raises:
       UserError: the key is refused, the model does not exist, the quota is
-        used up; or what `requests` and `handle` raise.
+        used up; or what `make` and `handle` raise.
     """
-    turn = asyncio.Lock()
     workers = [
-      asyncio.create_task(self._work(requests, turn, handle, stop))
+      asyncio.create_task(self._work(things, make, handle, stop))
       for _ in range(max(1, self.options.concurrency))
     ]
     try:
@@ -105,16 +117,15 @@ class Chat:
 
   async def _work(
     self,
-    requests: Iterator[Request],
-    turn: asyncio.Lock,
+    things: Iterator[Any],
+    make: Callable[[Any], Request | None],
     handle: Callable[[Request, Outcome], Request | None],
     stop: Callable[[], bool],
   ) -> None:
-    while not stop():
-      async with turn:  # pictures are read off the loop, one by one
-        request = await asyncio.to_thread(next, requests, None)
-      if request is None:
+    for thing in things:  # all workers draw from it
+      if stop():
         return
+      request = await asyncio.to_thread(make, thing)
       while request is not None and not stop():
         request = handle(request, await self.ask(request))
 
@@ -135,23 +146,47 @@ class Chat:
 
   async def _persist(self, request: Request) -> Outcome:
     attempt = 0
+    plain = False  # whether this request is tried without its schema
     while True:
-      structured = self.structured and request.schema is not None
+      structured = not plain and self.structured and request.schema is not None
+      limit = self._limit
       try:
-        reply = await self._attempt(request, structured)
-        self._breaker.success()
-        return reply
+        reply = await self._attempt(request, structured, limit)
       except Failure as failure:
-        self._watch("failed", request, {"reason": failure.kind})
+        self._watch("failed", request, failure.facts)
         if failure.kind == "auth":
           self._breaker.refused(failure.status)
-        if structured and _about_schema(failure):
-          self.structured = False  # plain text from now on
+        if failure.final and self._rename_limit(limit, failure.detail):
+          continue
+        if structured and self._about_schema(failure):
+          plain = True
           continue
         attempt += 1
         if failure.final or attempt > self.options.retries:
           return failure
         await self._wait(failure, attempt)
+      else:
+        self._breaker.success()
+        self._proven |= structured
+        if plain:  # it was the schema: plain text from now on
+          self.structured = False
+        return reply
+
+  def _rename_limit(self, sent: str, detail: str) -> bool:
+    """Whether to ask again under the other name of the bound on a reply."""
+    other = other_limit_name(sent, detail)
+    if other is None or sent != limit_name(self.options):
+      return False
+    self._limit = other
+    return True
+
+  def _about_schema(self, failure: Failure) -> bool:
+    """Whether the server may take the same request without its schema: it
+    says so, or has refused every schema so far."""
+    if failure.status not in _MAYBE_UNSTRUCTURED:
+      return False
+    detail = failure.detail.lower()
+    return not self._proven or any(word in detail for word in _UNSTRUCTURED)
 
   async def _wait(self, failure: Failure, attempt: int) -> None:
     wait = backoff(attempt, self.options.backoff)
@@ -161,61 +196,76 @@ class Chat:
       wait = max(failure.wait, wait * 0.1)
     await asyncio.sleep(wait)
 
-  async def _attempt(self, request: Request, structured: bool) -> Reply:
+  async def _attempt(
+    self, request: Request, structured: bool, limit: str
+  ) -> Reply:
     tokens = request.tokens + (request.max_tokens or self.options.max_tokens)
     await self._limits.enter(tokens)
     self._watch("sent", request, {})
-    data = await self._post(body(request, self.options, structured))
+    content = body(request, self.options, structured, limit)
+    data = self._decode(request, await self._post(content))
     reply = read_reply(request, data, structured, self.price)
     self._limits.used(tokens, reply.prompt_tokens + reply.completion_tokens)
     return reply
 
-  async def _post(self, content: dict[str, Any]) -> Any:
+  def _decode(self, request: Request, raw: bytes) -> Any:
+    """The reply as JSON; one that is torn has been paid for all the same."""
+    try:
+      return json.loads(raw)
+    except (ValueError, RecursionError) as error:
+      prompt = request.tokens
+      most = request.max_tokens or self.options.max_tokens
+      completion = min(len(raw) // 4, most)
+      raise Failure(
+        "bad_json",
+        str(error),
+        usage={"prompt": prompt, "completion": completion},
+        cost=self.price.cost(prompt, completion),
+      ) from error
+
+  async def _post(self, content: dict[str, Any]) -> bytes:
     openai = self._openai
+    client = self._idle.pop()
     try:
       async with asyncio.timeout(self.options.timeout):
         # `chat.completions.create` spends 4 ms on looking for files to upload
         # in every message, and checks a reply that we check ourselves.
-        raw = await next(self._clients).post(
+        return await client.post(
           "/chat/completions", cast_to=bytes, body=content
         )
-      return json.loads(raw)
     except (TimeoutError, openai.APITimeoutError) as error:
       raise Failure("timeout", str(error)) from error
     except openai.APIStatusError as error:
-      raise status_failure(error) from error
+      raise status_failure(error, self.options) from error
     except openai.APIConnectionError as error:
       raise Failure("connection", str(error.__cause__ or error)) from error
-    except ValueError as error:
-      raise Failure("bad_json", str(error)) from error
+    finally:
+      self._idle.append(client)
 
 
-def _http(openai: Any) -> Any:
-  return openai.DefaultAsyncHttpxClient()
+def _certificates(client: type) -> Any:
+  """What the HTTP library under the client would make for each of them."""
+  library = client.__mro__[1].__module__.partition(".")[0]
+  return sys.modules[library].create_ssl_context()
 
 
-def _about_schema(failure: Failure) -> bool:
-  detail = failure.detail.lower()
-  return failure.status in (400, 422) and any(
-    word in detail for word in _UNSTRUCTURED
-  )
-
-
-def status_failure(error: Any) -> Failure:
+def status_failure(error: Any, options: Options) -> Failure:
   """The failure for an error status; UserError where nothing can go on."""
   status = error.status_code
-  detail = str(error)[:500]
+  detail = hidden(str(error), options)[:500]
   if status in (401, 403):
     return Failure("auth", detail, status=status)
   if status == 404:
     raise UserError(f"the server knows no such model or path: {detail}")
+  if status == 402:
+    raise UserError(f"the account has no credit left: {detail}")
   if status == 429:
     if error.code == "insufficient_quota" or "insufficient_quota" in detail:
       raise UserError(f"the account's quota is used up: {detail}")
     return Failure(
       "429", detail, wait=retry_after(error.response.headers), status=status
     )
-  if status >= 500 or status in (408, 409, 425):
+  if (status >= 500 and status != 501) or status in (408, 409, 425):
     wait = retry_after(error.response.headers)
     return Failure(str(status), detail, wait=wait, status=status)
   return Failure("bad_request", detail, final=True, status=status)

@@ -1,7 +1,9 @@
 """How fast a server may be asked: token buckets, pauses and back-off."""
 
 import asyncio
+import datetime
 import email.utils
+import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -84,15 +86,23 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     if value is None:
       continue
     try:
-      return max(0.0, float(value) * unit)
+      wait = float(value) * unit
     except ValueError:
-      pass
-    try:
-      date = email.utils.parsedate_to_datetime(value)
-      return max(0.0, date.timestamp() - time.time())
-    except ValueError:
-      continue
+      wait = _until(value)
+    if math.isfinite(wait):
+      return max(0.0, wait)
   return None
+
+
+def _until(date: str) -> float:
+  """Seconds until an HTTP date, which is in UTC; NaN for other text."""
+  try:
+    then = email.utils.parsedate_to_datetime(date)
+  except (ValueError, OverflowError):
+    return math.nan
+  if then.tzinfo is None:
+    then = then.replace(tzinfo=datetime.UTC)
+  return then.timestamp() - time.time()
 
 
 def backoff(attempt: int, base: float, most: float = 60.0) -> float:

@@ -111,7 +111,7 @@ def ask_all(
   async def ask() -> None:
     async with Chat(options) as chat:
       stop = lambda: max_cost is not None and spent + chat.reserved >= max_cost
-      await chat.run(iter(todo), handle, stop)
+      await chat.run(iter(todo), lambda request: request, handle, stop)
 
   try:
     asyncio.run(ask())

@@ -8,15 +8,16 @@ from pathlib import Path
 
 from PIL import Image
 
-from povid_jax.data.image import open_image
+from povid_jax.data.image import is_complete, open_image
 
 
 def image_part(path: Path, size: int = 768, quality: int = 85) -> tuple:
   """A picture as a data URL of bounded size.
 
   Args:
-    path: any picture; JPEGs and PNGs within bounds are sent as they are.
-    size: longest side in pixels.
+    path: any picture; whole JPEGs and PNGs within bounds are sent as they are.
+    size: longest side in pixels; a file is within bounds up to two bytes for
+      each pixel of a square of that side (1.2 MB for 768).
     quality: of the JPEG, where one has to be made.
 
   Returns:
@@ -27,9 +28,15 @@ def image_part(path: Path, size: int = 768, quality: int = 85) -> tuple:
   """
   data = path.read_bytes()
   kind, width, height = _peek(data)
-  if kind not in ("JPEG", "PNG") or max(width, height) > size:
+  if (
+    kind not in ("JPEG", "PNG")
+    or max(width, height) > size
+    or len(data) > 2 * size * size
+    or not is_complete(data, kind)  # `open_image` says what is wrong
+  ):
     image = open_image(data)
     image.thumbnail((size, size))
+    image.info.clear()  # Pillow would write a comment of megabytes out again
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     data, kind, (width, height) = buffer.getvalue(), "JPEG", image.size

@@ -118,6 +118,8 @@ class Failure(Exception):
     detail: for people; never holds the key.
     final: asking again cannot help.
     wait: seconds the server wants us to wait, or None.
+    usage, cost: tokens and dollars of a reply that came, was paid for, and is
+      of no use; estimated where it does not say.
   """
 
   kind: str
@@ -125,6 +127,14 @@ class Failure(Exception):
   final: bool = False
   wait: float | None = None
   status: int = 0
+  usage: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  cost: float = 0.0
+
+  @property
+  def facts(self) -> dict[str, Any]:
+    """For the record: why, and what it cost if it did."""
+    paid = {"usage": dict(self.usage), "cost": self.cost} if self.usage else {}
+    return {"reason": self.kind, **paid}
 
 
 def api_key(options: Options) -> str:
@@ -144,18 +154,48 @@ def api_key(options: Options) -> str:
   return "none"  # servers on one's own machine ask for no key
 
 
-def body(request: Request, options: Options, structured: bool) -> dict:
-  """The JSON body of the chat endpoint for a request."""
+def hidden(text: str, options: Options) -> str:
+  """The text of a server without the key, which some of them repeat."""
+  key = os.environ.get(options.key_env, "")
+  return text.replace(key, "[key]") if key else text
+
+
+def limit_name(options: Options) -> str:
+  """OpenAI's newer models refuse the old name, other servers know no new one
+  (and say so, see `other_limit_name`)."""
+  return "max_completion_tokens" if options.base_url is None else "max_tokens"
+
+
+def other_limit_name(name: str, detail: str) -> str | None:
+  """The name to go on with, where `detail` refuses the one that was sent."""
+  names = {"max_tokens", "max_completion_tokens"}
+  found = set(re.findall(r"\bmax_(?:completion_)?tokens\b", detail))
+  asked_for = "max_completion_tokens" in found or re.search(
+    r"unsupported|unknown|unrecognized|not permitted|extra", detail, re.I
+  )
+  if name not in found or not asked_for:
+    return None
+  return (names - {name}).pop()
+
+
+def body(
+  request: Request,
+  options: Options,
+  structured: bool,
+  limit: str | None = None,
+) -> dict:
+  """The JSON body of the chat endpoint for a request.
+
+  Args:
+    limit: what the server calls the bound on a reply; None: `limit_name`.
+  """
   messages = request.messages
   if not structured and request.plain is not None:
     messages = request.plain
-  # OpenAI's newer models refuse the old name, other servers know no new one.
-  own = options.base_url is None
-  limit = "max_completion_tokens" if own else "max_tokens"
   result = {
     "model": options.model,
     "messages": messages,
-    limit: request.max_tokens or options.max_tokens,
+    limit or limit_name(options): request.max_tokens or options.max_tokens,
   }
   if options.temperature is not None:
     result["temperature"] = options.temperature
@@ -186,21 +226,24 @@ def read_reply(
   try:
     choice = data["choices"][0]
     message = choice["message"]
-    text = message.get("content") or ""
+    text = _text(message.get("content"))
     refusal = message.get("refusal") or None
-    usage = data.get("usage") or {}
-    prompt = int(usage.get("prompt_tokens") or request.tokens)
-    completion = int(usage.get("completion_tokens") or len(text) // 4)
-    if not isinstance(text, str):
-      raise TypeError("content is not a string")
-  except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-    raise Failure("bad_reply", f"not a chat completion: {error!r}") from error
+    finish = str(choice.get("finish_reason") or "stop")
+  except (KeyError, IndexError, TypeError, AttributeError) as error:
+    prompt, completion = _usage(data, request.tokens, 0)
+    raise Failure(
+      "bad_reply",
+      f"not a chat completion: {error!r}",
+      usage={"prompt": prompt, "completion": completion},
+      cost=price.cost(prompt, completion, batch),
+    ) from error
+  prompt, completion = _usage(data, request.tokens, len(text) // 4)
   return Reply(
     key=request.key,
     text=text,
     parsed=_parse(text) if request.schema is not None else None,
     refusal=str(refusal) if refusal else None,
-    finish=str(choice.get("finish_reason") or "stop"),
+    finish=finish,
     structured=structured,
     prompt_tokens=prompt,
     completion_tokens=completion,
@@ -208,12 +251,34 @@ def read_reply(
   )
 
 
+def _text(content: Any) -> str:
+  """The content of a message: a string, nothing, or a list of parts."""
+  if isinstance(content, list):
+    parts = [p for p in content if p.get("type", "text") == "text"]
+    content = "".join(part["text"] for part in parts)
+  if not isinstance(content, str | None):
+    raise TypeError("content is not text")
+  return content or ""
+
+
+def _usage(data: Any, prompt: int, completion: int) -> tuple[int, int]:
+  """(prompt, completion) tokens as the server counted them; the estimates
+  where it did not, or not in numbers."""
+  usage = data.get("usage") if isinstance(data, Mapping) else None
+  if not isinstance(usage, Mapping):
+    return prompt, completion
+
+  def count(name: str, estimate: int) -> int:
+    value = usage.get(name)
+    return value if type(value) is int and value >= 0 else estimate
+
+  return count("prompt_tokens", prompt), count("completion_tokens", completion)
+
+
 def _parse(text: str) -> Any:
   """The JSON value of a text, also where a fence or a preface surrounds it."""
-  try:
+  with contextlib.suppress(ValueError, RecursionError):
     return json.loads(text)
-  except ValueError:
-    pass
   found = re.search(r"\{.*\}", text, re.S)
   if found:
     with contextlib.suppress(ValueError, RecursionError):

@@ -28,7 +28,8 @@ class Provider:
       "latency": 0.0, "faults": {}, "seed": 0, "hang": 30.0,
       "retry_after": 0.02, "structured": True, "key": "secret",
       "batch_delay": 0.05, "batch_faults": [], "row_faults": {},
-      "upload_faults": 0,
+      "upload_faults": 0, "schema_words": "Unknown parameter: response_format",
+      "limit": "",
     } | config  # fmt: skip
     self.rng = random.Random(self.config["seed"])
     self.served: dict[str, int] = {}
@@ -103,12 +104,18 @@ class Provider:
       return None
     if not self.config["structured"] and "response_format" in body:
       self.count("no_schema")
-      return error(400, "Unknown parameter: response_format")
+      return error(400, self.config["schema_words"])
+    wanted = self.config["limit"]
+    if wanted and wanted not in body:
+      self.count("limit")
+      return error(400, f"'max_tokens' is not supported; use '{wanted}'")
     completion = self.completion(body, fault)
     if fault == "truncated":
       return 200, {}, json.dumps(completion)[:-25].encode()
     if fault not in PAID:
       self.serve(body)
+    if fault == "odd_usage":
+      completion["usage"] = {"prompt_tokens": -1, "completion_tokens": "many"}
     return 200, {}, completion
 
   def serve(self, body: dict) -> None:
@@ -119,6 +126,8 @@ class Provider:
 
   def completion(self, body: dict, fault: str = "") -> dict:
     message = {"role": "assistant", "content": content(body, fault)}
+    if fault == "parts":
+      message["content"] = [{"type": "text", "text": message["content"]}]
     if fault == "refusal":
       message |= {"content": None, "refusal": "I can't help with that."}
     return {

@@ -42,6 +42,7 @@ def test_a_good_one_passes():
     ('{"rejected": "' + WRONG + '"}', "markup"),
     (f"{WRONG} ASSISTANT: ok", "markup"),
     (f"{WRONG} (hallucinated)", "markup"),
+    (f"{WRONG} \ud83d", "markup"),
     ("Ein brauner Hund liegt auf dem Gras bei einem Brunnen, und zwei Herren "
      "sehen ihm zu.", "language"),
     ("一只棕色的狗躺在长椅旁边的草地上，两个男人看着它。", "language"),

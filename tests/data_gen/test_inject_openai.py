@@ -232,6 +232,71 @@ def test_a_server_without_schemas_is_asked_in_plain_text(world):
   assert "response_format" not in stats["last_body"]
 
 
+def test_a_schema_refused_in_other_words_and_a_limit_of_another_name(world):
+  folder, samples = world
+  samples(10)
+  words = "The request could not be understood."
+  with serving(
+    structured=False, schema_words=words, limit="max_completion_tokens"
+  ) as server:
+    run(folder, server, "--concurrency", 2)
+    stats = server.stats()
+  assert len(read_samples(folder / "pairs.jsonl")) == 10
+  assert stats["counts"] == {"no_schema": 2, "limit": 2}
+  assert "max_tokens" not in stats["last_body"]
+
+
+def test_odd_replies_that_can_be_used_are_used(world):
+  folder, samples = world
+  samples(20)
+  with serving(faults={"parts": 0.5, "odd_usage": 0.5}) as server:
+    run(folder, server)
+    stats = server.stats()
+  assert set(stats["served"].values()) == {1}
+  assert set(stats["counts"]) == {"parts", "odd_usage"}
+  assert len(read_samples(folder / "pairs.jsonl")) == 20
+  assert summary(folder)["failures"] == {}
+
+
+def test_replies_of_no_use_are_paid_for(world):
+  folder, samples = world
+  samples(10)
+  price = (1000 * 0.15 + 100 * 0.6) / 1e6
+  with serving(faults={"truncated": 1}) as server:
+    args = ("--retries", 0, "--concurrency", 1)
+    run(folder, server, *args, "--max-cost", 5 * price, code=3)
+    asked = server.stats()["counts"]["truncated"]
+  assert 1 <= asked <= 5 and summary(folder)["cost"] > 0
+
+
+@pytest.mark.parametrize("count", [3, 60])
+@pytest.mark.parametrize("engine", ["openai", "openai-batch"])
+def test_a_server_that_refuses_everything_loses_nothing(world, count, engine):
+  folder, samples = world
+  samples(count)
+  if engine == "openai-batch" and count == 3:
+    pytest.skip("so few rows are given up, as rows of their own")
+  args = ("--injector", engine, "--poll", 0.05)
+  with serving(faults={"400": 1}, row_faults={"400": 1}) as server:
+    done = run(folder, server, *args, code=2)
+    assert "the same command asks again" in done.stderr
+    server.configure(faults={}, row_faults={})
+    run(folder, server, *args)
+  assert check_exactly_once(folder, count) == []
+
+
+def test_one_bad_request_is_given_up(world):
+  folder, samples = world
+  samples(40)
+  with serving(faults={"400": 0.1}) as server:
+    run(folder, server)
+    refused = server.stats()["counts"]["400"]
+  lost = rows(folder / "rejected.jsonl")
+  assert {row["reason"] for row in lost} == {"bad_request"}
+  # Those asked for before the first reply were also tried without a schema.
+  assert 0 < len(lost) <= refused <= 2 * len(lost)
+
+
 def test_a_wrong_key_stops_the_run(world):
   folder, samples = world
   samples(50)

@@ -142,3 +142,19 @@ def test_plain_text_of_a_conversation():
 def test_differences(old, new, edits):
   found = prompts.differences(old, new)
   assert [(e["original"], e["span"]) for e in found] == edits
+
+
+def test_a_reply_without_edits_is_compared_word_by_word():
+  asked = item("A dog runs.", "No.")
+  text = json.dumps({"rejected": ["A cat runs.", "Yes."], "edits": []})
+  found = prompts.read(asked, reply(text, asked))
+  assert [(e["turn"], e["original"], e["span"]) for e in found.edits] == [
+    (0, "dog", "cat"),
+    (1, "No", "Yes"),
+  ]
+
+
+def test_new_tries_have_more_room():
+  rooms = [prompts.request(item("A dog."), [], t).max_tokens for t in range(4)]
+  assert rooms == [518, 1036, 2072, 2072]
+  assert prompts.request(item("A dog."), [], 0, 4000).max_tokens == 4006

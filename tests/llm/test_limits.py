@@ -78,6 +78,9 @@ def test_a_pause_holds_everybody():
     ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
     ({"retry-after": "-1"}, 0),
     ({"retry-after": "soon"}, None),
+    ({"retry-after": "inf"}, None),
+    ({"retry-after": "nan"}, None),
+    ({"retry-after": "Mon, 32 Jan 99999 00:00:00 GMT"}, None),
     ({}, None),
   ],
 )
@@ -85,8 +88,13 @@ def test_retry_after(headers, seconds):
   assert retry_after(headers) == seconds
 
 
-def test_retry_after_as_a_date():
+def test_retry_after_as_a_date(monkeypatch):
   date = email.utils.formatdate(time.time() + 20, usegmt=True)
+  assert 18 <= retry_after({"retry-after": date}) <= 20
+  # "-0000" says nothing about the zone; HTTP dates are in UTC.
+  monkeypatch.setenv("TZ", "Asia/Tokyo")
+  time.tzset()
+  date = email.utils.formatdate(time.time() + 20)
   assert 18 <= retry_after({"retry-after": date}) <= 20
 
 

@@ -51,6 +51,22 @@ def test_what_is_no_picture_is_named(tmp_path, data):
     image_part(path)
 
 
+def test_a_truncated_picture_is_not_sent(tmp_path):
+  path = save(tmp_path / "a.jpg", (300, 200))
+  path.write_bytes(path.read_bytes()[:-5000])
+  with pytest.raises(UserError, match="truncated"):
+    image_part(path)
+
+
+def test_a_small_picture_in_a_large_file_is_made_smaller(tmp_path):
+  path = save(tmp_path / "a.jpg", (64, 48))
+  end = b"\xff\xfe\xff\xff" + b"c" * 65533  # a comment, many times
+  data = path.read_bytes()
+  path.write_bytes(data[:2] + end * 30 + data[2:])
+  part, width, height = image_part(path)
+  assert (width, height) == (64, 48) and len(decode(part)[1]) < 20_000
+
+
 def test_a_bomb_is_refused(tmp_path, monkeypatch):
   path = save(tmp_path / "a.bmp", (400, 200))
   monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
