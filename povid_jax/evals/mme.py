@@ -27,7 +27,7 @@ from typing import Any
 from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
 from povid_jax.evals import needs
-from povid_jax.evals.prompts import SHORT_ANSWER
+from povid_jax.evals.prompts import ASKS_YES_NO, SHORT_ANSWER
 from povid_jax.evals.protocol import (
   Answers,
   Benchmark,
@@ -52,8 +52,6 @@ COGNITION = (
   "code_reasoning",
 )
 SUBTASKS = PERCEPTION + COGNITION
-ASKS_YES_NO = "Please answer yes or no."
-
 
 def _lines(path: Path, columns: int) -> list[list[str]]:
   """A file's rows; UserError names the line that has too few columns."""
