@@ -44,7 +44,7 @@ from povid_jax.evals.protocol import (
 )
 
 FIELDS = ("category", "subcategory", "set_id", "figure_id", "question_id")
-_MARKS = ";/[]\"{}()=+\\_-><@`,?!"
+_MARKS = ';/[]"{}()=+\\_-><@`,?!'
 
 
 def item_id(row: Mapping[str, Any]) -> str:

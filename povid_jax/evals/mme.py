@@ -53,6 +53,7 @@ COGNITION = (
 )
 SUBTASKS = PERCEPTION + COGNITION
 
+
 def _lines(path: Path, columns: int) -> list[list[str]]:
   """A file's rows; UserError names the line that has too few columns."""
   rows = []
