@@ -12,14 +12,14 @@ over all and for existence, attribute, state, number, action, relation; and
 `AMBER` = (100 - CHAIR + F1) / 2 on its own scale.
 
 As in the original (inference.py): every denominator has 0.001 added (attribute,
-which sums three counters, 0.003); rates are rounded to 0.1 points and F1 is computed from rounded precision and recall, plus
-0.0001 (existence: 0.001) in its denominator; only the exact words "Yes" and
-"No" count; capitals matter, so a noun that starts a sentence is not found; the
-safe words (such as "orange") are never hallucinated but stay in CHAIR's
-denominator; a noun goes to the first object it fits, associations before the
-objects themselves. With --clean-rules nothing is added or rounded, yes and no
-are read from the first word, capitals do not matter, and a noun goes to the
-object of its own name first.
+which sums three counters, 0.003); rates are rounded to 0.1 points and F1 is
+computed from rounded precision and recall, plus 0.0001 (existence: 0.001) in
+its denominator; only the exact words "Yes" and "No" count; capitals matter, so
+a noun that starts a sentence is not found; the safe words (such as "orange")
+are never hallucinated but stay in CHAIR's denominator; a noun goes to the first
+object it fits, associations before the objects themselves. With --clean-rules
+nothing is added or rounded, yes and no are read from the first word, capitals
+do not matter, and a noun goes to the object of its own name first.
 
 How nouns are found and likened without downloads: amber_nouns.py.
 """

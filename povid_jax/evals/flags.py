@@ -132,8 +132,8 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
   group.add_argument(
     "--singular",
     choices=("inflect", "pattern"),
-    help="CHAIR: pattern misses 'bus' and 'ties' as the original does (default: "
-    "pattern with --synonyms, else or with --clean-rules inflect)",
+    help="CHAIR: pattern misses 'bus' and 'ties' as the original does; default "
+    "with --synonyms, while inflect is without and with --clean-rules",
   )
   group.add_argument(
     "--objects",

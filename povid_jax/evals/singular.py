@@ -1,4 +1,4 @@
-"""Singulars of English words: as pattern.en takes them off, and as inflect does.
+"""Singulars of English words, as pattern.en finds them and as inflect does.
 
 `as_pattern` follows pattern.en 3.6, mistakes included ("bus" is "bu", "ties" is
 "ty"), since CHAIR's original reads captions with it. It looks for, in this
