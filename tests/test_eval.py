@@ -1,5 +1,6 @@
 """The command: scoring given answers, asking a model, comparing two runs."""
 
+import argparse
 import json
 import os
 import signal
@@ -250,6 +251,28 @@ def test_flags_for_one_benchmark_win():
   assert flags.chosen(values, "chair") == ""
   assert flags.chosen(values, "mme") == "all"
   assert flags.chosen(["a=b"], "mme") == "a=b"
+
+
+SINGULAR = {
+  "own table": ({}, "inflect"),
+  "the original's table": ({"synonyms": "s.txt"}, "pattern"),
+  "clean rules": ({"synonyms": "s.txt", "clean-rules": None}, "inflect"),
+  "by name": ({"synonyms": "s.txt", "singular": "inflect"}, "inflect"),
+}
+
+
+@pytest.mark.parametrize("case", SINGULAR)
+def test_captions_are_read_as_the_original_does_with_its_table(case):
+  from povid_jax.evals import flags
+
+  given, expected = SINGULAR[case]
+  parser = argparse.ArgumentParser()
+  flags.add(parser)
+  argv = ["--answers=a", "--benchmarks=chair", "--out=o"]
+  argv += [f"--{k}" if v is None else f"--{k}={v}" for k, v in given.items()]
+  args = parser.parse_args(argv)
+  (chair,) = flags.benchmarks("chair")
+  assert flags.options(args, chair).singular == expected
 
 
 @pytest.fixture(scope="module")

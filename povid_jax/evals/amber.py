@@ -11,15 +11,15 @@ Questions: accuracy, precision, recall and F1 with **No as the positive class**,
 over all and for existence, attribute, state, number, action, relation; and
 `AMBER` = (100 - CHAIR + F1) / 2 on its own scale.
 
-As in the original (inference.py): every denominator has 0.001 added; rates are
-rounded to 0.1 points and F1 is computed from rounded precision and recall, plus
-0.0001 (existence: 0.001) in its denominator; only the exact words "Yes" and
-"No" count; capitals matter, so a noun that starts a sentence is not found; the
-safe words (such as "orange") are never hallucinated but stay in CHAIR's
-denominator; a noun goes to the first object it fits, associations before the
-objects themselves. With --clean-rules nothing is added or rounded, yes and no
-are read from the first word, capitals do not matter, and a noun goes to the
-object of its own name first.
+As in the original (inference.py): every denominator has 0.001 added (attribute,
+which sums three counters, 0.003); rates are rounded to 0.1 points and F1 is
+computed from rounded precision and recall, plus 0.0001 (existence: 0.001) in
+its denominator; only the exact words "Yes" and "No" count; capitals matter, so
+a noun that starts a sentence is not found; the safe words (such as "orange")
+are never hallucinated but stay in CHAIR's denominator; a noun goes to the first
+object it fits, associations before the objects themselves. With --clean-rules
+nothing is added or rounded, yes and no are read from the first word, capitals
+do not matter, and a noun goes to the object of its own name first.
 
 How nouns are found and likened without downloads: amber_nouns.py.
 """
@@ -274,8 +274,7 @@ def metrics(totals: Totals, options: Options) -> Metrics:
     if f"{prefix}n" not in totals:
       continue
     held = {name: totals[f"{prefix}{name}"] for name in _COUNTS}
-    added = 0.001 if prefix == "existence/" else 0.0001
-    for name, value in _discriminative(held, added, clean):
+    for name, value in _discriminative(held, prefix, clean):
       found[f"{prefix}{name}"] = value
   yield from found.items()
   if "CHAIR" in found and "f1" in found:
@@ -286,25 +285,30 @@ _COUNTS = ("n", "right", "said_no", "is_no", "both_no")
 
 
 def _discriminative(
-  held: Mapping[str, np.ndarray], added: float, clean: bool
+  held: Mapping[str, np.ndarray], prefix: str, clean: bool
 ) -> Metrics:
-  precision = _rate(held["both_no"], held["said_no"], clean)
-  recall = _rate(held["both_no"], held["is_no"], clean)
-  yield "accuracy", _rate(held["right"], held["n"], clean)
+  # the original adds up the counters of state, number and action
+  parts = 3 if prefix == "attribute/" else 1
+  precision = _rate(held["both_no"], held["said_no"], clean, parts)
+  recall = _rate(held["both_no"], held["is_no"], clean, parts)
+  yield "accuracy", _rate(held["right"], held["n"], clean, parts)
   yield "precision", precision
   yield "recall", recall
   if clean:
     yield "f1", protocol.f1(precision, recall)
     return
   # divided by 100 as the original does, so that the last digit agrees
+  added = 0.001 if prefix == "existence/" else 0.0001
   value = 2 * precision * recall / (precision + recall + added)
   yield "f1", _tenth(value * 100) / 100
 
 
-def _rate(part: np.ndarray, whole: np.ndarray, clean: bool) -> np.ndarray:
+def _rate(
+  part: np.ndarray, whole: np.ndarray, clean: bool, counters: int = 1
+) -> np.ndarray:
   if clean:
     return ratio(part, whole)
-  return _tenth(part / (whole + 0.001) * 100) / 100
+  return _tenth(part / (whole + 0.001 * counters) * 100) / 100
 
 
 def _tenth(values: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
 from povid_jax.evals import needs
+from povid_jax.evals.prompts import ASKS_YES_NO, SHORT_ANSWER
 from povid_jax.evals.protocol import Benchmark
 
 # LLaVA, CHAIR, AMBER, the released POVID script, HallusionBench, MMBench
@@ -116,8 +117,9 @@ def match(
   """Puts answers to questions.
 
   By id where ids are unique. Where a benchmark's official ids repeat (POPE's
-  splits count from 1 each, MME's two questions share a picture), the k-th
-  answer with an id goes to the k-th question with it. Rows without any id go by
+  splits count from 1 each, MME's two questions share a picture), an answer goes
+  to the question that it repeats as `prompt` or `question`, else the k-th
+  answer with an id to the k-th question with it. Rows without any id go by
   order, and there must be as many of them as there are questions. An answer
   given twice in the same words counts once.
 
@@ -134,9 +136,12 @@ def match(
     return _by_order(questions, rows, benchmark)
   slots = _slots(questions, ids)
   answers: list[str | None] = [None] * len(questions)
-  unknown, repeats = [], 0
+  unknown, repeats, in_turn = [], 0, 0
   for row, row_id in zip(rows, ids, strict=True):
     places, text = slots.get(str(row_id), []), text_of(row)
+    if len(places) > 1:
+      places, told = _asked(places, questions, row)
+      in_turn += not told
     free = [place for place in places if answers[place] is None]
     if free:
       answers[free[0]] = text
@@ -158,7 +163,28 @@ def match(
   matched = _without(questions, answers, benchmark, missing)
   if repeats:
     matched.notes.append(f"{repeats} answers were given twice and count once")
+  if in_turn:
+    matched.notes.append(
+      f"{in_turn} answers have an id that several questions have, and do not "
+      "repeat their question: the first goes to the first such question"
+    )
   return matched
+
+
+def _asked(
+  places: Sequence[int], questions: Sequence[Question], row: Mapping[str, Any]
+) -> tuple[Sequence[int], bool]:
+  """Of the questions with one id, those that a row repeats; was there one?"""
+  said = _bare(row.get("prompt") or row.get("question") or "")
+  same = [p for p in places if said and _bare(questions[p].text) == said]
+  return (same, True) if same else (places, False)
+
+
+def _bare(text: Any) -> str:
+  """A question in lower case without its picture and instruction."""
+  words = str(text).replace("<image>", "").replace(ASKS_YES_NO, "")
+  words = words.replace(SHORT_ANSWER.strip(), "").replace("imange", "image")
+  return " ".join(words.lower().split())
 
 
 def _first(values: Iterable[Any], count: int = 3) -> str:

@@ -4,16 +4,14 @@ The steps of the original (LisaAnne/Hallucination utils/chair.py): lower case,
 tokens, singular of each token, double words merged from left to right, "seat"
 dropped beside "toilet", words of the synonym table kept.
 
-What differs, and why:
-* Tokens are cut by the rules of the Penn treebank, as nltk's word_tokenize
-  does, but a full stop ends a token wherever white space follows: no trained
-  sentence splitter is downloaded.
-* Singulars come from `inflect`, not from pattern.en, and a word that stands in
-  the table is left as it is. So "bus" and "ties" name a bus and a tie, where
-  pattern.en makes "bu" and "ty" of them and the original misses both;
-  `singular="pattern"` does as pattern.en does.
+* Tokens are cut by the rules of the Penn treebank as nltk's word_tokenize has
+  them, but a full stop ends a token wherever white space, a quote or a bracket
+  follows: no trained sentence splitter is downloaded.
+* Singulars: `singular="pattern"` does as pattern.en does, which the original
+  uses: "bus" becomes "bu" and "ties" "ty", so both are missed. With "inflect" a
+  word that stands in the table is left as it is, and they name a bus and ties.
 * The table that comes with the package is our own; `--synonyms FILE` takes the
-  original's synonyms.txt.
+  original's synonyms.txt, and then "pattern" is the default.
 
 The original's table has entries that can never match: those with a leading
 blank (a double space in the file), with a capital letter, of three words, or of
@@ -28,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from povid_jax.errors import UserError
-from povid_jax.evals import needs
+from povid_jax.evals import needs, singular
 
 OWN_TABLE = Path(__file__).with_name("chair_synonyms.txt")
 
@@ -54,30 +52,16 @@ RENAMED = {
   "toilet seat": "toilet",
   "wine glas": "wine glass",  # pattern.en's singular of "glass"
 }
-# where pattern.en's singular is not the one of the word itself
-PATTERN = {
-  "bus": "bu",
-  "minibus": "minibu",
-  "airbus": "airbu",
-  "trolleybus": "trolleybu",
-  "glass": "glas",
-  "wineglass": "wineglas",
-  "tennis": "tenni",
-  "sports": "sport",
-  "ties": "ty",
-  "neckties": "neckty",
-  "canoes": "cano",
-  "magpies": "magpy",
-  "doggies": "doggies",
-  "collies": "collies",
-  "waitress": "waitres",
-}
-
-_SPLIT = r"""\.{2,}|--|[?!;@\#$%&()\[\]{}<>"“”«»`]|[:,](?!\d)
-  |\.(?=[\s"'”’)\]}>]|$)|'(?:s|m|d|ll|re|ve)(?![^\W_])|n't(?![^\W_])|'(?=\s|$)"""
-_NOT = r"n't(?![^\W_])"  # "isn't" is "is" and "n't"
-_WORD = rf"[^\W_]+?(?={_NOT})|(?!{_NOT})[^\W_]+|(?!{_SPLIT})\S"
-_TOKEN = re.compile(rf"(?:{_SPLIT})|(?:{_WORD})+", re.VERBOSE)
+# what is a token of its own, wherever it stands
+_APART = r"""\.{2,}|--|''|`+|[«“‘„»”’";?!*@\#$%&‒–—―<>()\[\]{}]|[:,](?!\d)
+  |\.(?=[\s"'?!*;:@()\[\]{}‘’“”«»]|>*\Z)(?!\s+(?:''|["“‘«])(?:\s|\Z))"""
+_END = rf"(?=\s|\Z|{_APART})"
+_CLITIC = rf"'(?:s|m|d|ll|re|ve)?{_END}"
+_NOT = rf"n't{_END}"  # "isn't" is "is" and "n't"
+_OPENS = r"(?<!\w)'(?!(?:re|ve|ll|[mtsdn])\b)(?=\w)"
+_MARK = f"{_APART}|{_CLITIC}|{_NOT}|{_OPENS}"
+_WORD = rf"[^\W_]+?(?={_NOT})|(?!{_NOT})[^\W_]+|(?!{_MARK})\S"
+_TOKEN = re.compile(rf"(?:{_MARK})|(?:{_WORD})+", re.VERBOSE)
 
 
 def tokens(text: str) -> list[str]:
@@ -128,11 +112,9 @@ class Vocabulary:
       del self.names[word]
 
   def _find_singular(self, word: str) -> str:
-    if self.singular_rule == "pattern" and word in PATTERN:
-      return PATTERN[word]
-    if word in self.parts or not word[-1:].isalpha():
-      return word
-    return _inflect().singular_noun(word) or word
+    if self.singular_rule == "pattern":
+      return singular.as_pattern(word)
+    return word if word in self.parts else singular.as_inflect(word)
 
   @functools.cached_property
   def parts(self) -> set[str]:
@@ -218,10 +200,3 @@ def _add_group(vocabulary: Vocabulary, entry: str) -> None:
     vocabulary.doubles.setdefault(entry, entry)
   elif size == 3:
     vocabulary.triples[entry] = entry
-
-
-@functools.cache
-def _inflect():  # noqa: ANN202 - the type is the library's own
-  import inflect  # here: importing it takes a second
-
-  return inflect.engine()

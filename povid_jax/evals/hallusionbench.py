@@ -15,13 +15,13 @@ Guan et al., arXiv 2310.14566. From HallusionBench.json:
 
 The original asks GPT-4 whether the answer agrees with the reference. Here, as
 in VLMEvalKit, the words yes and no of the answer decide: one of them and not
-the other; both or neither is unclear. Unclear is wrong, except for VS without a
+the other; both or neither is unclear. Its way of cutting words makes "yes:" and
+"*yes*" other words than "yes". Unclear is wrong, except for VS without a
 figure, where nobody can know and unclear is right. With --clean-rules the first
 of the two words decides, and unclear is always wrong.
 """
 
 import re
-import string
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,7 +44,7 @@ from povid_jax.evals.protocol import (
 )
 
 FIELDS = ("category", "subcategory", "set_id", "figure_id", "question_id")
-_SPACES = str.maketrans({mark: " " for mark in string.punctuation})
+_MARKS = ';/[]"{}()=+\\_-><@`,?!'
 
 
 def item_id(row: Mapping[str, Any]) -> str:
@@ -89,9 +89,19 @@ def questions(data: Path, options: Options) -> list[Question]:
 
 def reading(answer: str) -> str:
   """yes, no, or unclear where both words are there or neither is."""
-  words = set(answer.lower().translate(_SPACES).split())
+  words = set(_without_marks(answer.lower()).split())
   held = [word for word in ("yes", "no") if word in words]
   return held[0] if len(held) == 1 else "unclear"
+
+
+def _without_marks(text: str) -> str:
+  """VLMEvalKit's process_punctuation: a mark vanishes if it stands beside a
+  blank somewhere or if a number has a comma, else it becomes a blank; the first
+  32 full stops that are in no number vanish."""
+  vanish = re.search(r"\d,\d", text)
+  gone = {m for m in _MARKS if vanish or m + " " in text or " " + m in text}
+  cut = {ord(mark): "" if mark in gone else " " for mark in _MARKS}
+  return re.sub(r"(?<!\d)\.(?!\d)", "", text.translate(cut), count=32)
 
 
 def clean_reading(answer: str) -> str:

@@ -44,6 +44,7 @@ from povid_jax.evals.xlsx import write_xlsx
 from povid_jax.files import atomic_write
 
 LETTERS = "ABCD"
+READ = "ABCDE"  # letters looked for in answers
 ROTATION = 1_000_000
 PARTS = ("category", "l2-category")
 DROPPED = ("hint", "category", "source", "image", "comment", "l2-category")
@@ -129,18 +130,18 @@ def prepare(out: Path, questions: Sequence[Question], options: Options) -> None:
       file.write(data)
 
 
-def letter(answer: str, choices: Mapping[str, str]) -> str | None:
-  """The one option letter that stands alone in an answer, or None.
+def letter(answer: str) -> str | None:
+  """The one letter A-E that stands alone in an answer, or None.
 
-  A bare "A" in an answer of more than three words may be the article and does
-  not count.
+  A letter that is no option counts, so that "B or E" is neither. A bare "A" in
+  an answer of more than three words may be the article and does not count.
   """
   words = answer.split()
-  alone = [choice for choice in choices if choice in words]
+  alone = [choice for choice in READ if choice in words]
   if len(alone) == 1 and not ("A" in words and len(words) > 3):
     return alone[0]
   for before, after in _AROUND:
-    held = [c for c in choices if f"{before}{c}{after}" in words]
+    held = [c for c in READ if f"{before}{c}{after}" in words]
     if len(held) == 1:
       return held[0]
   return None
@@ -163,7 +164,7 @@ def clean_letter(answer: str, choices: Mapping[str, str]) -> str | None:
 def infer(answer: str, choices: Mapping[str, str], clean: bool) -> str | None:
   """The chosen option, or None where it cannot be told."""
   found = clean_letter(answer, choices) if clean else None
-  return found or letter(answer, choices) or text(answer, choices)
+  return found or letter(answer) or text(answer, choices)
 
 
 def score(

@@ -9,8 +9,8 @@ set apart by tabs. Per subtask, with 100 for all right:
   <subtask>/score           100 accuracy + 100 accuracy_plus (at most 200)
   perception, cognition     sums of the scores (at most 2000 and 800)
 
-A prediction is read in lower case: exactly yes or no, else "yes", else "no"
-within its first four characters, else neither (wrong). Pictures are pairs of
+A prediction is read in lower case: "yes", else "no" within its first four
+characters (blanks count), else neither (wrong). Pictures are pairs of
 consecutive lines, as in the original; with --clean-rules lines are paired by
 the picture's name, and the first word yes or no decides.
 
@@ -27,7 +27,7 @@ from typing import Any
 from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
 from povid_jax.evals import needs
-from povid_jax.evals.prompts import SHORT_ANSWER
+from povid_jax.evals.prompts import ASKS_YES_NO, SHORT_ANSWER
 from povid_jax.evals.protocol import (
   Answers,
   Benchmark,
@@ -52,13 +52,12 @@ COGNITION = (
   "code_reasoning",
 )
 SUBTASKS = PERCEPTION + COGNITION
-ASKS_YES_NO = "Please answer yes or no."
 
 
 def _lines(path: Path, columns: int) -> list[list[str]]:
   """A file's rows; UserError names the line that has too few columns."""
   rows = []
-  for number, line in enumerate(needs.read_text(path).splitlines(), 1):
+  for number, line in enumerate(needs.read_text(path).split("\n"), 1):
     if not line.strip():
       continue
     row = line.split("\t")
@@ -67,7 +66,7 @@ def _lines(path: Path, columns: int) -> list[list[str]]:
         f"{path}: line {number} has {len(row)} columns, want {columns}: "
         "picture, question, truth" + (", prediction" if columns == 4 else "")
       )
-    rows.append([cell.strip() for cell in row])
+    rows.append([*(cell.strip() for cell in row[:3]), *row[3:]])
   return rows
 
 
@@ -140,10 +139,7 @@ def read(path: Path) -> list[dict[str, Any]] | None:
 
 def reading(answer: str) -> str:
   """The original's reading: yes, no or other."""
-  text = answer.strip().lower()
-  if text in ("yes", "no"):
-    return text
-  start = text[:4]
+  start = answer.lower()[:4]
   return next((word for word in ("yes", "no") if word in start), "other")
 
 

@@ -18,7 +18,7 @@ files have different lengths, by picture and question.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,12 @@ def _labelled(
   return labelled
 
 
+def row_id(row: Mapping[str, Any]) -> Any:
+  """The id of an answer row, with its split if the row names it."""
+  given, split = protocol.row_id(row), row.get("category")
+  return f"{split}/{given}" if split in SPLITS and given is not None else given
+
+
 def _bare(text: str) -> str:
   """A question without suffix, and without the typo of old files."""
   return text.split("\n")[0].replace("imange", "image").strip()
@@ -153,6 +159,7 @@ def _question(
       "category": row["category"],
       "image": row["image"],
       "official_id": row["question_id"],
+      "aliases": (f"{row['category']}/{row['question_id']}",),
     },
   )
 
@@ -248,4 +255,5 @@ BENCHMARK = Benchmark(
     *(Column(f"{split}/yes_ratio", f"yes {split}") for split in SPLITS),
   ),
   max_new_tokens=128,
+  row_id=row_id,
 )

@@ -2,3 +2,4 @@
 
 SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
 CHOICE = "\nAnswer with the option's letter from the given choices directly."
+ASKS_YES_NO = "Please answer yes or no."

@@ -124,6 +124,29 @@ def test_official_ids_that_repeat_go_to_questions_in_turn():
   assert answers.match(asked, rows, BENCHMARK).answers == ["a", "b", "c", "d"]
 
 
+def test_an_answer_that_repeats_its_question_finds_it_among_equal_ids():
+  short = "\nAnswer the question using a single word or phrase."
+  asked = [
+    Question(f"{text}{i}", (), f"Is it {text}?{short}", {"official_id": i})
+    for text in "ab"
+    for i in range(2)
+  ]
+  rows = [
+    {"question_id": 1, "prompt": "<image>\nIs it  b?", "text": "b1"},
+    {"question_id": 0, "question": asked[2].text, "text": "b0"},
+    {
+      "question_id": 0,
+      "prompt": "Is it A? Please answer yes or no.",
+      "text": "a0",
+    },
+    {"question_id": 1, "text": "a1"},
+  ]
+  found = answers.match(asked, rows, BENCHMARK)
+  assert found.answers == ["a0", "a1", "b0", "b1"]
+  (note,) = found.notes
+  assert note.startswith("1 answers have an id that several questions have")
+
+
 def test_rows_without_ids_go_by_order():
   rows = [{"question": "?", "answer": text} for text in "ab"]
   found = answers.match(_questions(1, 2), rows, BENCHMARK)

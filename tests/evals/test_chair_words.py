@@ -115,6 +115,8 @@ PATTERN = {
   "buses are not": ("buses", ["bus"]),
   "ties are missed": ("two ties", []),
   "wine glass by way of glas": ("a wine glass", ["wine glass"]),
+  "plural of people": ("peoples, a man's man", ["person"] * 3),
+  "not even a word's own entry": ("a glass of wine glasses", ["wine glass"]),
   "tennis": ("a tennis racket", ["tennis racket"]),
 }
 
@@ -149,6 +151,16 @@ TOKENS = {
   ],
   "end...start -- on": ["end", "...", "start", "--", "on"],
   "mid.word stays. Next.": ["mid.word", "stays", ".", "Next", "."],
+  "**Dog.** *a* `b`": [*"**", "Dog", *".***", "a", "*", "`", "b", "`"],
+  "dog’s ‘cat’ “bus.” on": [
+    *("dog", "’", "s", "‘", "cat", "’", "“", "bus", ".", "”", "on"),
+  ],
+  "dog's-x dogs' 'dog n't x": [
+    *("dog's-x", "dogs", "'", "'", "dog", "n't", "x"),
+  ],
+  "dog—cat and/or don't.": ["dog", "—", "cat", "and/or", "do", "n't", "."],
+  # the sentence ends after the quotation mark, so nltk keeps the full stop
+  'a dog. " Next': ["a", "dog.", '"', "Next"],
 }
 
 

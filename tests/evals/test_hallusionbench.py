@@ -1,7 +1,7 @@
 """HallusionBench: yes, no or unclear; questions, figures, easy and hard."""
 
 import random
-import string
+import re
 from collections import defaultdict
 
 import pytest
@@ -20,12 +20,21 @@ READINGS = {
   "Yes": ("yes", "yes"),
   "no.": ("no", "no"),
   "Yes, it is": ("yes", "yes"),
-  "I say:no": ("no", "no"),
+  "I say:no": ("unclear", "no"),
   "Yes and no": ("unclear", "yes"),
   "No, yes": ("unclear", "no"),
   "Perhaps": ("unclear", "unclear"),
   "None know": ("unclear", "unclear"),
   "": ("unclear", "unclear"),
+  "yes/no": ("unclear", "yes"),
+  "yes/ it is": ("yes", "yes"),
+  "yes/no / ": ("unclear", "yes"),  # "yesno"
+  "no-one, I say": ("no", "no"),
+  "yes-man - yes, 1,000": ("yes", "yes"),
+  "yes-1,000": ("unclear", "yes"),  # "yes1000"
+  "It is.yes": ("unclear", "yes"),
+  ". " * 32 + "no.": ("unclear", "no"),
+  ". " * 31 + "no.": ("no", "no"),
 }
 
 
@@ -126,9 +135,12 @@ def plain_hallusion(items, texts):
   pairs, figures = defaultdict(list), defaultdict(list)
   easy, hard, total = defaultdict(list), defaultdict(list), []
   for item, text in zip(items, texts, strict=True):
-    for mark in string.punctuation:
-      text = text.replace(mark, " ")
-    words = text.lower().split()
+    cut = text.lower()
+    for mark in r';/[]"{}()=+\_-><@`,?!':
+      beside = f"{mark} " in text or f" {mark}" in text
+      gone = beside or re.search(r"\d,\d", text)
+      cut = cut.replace(mark, "" if gone else " ")
+    words = re.sub(r"(?<!\d)\.(?!\d)", "", cut, count=32).split()
     check = 2
     if ("yes" in words) != ("no" in words):
       check = int(("yes" in words) == (item["gt_answer"] == "1"))

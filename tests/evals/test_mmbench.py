@@ -36,7 +36,8 @@ READINGS = {
   "I see a dog": (None, "B", "B"),
   "I see A DOG": (None, "B", "B"),
   "a dog and a cat": (None, None, None),
-  "E": (None, None, None),
+  "E": ("E", None, "E"),  # no option, so it is wrong
+  "B or E": (None, None, None),
   "": (None, None, None),
 }
 
@@ -44,7 +45,7 @@ READINGS = {
 @pytest.mark.parametrize("answer", READINGS)
 def test_reading(answer):
   by_letter, by_text, clean = READINGS[answer]
-  assert letter(answer, CHOICES) == by_letter
+  assert letter(answer) == by_letter
   assert text(answer, CHOICES) == by_text
   assert infer(answer, CHOICES, clean=False) == (by_letter or by_text)
   assert infer(answer, CHOICES, clean=True) == clean
@@ -108,7 +109,10 @@ def test_wording_has_the_hint_and_only_given_options(put):
 
 def test_an_option_that_is_not_there_cannot_be_chosen(put, run):
   data = put("mmbench/dev.tsv", _tsv({"index": 1, "answer": "A"})).parent
-  assert run(BENCHMARK, data, _rows(i1="C"))["unread"] == 1
+  found = run(BENCHMARK, data, _rows(i1="C"))
+  assert (found["accuracy"], found["unread"]) == (0, 0)
+  # nor does it leave "A" as the only letter
+  assert run(BENCHMARK, data, _rows(i1="A, C"))["accuracy"] == 0
 
 
 def test_pictures_are_decoded_once_per_question(put, tmp_path):

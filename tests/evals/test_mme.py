@@ -24,6 +24,8 @@ READINGS = {
   "nyes": ("yes", "other"),
   "know": ("no", "other"),
   "": ("other", "other"),
+  "  yes": ("other", "yes"),  # its first four characters are "  ye"
+  "no\n": ("no", "no"),
 }
 
 

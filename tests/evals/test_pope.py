@@ -113,6 +113,17 @@ def test_official_ids_that_repeat_go_by_split(put, run):
   assert (found["random/accuracy"], found["popular/accuracy"]) == (1, 1)
 
 
+def test_rows_that_name_their_split_go_to_it_in_any_order(put, run):
+  put("pope/coco_pope_random.json", [_row(1, "yes")])
+  data = put("pope/coco_pope_popular.json", [_row(1, "no")]).parent
+  rows = [
+    {"id": 1, "category": "popular", "answer": "no"},
+    {"id": 1, "category": "random", "answer": "yes"},
+  ]
+  found = run(BENCHMARK, data, rows)
+  assert (found["random/accuracy"], found["popular/accuracy"]) == (1, 1)
+
+
 def _merged(count, start=1, image="a.jpg"):
   return [
     {
