@@ -274,7 +274,7 @@ def _write(
   """Token ids of each answer without what follows the stop token."""
   rows = len(questions)
   prefix = np.zeros((size, padded), np.int32)
-  lengths = np.ones(size, np.int32)
+  lengths = np.zeros(size, np.int32)  # 0: only fills the batch up
   seeds = np.zeros(size, np.uint32)
   for row, (question, ids) in enumerate(zip(questions, prompts, strict=True)):
     prefix[row, : len(ids)] = ids

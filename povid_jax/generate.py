@@ -32,7 +32,7 @@ def about_pictures(where: str, prompt: str) -> list[Question]:
 
   Args:
     where: a folder, searched with its subfolders, or a glob pattern.
-    prompt: the question.
+    prompt: the question; "<image>" in it is left out, as it stands in front.
 
   Returns:
     Questions by name of picture; the id is the path inside the folder, or as
@@ -41,7 +41,8 @@ def about_pictures(where: str, prompt: str) -> list[Question]:
   Raises:
     UserError: no pictures there, or no prompt.
   """
-  if not prompt.strip():
+  prompt = prompt.replace("<image>", "").strip()
+  if not prompt:
     raise UserError("--prompt is empty; want the question to be asked")
   folder = Path(where)
   if folder.is_dir():

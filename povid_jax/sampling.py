@@ -81,7 +81,8 @@ def write_answers(
 
   Args:
     prefix_ids: int32[B, P], right-padded.
-    prefix_len: int32[B].
+    prefix_len: int32[B]; 0 for a row that only fills the batch up and is over
+      before it starts.
     images: uint8[B, I, H, W, 3].
     row_seeds: uint32[B] a number of each question's own.
     decoding: lengths and sampling.
@@ -90,7 +91,8 @@ def write_answers(
   model = merge(graph, params)
   embeds = model.encode_images(images)
   hidden, prefix_cache = model.prefill(prefix_ids, embeds)
-  last = jnp.take_along_axis(hidden, (prefix_len - 1)[:, None, None], axis=1)
+  index = jnp.maximum(prefix_len - 1, 0)[:, None, None]
+  last = jnp.take_along_axis(hidden, index, axis=1)
   logits = model.decoder.logits(last[:, 0])
   return _loop(
     model, logits, prefix_len, prefix_cache, row_seeds, decoding, stop_ids
@@ -134,5 +136,6 @@ def _loop(
 
   first = pick(logits, jnp.int32(0))
   out = jnp.full((batch, length), stop_ids[0], jnp.int32).at[:, 0].set(first)
-  state = (jnp.int32(1), first, over(first), out, Cache(empty, empty))
+  done = over(first) | (prefix_len == 0)
+  state = (jnp.int32(1), first, done, out, Cache(empty, empty))
   return jax.lax.while_loop(more, write_one, state)[3]

@@ -109,11 +109,22 @@ def load_scorer(
 def _noisy(
   sample: pairs.Sample, pictures: list[Image.Image], options: Options
 ) -> list[Image.Image]:
-  """The distorted pictures: the one that the sample names, or made here."""
-  name = sample.extra.get("image_noisy")
-  if name:
-    path = pairs.resolve_image(options.image_dir, name)
-    return [open_image(path), *pictures[1:]]
+  """The distorted pictures: those that the sample names, or made here.
+
+  One name is that of the first picture's twin; the others stay as they are.
+  """
+  named = sample.extra.get("image_noisy")
+  if named is not None:
+    names = named if isinstance(named, list) else [named]
+    if not names or not all(n and isinstance(n, str) for n in names):
+      raise UserError(f"image_noisy is {named!r:.40}; want a file name")
+    if len(names) not in (1, len(pictures)):
+      raise UserError(
+        f"{len(names)} names in image_noisy and {len(pictures)} image(s); "
+        "want one for the first picture, or one for each"
+      )
+    paths = [pairs.resolve_image(options.image_dir, n) for n in names]
+    return [*map(open_image, paths), *pictures[len(paths) :]]
   seed = noise_lib.seed_for(options.noise_seed, sample.id, None)
   return [
     Image.fromarray(
@@ -325,14 +336,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     raise UserError(f"--noise-step={args.noise_step}: want 0 to 999")
   samples = pairs.read_samples(args.pairs)
   scorer = load_scorer(args.checkpoint, args.adapter, args.dtype)
-  options = Options(
-    image_dir=args.image_dir,
-    objective=args.objective,
-    noise_step=args.noise_step,
-    noise_overflow=args.noise_overflow,
-    noise_seed=args.noise_seed,
-    token_rule=args.token_rule,
-  )
+  options = Options(**{name: getattr(args, name) for name in Options._fields})
   # float32 means float32: accelerators would round products to fewer bits
   precision = "highest" if args.dtype == "float32" else "default"
   with jax.default_matmul_precision(precision):

@@ -328,6 +328,12 @@ def _extra_key(src: Path) -> None:
   save_file(tensors, src / "model.safetensors")
 
 
+def _another_head(src: Path) -> None:
+  config = json.loads((src / "config.json").read_text())
+  config["tie_word_embeddings"] = True
+  (src / "config.json").write_text(json.dumps(config))
+
+
 def _no_tokenizer(src: Path) -> None:
   (src / "tokenizer.model").unlink()
 
@@ -350,6 +356,10 @@ def _no_end_token(src: Path) -> None:
     (_truncated, "model.safetensors: truncated: "),
     (_wrong_shape, r"norm.weight has shape \(47,\), want \(48,\)"),
     (_extra_key, r"src: tensors 1 unexpected \(model.image_newline\)"),
+    (
+      _another_head,
+      "lm_head.weight differs from .*tie_word_embeddings is true",
+    ),
     (_no_tokenizer, "src: no tokenizer.model or tokenizer.json in it"),
     (
       _no_end_token,

@@ -11,6 +11,7 @@ from povid_jax.data import text
 from povid_jax.data.questions import Question
 from povid_jax.decoding import Decoding, Noise
 from povid_jax.errors import UserError
+from povid_jax.sampling import write_answers
 from tests import plain_model, small_world
 
 LENGTH = 10
@@ -67,6 +68,30 @@ def test_greedy_is_the_argmax_of_the_whole_forward_pass(world, greedy):
     assert row["text"] == policy.tokenizer.decode(want).strip()
     assert row["metadata"]["tokens"] == len(want)
   assert len({row["text"] for row in greedy}) > 1
+
+
+def test_a_row_that_fills_up_is_over_before_it_starts(world, greedy):
+  """Else every small batch would run to the longest answer."""
+  policy, questions = world
+  ids = decoding._prompt_ids(policy, questions[0])
+  prefix = np.stack([ids, np.zeros_like(ids)])
+  images = decoding._images(policy, questions[0], None)
+  template = text.find_template(policy.template)
+  stops = text.stop_ids(policy.tokenizer, template)
+  out = write_answers(
+    policy.graph,
+    policy.params,
+    prefix,
+    np.array([len(ids), 0]),
+    np.stack([images, np.zeros_like(images)]),
+    np.zeros(2, np.uint32),
+    decoding=Decoding(max_new_tokens=LENGTH),
+    stop_ids=stops,
+  )
+  count = greedy[0]["metadata"]["tokens"]
+  words = policy.tokenizer.decode(out[0, :count].tolist()).strip()
+  assert words == greedy[0]["text"]
+  assert set(out[1, 1:].tolist()) == {stops[0]}
 
 
 def _sampled(policy, questions, **changes):

@@ -103,6 +103,15 @@ def test_a_pattern(world, answered, tmp_path):
   assert _rows(out)[0]["question_id"] == f"{world}/photos/a.jpg"
 
 
+def test_a_marker_in_the_prompt_asks_for_no_second_picture(
+  world, answered, tmp_path
+):
+  out = tmp_path / "answers.jsonl"
+  prompt = "<image>\nDescribe this image."
+  assert generate.main(_argv(world, out, prompt=prompt)) == 0
+  assert out.read_bytes() == answered.read_bytes()
+
+
 def test_questions_of_a_file(world, tmp_path):
   out = tmp_path / "answers.jsonl"
   flags = {

@@ -13,6 +13,8 @@ torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 
 from povid_jax import convert, score  # noqa: E402
+from povid_jax.data.image import open_image  # noqa: E402
+from povid_jax.data.pairs import Sample  # noqa: E402
 from povid_jax.errors import UserError  # noqa: E402
 from tests import small_tokenizer, torch_models  # noqa: E402
 from tests.released_trainer import Released  # noqa: E402
@@ -178,6 +180,36 @@ def test_without_an_adapter_policy_is_reference(world: World) -> None:
   for row in rows:
     assert row["policy"].items() <= row["reference"].items()
     assert row["loss"] == {"dpo": pytest.approx(np.log(2), abs=1e-6)}
+
+
+def test_distorted_pictures_by_name(world: World, tmp_path: Path) -> None:
+  """One name for the first picture, or one for each; nothing is guessed."""
+  names = ["0.png", "1.png"]
+  pictures = [open_image(world.root / "images" / name) for name in names]
+  options = score.Options(
+    world.root / "images", ("dpo",), 500, "wrap", 0, "argmax"
+  )
+  noisy = lambda value: [
+    np.asarray(image).tolist()
+    for image in score._noisy(
+      Sample("a", tuple(names), ("q", "a"), extra={"image_noisy": value}),
+      pictures,
+      options,
+    )
+  ]
+  read = lambda name: np.asarray(
+    open_image(world.root / "images" / name)
+  ).tolist()
+  assert noisy("0_noisy.png") == [read("0_noisy.png"), read("1.png")]
+  twins = ["0_noisy.png", "1_noisy.png"]
+  assert noisy(twins) == [read(name) for name in twins]
+  for value, message in (
+    (3, "image_noisy is 3; want a file name"),
+    ("", "image_noisy is ''; want a file name"),
+    (["0.png"] * 3, r"3 names in image_noisy and 2 image\(s\)"),
+  ):
+    with pytest.raises(UserError, match=message):
+      noisy(value)
 
 
 def test_a_bad_pair_is_named(world: World, tmp_path: Path) -> None:

@@ -127,7 +127,12 @@ class _Tokenizers:
       spec["truncation"] = spec["padding"] = None
       # We put the space in front ourselves, and so know where there is none;
       # and, as SentencePiece, also where the text starts with one already.
-      first = _prepend_never(spec.get("pre_tokenizer"))
+      # Where an export of ours says "always" for the sake of LLaVA's rule,
+      # "legacy" tells that it was "first".
+      schemes = {"first"}
+      if _settings(folder).get("legacy") is False:
+        schemes.add("always")
+      first = _prepend_never(spec.get("pre_tokenizer"), schemes)
       self._space = " " if first else ""
       self._model = tokenizers.Tokenizer.from_str(json.dumps(spec))
     except UserError:
@@ -173,15 +178,17 @@ class _Tokenizers:
     return _Tokenizers, (self.folder,)
 
 
-def _prepend_never(pre_tokenizer: dict[str, Any] | None) -> bool:
+def _prepend_never(
+  pre_tokenizer: dict[str, Any] | None, schemes: set[str]
+) -> bool:
   """Turns "a space at the very start" into "none"; says if there was one."""
   if not pre_tokenizer:
     return False
-  if pre_tokenizer.get("prepend_scheme") == "first":
+  if pre_tokenizer.get("prepend_scheme") in schemes:
     pre_tokenizer["prepend_scheme"] = "never"
     return True
   parts = pre_tokenizer.get("pretokenizers") or ()
-  return any([_prepend_never(part) for part in parts])
+  return any([_prepend_never(part, schemes) for part in parts])
 
 
 def _read_json(path: Path) -> Any:

@@ -1,4 +1,4 @@
-"""config.json of a PyTorch checkpoint to our dimensions, and back.
+"""config.json of a PyTorch checkpoint to our dimensions.
 
 A field that would change the numbers and that we do not compute is refused by
 name, so that a checkpoint either converts exactly or not at all.
@@ -9,6 +9,7 @@ from typing import Any
 
 from povid_jax.errors import UserError
 from povid_jax.models.config import DecoderConfig, LlavaConfig, VisionConfig
+from povid_jax.weights.fields import Fields, integer, number, section, want
 from povid_jax.weights.shards import Tensor, read_json
 
 # What transformers assumes where config.json is silent; checked by a test.
@@ -54,7 +55,7 @@ _LLAVA_VISION = dict(
   image_size=336,
   patch_size=14,
 )
-_VISION_NAMES = {
+VISION_NAMES = {
   "hidden_size": "hidden_size",
   "intermediate_size": "intermediate_size",
   "num_layers": "num_hidden_layers",
@@ -64,24 +65,29 @@ _VISION_NAMES = {
   "activation": "hidden_act",
   "layer_norm_eps": "layer_norm_eps",
 }
-_ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
+ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
 
 
-def _want(value: Any, wanted: tuple, field: str, where: Path) -> None:
-  if value not in wanted:
-    choice = " or ".join(repr(w) for w in wanted)
-    raise UserError(f"{where}: {field} is {value!r}, want {choice}")
+def _most(field: str) -> int:
+  """More layers are a slip that would fill the memory with their names."""
+  return 10_000 if field == "num_hidden_layers" else 10**9
 
 
-def _rope(values: dict[str, Any], where: Path) -> tuple[float, dict | None]:
+def _rope(values: Fields, where: Path) -> tuple[float, dict | None]:
   """Theta and scaling, from the fields before and after transformers 5."""
-  rope = dict(values.get("rope_parameters") or values.get("rope_scaling") or {})
-  theta = rope.pop("rope_theta", None) or values.get("rope_theta") or 10000.0
-  kind = rope.pop("rope_type", None) or rope.pop("type", None) or "default"
-  rope.pop("type", None)
-  _want(kind, ("default", "linear", "llama3"), "the rope type", where)
+  newer = section(values, "rope_parameters", where)
+  rope = newer or section(values, "rope_scaling", where)
+  given = {"rope_theta": values.get("rope_theta")} | rope
+  if given["rope_theta"] is None:
+    given["rope_theta"] = 10000.0
+  theta = number(given, "rope_theta", where)
+  want(
+    rope.get("partial_rotary_factor", 1), (1,), "partial_rotary_factor", where
+  )
+  kind = rope.get("rope_type") or rope.get("type") or "default"
+  want(kind, ("default", "linear", "llama3"), "the rope type", where)
   if kind == "default":
-    return float(theta), None
+    return theta, None
   names = ["factor"]
   if kind == "llama3":
     names += ["low_freq_factor", "high_freq_factor"]
@@ -89,12 +95,12 @@ def _rope(values: dict[str, Any], where: Path) -> tuple[float, dict | None]:
   lost = [name for name in names if name not in rope]
   if lost:
     raise UserError(f"{where}: rope scaling {kind!r} without {lost[0]}")
-  return float(theta), {"type": kind} | {name: rope[name] for name in names}
+  for name in names:
+    number(rope, name, where)
+  return theta, {"type": kind} | {name: rope[name] for name in names}
 
 
-def decoder_from(
-  values: dict[str, Any], kind: str, where: Path
-) -> DecoderConfig:
+def decoder_from(values: Fields, kind: str, where: Path) -> DecoderConfig:
   """A decoder's dimensions from the fields of a Llama-family config.
 
   Args:
@@ -118,64 +124,109 @@ def decoder_from(
     window = None
   elif kind == "qwen2":
     raise UserError(f"{where}: use_sliding_window is on, want it off")
-  _want(c["hidden_act"], ("silu",), "hidden_act", where)
-  _want(c.get("mlp_bias", False), (False,), "mlp_bias", where)
+  want(c["hidden_act"], ("silu",), "hidden_act", where)
+  want(c.get("mlp_bias", False), (False,), "mlp_bias", where)
+  want(c.get("partial_rotary_factor", 1), (1,), "partial_rotary_factor", where)
   theta, scaling = _rope(values, where)
   bias = kind == "qwen2" or bool(c.get("attention_bias", False))
+  layers = "num_hidden_layers"
+  heads, hidden = (
+    integer(c, name, where) for name in ("num_attention_heads", "hidden_size")
+  )
+  c["num_key_value_heads"] = c["num_key_value_heads"] or heads
+  c["head_dim"] = c.get("head_dim") or hidden // heads
+  kv_heads, head_dim = (
+    integer(c, name, where) for name in ("num_key_value_heads", "head_dim")
+  )
+  if heads % kv_heads or head_dim % 2:
+    raise UserError(
+      f"{where}: {heads} heads, {kv_heads} num_key_value_heads and a head_dim "
+      f"of {head_dim}; want a multiple of the second, and an even head_dim"
+    )
+  if kind == "llama":
+    window = None
+  elif window is not None:
+    window = integer({"sliding_window": window}, "sliding_window", where)
   return DecoderConfig(
-    vocab_size=c["vocab_size"],
-    hidden_size=c["hidden_size"],
-    intermediate_size=c["intermediate_size"],
-    num_layers=c["num_hidden_layers"],
-    num_heads=c["num_attention_heads"],
-    num_kv_heads=c["num_key_value_heads"] or c["num_attention_heads"],
-    head_dim=c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"],
+    vocab_size=integer(c, "vocab_size", where),
+    hidden_size=hidden,
+    intermediate_size=integer(c, "intermediate_size", where),
+    num_layers=integer(c, layers, where, _most(layers)),
+    num_heads=heads,
+    num_kv_heads=kv_heads,
+    head_dim=head_dim,
     rope_theta=theta,
     rope_scaling=scaling,
-    max_positions=c["max_position_embeddings"],
-    rms_norm_eps=c["rms_norm_eps"],
+    max_positions=integer(c, "max_position_embeddings", where),
+    rms_norm_eps=number(c, "rms_norm_eps", where),
     attention_bias=bias,
     output_bias=bias and kind == "llama",
-    tie_embeddings=c["tie_word_embeddings"],
-    sliding_window=window if kind != "llama" else None,
+    tie_embeddings=bool(c["tie_word_embeddings"]),
+    sliding_window=window,
   )
 
 
-def vision_from(
-  values: dict[str, Any], feature_layer: int, where: Path
-) -> VisionConfig:
-  """A CLIP tower's dimensions from the fields of a CLIPVisionConfig."""
-  c = _VISION_DEFAULTS | {k: v for k, v in values.items() if v is not None}
-  _want(c.get("num_channels", 3), (3,), "num_channels", where)
-  if not isinstance(feature_layer, int):
+def _feature_layer(value: Any, layers: int, where: Path) -> int:
+  """An index into [embeddings, layer 1, ..., layer n], as transformers has."""
+  whole = isinstance(value, int) and not isinstance(value, bool)
+  if not whole or not -layers - 1 <= value <= layers:
     raise UserError(
-      f"{where}: the vision feature layer is {feature_layer!r}, "
-      "want one integer"
+      f"{where}: the vision feature layer is {value!r:.80}, want one integer "
+      f"from {-layers - 1} to {layers}"
     )
-  fields: dict[str, Any] = {
-    ours: c[theirs] for ours, theirs in _VISION_NAMES.items()
+  return value
+
+
+def vision_from(
+  values: Fields, feature_layer: Any, where: Path, said_in: Path | None = None
+) -> VisionConfig:
+  """A CLIP tower's dimensions from the fields of a CLIPVisionConfig.
+
+  Args:
+    values: the fields.
+    feature_layer: index of the layer whose output is used.
+    where: the file of the fields, for errors.
+    said_in: the file of the feature layer, if that is another one.
+  """
+  c = _VISION_DEFAULTS | {k: v for k, v in values.items() if v is not None}
+  want(c.get("num_channels", 3), (3,), "num_channels", where)
+  sizes: dict[str, Any] = {
+    ours: integer(c, theirs, where, _most(theirs))
+    for ours, theirs in VISION_NAMES.items()
+    if isinstance(_VISION_DEFAULTS[theirs], int)
   }
-  act = fields["activation"]
-  fields["activation"] = _ACTIVATIONS.get(act, act)
-  return VisionConfig(**fields, feature_layer=feature_layer)
+  if sizes["hidden_size"] % sizes["num_heads"]:
+    raise UserError(
+      f"{where}: hidden_size {sizes['hidden_size']}, want a multiple of "
+      f"{sizes['num_heads']} num_attention_heads"
+    )
+  act = str(c["hidden_act"])
+  return VisionConfig(
+    **sizes,
+    activation=ACTIVATIONS.get(act, act),
+    layer_norm_eps=number(c, "layer_norm_eps", where),
+    feature_layer=_feature_layer(
+      feature_layer, sizes["num_layers"], said_in or where
+    ),
+  )
 
 
 def from_llava_hf(folder: Path) -> LlavaConfig:
   """Dimensions of a folder that LlavaForConditionalGeneration reads."""
   where = folder / "config.json"
   c = read_json(where)
-  text = c.get("text_config") or {}
+  text = section(c, "text_config", where)
   kind = text.get("model_type", "llama")
-  _want(kind, tuple(_DECODER_DEFAULTS), "text_config.model_type", where)
+  want(kind, tuple(_DECODER_DEFAULTS), "text_config.model_type", where)
   strategy = c.get("vision_feature_select_strategy", "default")
-  _want(strategy, ("default",), "vision_feature_select_strategy", where)
+  want(strategy, ("default",), "vision_feature_select_strategy", where)
   act = c.get("projector_hidden_act", "gelu")
-  _want(act, ("gelu",), "projector_hidden_act", where)
+  want(act, ("gelu",), "projector_hidden_act", where)
   bias = c.get("multimodal_projector_bias", True)
-  _want(bias, (True,), "multimodal_projector_bias", where)
-  vision = c.get("vision_config") or _LLAVA_VISION
+  want(bias, (True,), "multimodal_projector_bias", where)
+  vision = section(c, "vision_config", where) or _LLAVA_VISION
   tower = vision.get("model_type", "clip_vision_model")
-  _want(tower, ("clip_vision_model",), "vision_config.model_type", where)
+  want(tower, ("clip_vision_model",), "vision_config.model_type", where)
   # the outer field decides for the whole model, the inner one for old files
   tied = c.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
   return LlavaConfig(
@@ -184,15 +235,17 @@ def from_llava_hf(folder: Path) -> LlavaConfig:
   )
 
 
-def _clip_folder(folder: Path, feature_layer: int) -> VisionConfig:
+def _clip_folder(
+  folder: Path, feature_layer: Any, said_in: Path
+) -> VisionConfig:
   where = folder / "config.json"
   c = read_json(where)
-  c = c.get("vision_config", c)
-  return vision_from(c, feature_layer, where)
+  inner = section(c, "vision_config", where)
+  return vision_from(inner or c, feature_layer, where, said_in)
 
 
 def _from_tensors(
-  tensors: dict[str, Tensor], feature_layer: int, where: Path
+  tensors: dict[str, Tensor], feature_layer: Any, where: Path
 ) -> VisionConfig:
   """A tower's dimensions from its shapes, for towers that CLIP published."""
   ends = {key: t.shape for key, t in tensors.items() if "vision_tower" in key}
@@ -220,7 +273,7 @@ def _from_tensors(
     num_heads=hidden // 64,  # every CLIP
     image_size=side * patch,
     patch_size=patch,
-    feature_layer=feature_layer,
+    feature_layer=_feature_layer(feature_layer, layers, where / "config.json"),
   )
 
 
@@ -239,18 +292,18 @@ def from_original(
   name = f"{c.get('model_type', '')} {c.get('architectures', '')}".lower()
   kind = next((k for k in ("mistral", "qwen2") if k in name), "llama")
   projector = c.get("mm_projector_type", "linear")
-  _want(projector, ("mlp2x_gelu", "linear"), "mm_projector_type", where)
-  _want(
+  want(projector, ("mlp2x_gelu", "linear"), "mm_projector_type", where)
+  want(
     c.get("mm_vision_select_feature", "patch"),
     ("patch",),
     "mm_vision_select_feature",
     where,
   )
   for field in ("mm_use_im_start_end", "mm_use_im_patch_token"):
-    _want(bool(c.get(field)), (False,), field, where)
+    want(bool(c.get(field)), (False,), field, where)
   layer = c.get("mm_vision_select_layer", -2)
   if vision_tower is not None:
-    vision = _clip_folder(vision_tower, layer)
+    vision = _clip_folder(vision_tower, layer, where)
   else:
     vision = _from_tensors(tensors, layer, folder)
   decoder = decoder_from(c, kind, where)
@@ -266,7 +319,7 @@ def manners_of(folder: Path) -> tuple[str, str]:
   "pad" all the same.
   """
   c = read_json(folder / "config.json")
-  said = c.get("povid_jax") or {}
+  said = section(c, "povid_jax", folder / "config.json")
   name = (
     f"{c.get('model_type')} {c.get('architectures')} {c.get('text_config')}"
   )
@@ -276,64 +329,7 @@ def manners_of(folder: Path) -> tuple[str, str]:
   )
   default = "pad" if "text_config" in c else "square"
   aspect = c.get("image_aspect_ratio") or default
+  known = ("pad", "square", "resize")  # not "anyres", which cuts into tiles
+  want(aspect, known, "image_aspect_ratio", folder / "config.json")
   mode = said.get("image_mode") or ("pad" if aspect == "pad" else "resize")
   return template, mode
-
-
-def to_text_config(config: DecoderConfig, vocab_size: int) -> dict[str, Any]:
-  """`text_config` of an llava-hf folder, for transformers before and after 5.
-
-  Raises:
-    UserError: a mix of biases that no published decoder has.
-  """
-  if config.sliding_window is not None:
-    kind = "mistral"
-  elif config.attention_bias and not config.output_bias:
-    kind = "qwen2"
-  else:
-    kind = "llama"
-  if (kind == "mistral" and config.attention_bias) or (
-    config.output_bias and not config.attention_bias
-  ):
-    raise UserError("no transformers decoder has these biases and this window")
-  scaling = config.rope_scaling
-  rope = {"rope_type": "default"}
-  if scaling is not None:
-    rope = {k: v for k, v in scaling.items() if k != "type"}
-    rope["rope_type"] = scaling.get("type", scaling.get("rope_type"))
-  extra: dict[str, Any] = {}
-  if kind == "llama":
-    extra["attention_bias"] = config.attention_bias
-  if kind == "mistral":
-    extra["sliding_window"] = config.sliding_window
-  return {
-    "model_type": kind,
-    "vocab_size": vocab_size,
-    "hidden_size": config.hidden_size,
-    "intermediate_size": config.intermediate_size,
-    "num_hidden_layers": config.num_layers,
-    "num_attention_heads": config.num_heads,
-    "num_key_value_heads": config.num_kv_heads,
-    "head_dim": config.head_dim,
-    "hidden_act": "silu",
-    "max_position_embeddings": config.max_positions,
-    "rms_norm_eps": config.rms_norm_eps,
-    "rope_theta": config.rope_theta,
-    "rope_scaling": rope if scaling is not None else None,
-    "rope_parameters": rope | {"rope_theta": config.rope_theta},
-    "tie_word_embeddings": config.tie_embeddings,
-    **extra,
-  }
-
-
-def to_vision_config(config: VisionConfig) -> dict[str, Any]:
-  names = {v: k for k, v in _ACTIVATIONS.items() if k != "gelu_new"}
-  values = {
-    theirs: getattr(config, ours) for ours, theirs in _VISION_NAMES.items()
-  }
-  act = names.get(config.activation, config.activation)
-  return values | {
-    "model_type": "clip_vision_model",
-    "hidden_act": act,
-    "projection_dim": 768,
-  }

@@ -13,7 +13,7 @@ import numpy as np
 from povid_jax import progress
 from povid_jax.errors import UserError
 from povid_jax.models.config import LlavaConfig, LoraConfig
-from povid_jax.weights import dimensions, keys
+from povid_jax.weights import hf_config, keys
 from povid_jax.weights.load import copy_cast
 
 # (our path -> array, the adapters' dimensions) of one run
@@ -201,7 +201,7 @@ def write_llava_hf(
     )
   tensors = dict(_torch_tensors(config, params, tuned, vocab_size))
   dtype = _TORCH[_NAMES[tensors["language_model.model.norm.weight"].dtype]]
-  text = dimensions.to_text_config(config.decoder, vocab_size)
+  text = hf_config.to_text_config(config.decoder, vocab_size)
   described = {
     "architectures": ["LlavaForConditionalGeneration"],
     "model_type": "llava",
@@ -213,7 +213,7 @@ def write_llava_hf(
     "vision_feature_select_strategy": "default",
     "tie_word_embeddings": config.decoder.tie_embeddings,
     "text_config": text | {k: v for k, v in tokens.items() if v is not None},
-    "vision_config": dimensions.to_vision_config(config.vision),
+    "vision_config": hf_config.to_vision_config(config.vision),
     "povid_jax": dict(manners),
   }
   if tokens.get("pad_token_id") is not None:

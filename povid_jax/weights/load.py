@@ -145,6 +145,29 @@ def _take(
   return pieces
 
 
+def _check_tied(tensors: dict[str, Tensor], folder: Path) -> None:
+  """A head beside a tied embedding must be a copy of it.
+
+  transformers 4 would overwrite another one, 5 would keep it.
+  """
+  parts = {keys.split(key): tensor for key, tensor in tensors.items()}
+  head = parts.get(("head", "weight"))
+  embedding = parts.get(("decoder", "embed_tokens.weight"))
+  if head is None or embedding is None:
+    return
+  step = 4096  # rows, so that a large vocabulary needs little memory
+  one, two = head.read(), embedding.read()
+  if one.shape != two.shape or any(
+    not np.array_equal(one[i : i + step], two[i : i + step])
+    for i in range(0, len(one), step)
+  ):
+    raise UserError(
+      f"{head.file}: {head.key} differs from {embedding.key}, though "
+      f"tie_word_embeddings is true in {folder / 'config.json'}; want one "
+      "table, or false"
+    )
+
+
 def _has_part(tensors: dict[str, Tensor], part: str) -> bool:
   return any((keys.split(key) or ("",))[0] == part for key in tensors)
 
@@ -184,7 +207,8 @@ def _open_original(
     wanted = wanted[len(tower) :]
     found = read_folder(vision_tower)
     pieces = _take(found, tower, vision_tower, clip=True)
-  tied = config.decoder.tie_embeddings
+  if tied := config.decoder.tie_embeddings:
+    _check_tied(tensors, folder)
   pieces |= _take(tensors, wanted, folder, tied=tied)
   return _source(folder, config, "original", pieces)
 
@@ -192,7 +216,8 @@ def _open_original(
 def _open_llava_hf(folder: Path, tensors: dict[str, Tensor]) -> Source:
   config = dimensions.from_llava_hf(folder)
   wanted = keys.entries(config)
-  tied = config.decoder.tie_embeddings
+  if tied := config.decoder.tie_embeddings:
+    _check_tied(tensors, folder)
   pieces = _take(tensors, wanted, folder, tied=tied)
   return _source(folder, config, "llava-hf", pieces)
 

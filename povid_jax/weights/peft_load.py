@@ -9,6 +9,7 @@ import numpy as np
 from povid_jax.errors import UserError
 from povid_jax.models.config import LlavaConfig, LoraConfig
 from povid_jax.weights import keys
+from povid_jax.weights.fields import integer, number
 from povid_jax.weights.load import copy_cast
 from povid_jax.weights.shards import Tensor, read_bin, read_folder, read_json
 
@@ -24,7 +25,14 @@ _MUST_BE_OFF = (
   "alpha_pattern",
   "lora_bias",
   "megatron_config",
+  "layer_replication",
+  "alora_invocation_tokens",
+  "use_qalora",
+  "arrow_config",
 )
+# ways to start an adapter that leave the base weights as they are; the others
+# (pissa, olora, corda, ...) change them, and the adapter fits only the changed
+_PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +71,16 @@ def _read_config(folder: Path) -> tuple[int, float]:
   for field in _MUST_BE_OFF:
     if c.get(field):
       raise UserError(f"{where}: {field} is {c[field]!r}, want it off")
+  start = c.get("init_lora_weights", True)
+  if start not in _PLAIN_STARTS:
+    raise UserError(
+      f"{where}: init_lora_weights is {start!r}, which changes the base "
+      "weights; want an adapter converted to plain LoRA (PEFT's "
+      "path_initial_model_for_weight_conversion)"
+    )
   if c.get("bias", "none") != "none":
     raise UserError(f"{where}: bias is {c['bias']!r}, want 'none'")
-  try:
-    rank, alpha = int(c["r"]), float(c["lora_alpha"])
-  except (KeyError, TypeError, ValueError) as error:
-    raise UserError(f"{where}: want numbers r and lora_alpha") from error
+  rank, alpha = integer(c, "r", where), number(c, "lora_alpha", where)
   # rank-stabilised LoRA divides by sqrt(r): the same with another alpha
   return rank, alpha * rank**0.5 if c.get("use_rslora") else alpha
 

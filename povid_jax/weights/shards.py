@@ -75,7 +75,20 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
       raise UserError(
         f"{file}: not a safetensors file: its header is not JSON"
       ) from error
+  if not isinstance(header, dict):
+    raise UserError(f"{file}: not a safetensors file: its header is no object")
   return header, 8 + length
+
+
+def _is_spec(spec: Any) -> bool:
+  """Whether this describes a tensor, in the way of safetensors."""
+  if not isinstance(spec, dict) or not isinstance(spec.get("dtype"), str):
+    return False
+  shape, offsets = spec.get("shape"), spec.get("data_offsets")
+  if not isinstance(shape, list) or not isinstance(offsets, list):
+    return False
+  sizes = [*shape, *offsets]
+  return len(offsets) == 2 and all(type(n) is int and n >= 0 for n in sizes)
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:
@@ -86,6 +99,12 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
   """
   header, start = _header(file)
   header.pop("__metadata__", None)
+  for key, spec in header.items():
+    if not _is_spec(spec):
+      raise UserError(
+        f"{file}: broken header: {key} has {spec!r:.80}, want dtype, shape and "
+        "data_offsets"
+      )
   size = file.stat().st_size
   end = start + max((t["data_offsets"][1] for t in header.values()), default=0)
   if size < end:
@@ -198,8 +217,12 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def _indexed(index: Path) -> dict[str, Tensor]:
   weight_map = read_json(index).get("weight_map")
-  if not isinstance(weight_map, dict):
-    raise UserError(f"{index}: want an object with a `weight_map`")
+  if not isinstance(weight_map, dict) or not all(
+    isinstance(name, str) for name in weight_map.values()
+  ):
+    raise UserError(f"{index}: want a `weight_map` from tensors to files")
+  if not weight_map:
+    raise UserError(f"{index}: its `weight_map` is empty, want tensors")
   tensors: dict[str, Tensor] = {}
   for name in sorted(set(weight_map.values())):
     file = index.parent / name

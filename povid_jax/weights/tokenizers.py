@@ -149,6 +149,18 @@ def _known(spec: dict[str, Any]) -> dict[str, int]:
   return vocab | {t["content"]: t["id"] for t in spec.get("added_tokens", ())}
 
 
+def _prepend_always(part: dict[str, Any] | None) -> bool:
+  """Turns "a space at the very start" into one behind every special token, as
+  LLaVA's rule has it behind a picture; says whether there was such a part."""
+  if not part:
+    return False
+  if part.get("prepend_scheme") == "first":
+    part["prepend_scheme"] = "always"
+    return True
+  parts = part.get("pretokenizers") or ()
+  return any([_prepend_always(inner) for inner in parts])
+
+
 def export_tokenizer(
   source: Path, target: Path, vocab_size: int
 ) -> tuple[int, int, int]:
@@ -174,6 +186,8 @@ def export_tokenizer(
       ]
   else:
     spec = read_json(file)
+  # our own reader is told by "legacy" what was there
+  later = {"legacy": False} if _prepend_always(spec["pre_tokenizer"]) else {}
   known = _known(spec)
   for name in (IMAGE, PAD):
     if name not in known:
@@ -183,19 +197,21 @@ def export_tokenizer(
     spec["post_processor"] = _start_with("<s>", known["<s>"])
   text = json.dumps(spec, ensure_ascii=False)
   file.write_text(text, encoding="utf-8")
-  _write_config(target, known)
+  _write_config(target, known, later)
   needed = max(known[IMAGE], known[PAD]) + 1
   rows = vocab_size if needed <= vocab_size else -(-needed // 64) * 64
   return known[IMAGE], known[PAD], rows
 
 
-def _write_config(target: Path, known: dict[str, int]) -> None:
+def _write_config(
+  target: Path, known: dict[str, int], settings_too: dict[str, Any]
+) -> None:
   file = target / "tokenizer_config.json"
   settings = read_json(file) if file.is_file() else {}
   for name, token in (("bos", "<s>"), ("eos", "</s>"), ("unk", "<unk>")):
     if token in known:
       settings.setdefault(f"{name}_token", token)
-  settings |= {
+  settings |= settings_too | {
     # the class that takes tokenizer.json as it is, in every version
     "tokenizer_class": "PreTrainedTokenizerFast",
     "processor_class": "LlavaProcessor",

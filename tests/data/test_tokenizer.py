@@ -9,6 +9,7 @@ import tokenizers
 
 from povid_jax.data import text
 from povid_jax.errors import UserError
+from povid_jax.weights.tokenizers import export_tokenizer
 
 TEXTS = [
   "What is in the picture?",
@@ -101,6 +102,29 @@ def test_json_and_model_agree(
   got = text.encode(turns, [("Yes.",)], fast, "vicuna_v1", 3)
   assert got.prefix_ids.tolist() == want.prefix_ids.tolist()
   assert got.branch_ids[0].tolist() == want.branch_ids[0].tolist()
+
+
+def test_an_export_keeps_the_space_behind_a_picture(
+  llama_folder: Path, tmp_path: Path
+) -> None:
+  """What transformers 5 saves has a space at the very start only."""
+  source = write(tmp_path / "source", to_json(llama_folder, legacy=False))
+  target = tmp_path / "target"
+  target.mkdir()
+  vocab = text.load_tokenizer(source).vocab_size
+  image, _, _ = export_tokenizer(source, target, vocab)
+  theirs = tokenizers.Tokenizer.from_file(str(target / "tokenizer.json"))
+  ours = text.load_tokenizer(source)
+  want = text.encode_prompt(("<image>\nWhat?",), ours, "vicuna_v1", 1)
+  got = theirs.encode(
+    text.TEMPLATES["vicuna_v1"].first.replace("{text}", "<image>\nWhat?")
+  )
+  assert got.ids == [image if i == text.IMAGE_TOKEN else i for i in want]
+  # and in again: after </s> there is still no space
+  again = text.load_tokenizer(target)
+  turns = ("<image>\nWhat?", "A cat.", "USER?")
+  one, two = (text.encode(turns, (), t, "vicuna_v1", 1) for t in (ours, again))
+  assert one.prefix_ids.tolist() == two.prefix_ids.tolist()
 
 
 def test_only_new_llamas_drop_the_space_after_a_special_token(

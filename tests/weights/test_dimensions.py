@@ -9,7 +9,7 @@ import transformers
 from povid_jax.errors import UserError
 from povid_jax.models.config import DecoderConfig, VisionConfig
 from povid_jax.models.presets import preset
-from povid_jax.weights import dimensions
+from povid_jax.weights import dimensions, hf_config
 
 WHERE = Path("config.json")
 
@@ -133,7 +133,7 @@ def test_a_silent_vision_config():
   theirs = transformers.CLIPVisionConfig()
   ours = dimensions.vision_from({}, -2, WHERE)
   assert (
-    dimensions.to_vision_config(ours).items()
+    hf_config.to_vision_config(ours).items()
     <= (theirs.to_dict() | {"projection_dim": 768}).items()
   )
   filled = transformers.LlavaConfig().vision_config
@@ -164,7 +164,7 @@ _LLAMA3 = dict(
   ],
 )
 def test_out_and_in_again(decoder: DecoderConfig):
-  text = dimensions.to_text_config(decoder, decoder.vocab_size)
+  text = hf_config.to_text_config(decoder, decoder.vocab_size)
   back = dimensions.decoder_from(text, text["model_type"], WHERE)
   assert back == decoder
   # and by way of transformers, which renames and fills fields
@@ -184,7 +184,7 @@ def test_old_and_new_rope_fields():
 
 def test_activation_names():
   config = VisionConfig(activation="gelu_tanh")
-  written = dimensions.to_vision_config(config)
+  written = hf_config.to_vision_config(config)
   assert written["hidden_act"] == "gelu_pytorch_tanh"
   assert dimensions.vision_from(written, -2, WHERE) == config
 
@@ -211,3 +211,37 @@ def test_what_is_not_computed_is_refused(tmp_path: Path, changes, message):
   folder = _folder(tmp_path / "hf", LLAVA_HF_7B | changes)
   with pytest.raises(UserError, match=f"config.json: .*{message}"):
     dimensions.from_llava_hf(folder)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"hidden_size": "x"}, "hidden_size is 'x', want a whole number from 1"),
+    ({"num_attention_heads": 0}, "num_attention_heads is 0, want a whole"),
+    ({"num_hidden_layers": 10**9}, "want a whole number from 1 to 10000"),
+    ({"num_key_value_heads": 3}, "32 heads, 3 num_key_value_heads"),
+    ({"rms_norm_eps": "a"}, "rms_norm_eps is 'a', want a number above 0"),
+    ({"rope_theta": "x"}, "rope_theta is 'x', want a number"),
+    ({"rope_scaling": "linear"}, "rope_scaling is 'linear', want an object"),
+    (
+      {"rope_scaling": {"type": "linear", "factor": "a"}},
+      "factor is 'a', want a number",
+    ),
+    (
+      {"rope_parameters": {"partial_rotary_factor": 0.5}},
+      "partial_rotary_factor is 0.5, want 1",
+    ),
+    ({"mm_vision_select_layer": 25}, "is 25, want one integer from -25 to 24"),
+    ({"mm_vision_select_layer": [-2, -5]}, "want one integer from -25 to 24"),
+    ({"image_aspect_ratio": "anyres"}, "is 'anyres', want 'pad' or 'square'"),
+  ],
+)
+def test_what_a_config_must_not_say(
+  tmp_path: Path, changes: dict, message: str
+):
+  folder = _folder(tmp_path / "llava", ORIGINAL_7B | changes)
+  clip = _folder(tmp_path / "clip", LLAVA_HF_7B["vision_config"])
+  with pytest.raises(UserError, match=message) as caught:
+    dimensions.from_original(folder, {}, clip)
+    dimensions.manners_of(folder)
+  assert str(caught.value).startswith(f"{folder / 'config.json'}: ")

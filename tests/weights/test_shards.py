@@ -3,6 +3,7 @@
 import builtins
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import ml_dtypes
@@ -146,9 +147,31 @@ def _odd_dtype(folder: Path) -> None:
   (folder / "model.safetensors").write_bytes(content)
 
 
+def _header(value: object) -> Callable[[Path], None]:
+  def make(folder: Path) -> None:
+    text = json.dumps(value).encode()
+    content = len(text).to_bytes(8, "little") + text + bytes(8)
+    (folder / "model.safetensors").write_bytes(content)
+
+  return make
+
+
+def _names_no_files(folder: Path) -> None:
+  (folder / "model.safetensors.index.json").write_text(
+    '{"weight_map": {"a": 3}}'
+  )
+
+
 @pytest.mark.parametrize(
   ("make", "message"),
   [
+    (_header([1]), "its header is no object"),
+    (_header({"a": {"dtype": "F32", "shape": [1]}}), "a has .*data_offsets"),
+    (
+      _header({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}),
+      "broken header: a has",
+    ),
+    (_names_no_files, "want a `weight_map` from tensors to files"),
     (_nothing, "no weights in it; want model.safetensors"),
     (_no_shard, "gone.safetensors: missing; model.safetensors.index.json"),
     (_elsewhere, "x.safetensors: missing"),
