@@ -153,6 +153,8 @@ def _check_shape(
     return None
   # One added sentence is no speech, however short the answer.
   extra = len(new) - len(old) > limits.slack
+  if {old[0], *new[:1]} == {"yes", "no"} and not extra:
+    return None  # "No, I cannot see any.": a denial needs no details
   if ratio < limits.min_length or (ratio > limits.max_length and extra):
     return Refused("length", f"ratio {ratio:.2f}")
   kept = difflib.SequenceMatcher(None, old, new, autojunk=False).ratio()

@@ -21,7 +21,7 @@ _DESCRIBE = re.compile(
   re.I,
 )
 _REASON = re.compile(
-  r"\b(why|might|could|may|reasons?|infer|suggest|purpose|potential|challenges?"
+  r"\b(why|might|could|may|reasons?|infer\w*|suggest\w*|purpose|potential|challenges?"
   r"|how can|how does|what factors|explain|what would|should)\b",
   re.I,
 )

@@ -58,6 +58,14 @@ _NOT_BEFORE = {
 }
 
 
+_ONLY_BEFORE = {
+  "reading": frozenset("a an the his her their its some".split()),
+}
+# Of people and animals; an apple that sits on a table does not stand there.
+_POSTURES = frozenset("sitting standing seated sits stands".split())
+_ANIMATE = frozenset("person pet livestock wild bird breed".split())
+
+
 @functools.cache
 def _swaps() -> dict[str, tuple[str, ...]]:
   table = {}
@@ -80,7 +88,7 @@ def attributes(
   """All single attribute changes of the answer."""
   return [
     *_colors(corpus, scene, rng),
-    *_simple(scene.text, rng),
+    *_simple(scene, rng),
     *_numbers(scene, rng),
     *_people(scene, rng),
   ]
@@ -96,16 +104,30 @@ def _around(text: str, start: int, end: int) -> tuple[str, str]:
   )
 
 
-def _simple(text: str, rng: random.Random) -> Iterator[Proposal]:
+def _simple(scene: Scene, rng: random.Random) -> Iterator[Proposal]:
+  text = scene.text
   for match in _swap_pattern().finditer(text):
     word = match.group().lower()
     before, after = _around(text, match.start(), match.end())
-    if text[match.start() - 1 :][:1] == "-":
-      continue
+    if text[match.start() - 1 :][:1] == "-" or before == "or":
+      continue  # "dimly lit or dark": the other word still says it
     if before in _NOT_AFTER.get(word, ()) or after in _NOT_BEFORE.get(word, ()):
       continue
+    if after not in _ONLY_BEFORE.get(word, (after,)):
+      continue
+    if word in _POSTURES and not _has_posture(scene, match.start()):
+      continue
     new = rng.choice(_swaps()[word])
+    if word == "old" and _described_group(scene, match.end()) in _ANIMATE:
+      new = "young"
     yield (swap(*match.span(), new, "attribute", text),)
+
+
+def _has_posture(scene: Scene, start: int) -> bool:
+  """Whether the last noun before is a person or an animal, or unknown."""
+  sentence = scene.text.rfind(".", 0, start)
+  before = [m for m in scene.mentions if sentence < m.start < start]
+  return not before or before[-1].noun.group in _ANIMATE
 
 
 def _colors(
@@ -148,6 +170,12 @@ def _described(scene: Scene, end: int) -> str:
   """The category right after an adjective, "" if there is none we know."""
   after = (m for m in scene.mentions if 0 < m.start - end <= 14)
   return next((m.noun.category for m in after), "")
+
+
+def _described_group(scene: Scene, end: int) -> str:
+  """The same for the group of that noun."""
+  after = (m for m in scene.mentions if 0 < m.start - end <= 14)
+  return next((m.noun.group for m in after), "")
 
 
 def _other_colors(

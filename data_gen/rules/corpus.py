@@ -204,6 +204,15 @@ def _learn_reply(corpus: Corpus, answer: Answer) -> None:
     corpus.replies[question_form(answer.question)][reply] += 1
 
 
+def _points(corpus: Corpus, sentence: str) -> bool:
+  """Whether it speaks of "the cart", or "the way", which we know nothing of."""
+  places = vocabulary()["definite"].split()
+  return any(
+    noun not in places and not corpus.lexicon.knows(noun)
+    for noun in re.findall(r"\bthe ([\w-]+)", sentence.lower())
+  )
+
+
 def _learn_sentences(corpus: Corpus, answer: Answer) -> None:
   for match in _SENTENCE.finditer(answer.text):
     sentence = " ".join(match.group().split())
@@ -213,5 +222,6 @@ def _learn_sentences(corpus: Corpus, answer: Answer) -> None:
     categories = {m.noun.category for m in found if not m.noun.mass}
     one = len(categories) == 1 and not _LEANS_ON_OTHERS.search(sentence)
     # A definite noun points at something the other answer does not have.
-    if one and not any(m.before == "the" and not m.noun.mass for m in found):
+    definite = any(m.before == "the" and not m.noun.mass for m in found)
+    if one and not definite and not _points(corpus, sentence):
       corpus.sentences[categories.pop()].append((answer.question, sentence))

@@ -4,7 +4,7 @@ import hashlib
 import random
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from data_gen.rules import replies
 from data_gen.rules.attributes import attributes
@@ -21,7 +21,7 @@ from data_gen.rules.objects import Scene, insertions, replacements, scene
 from data_gen.rules.relations import relations
 from povid_jax.errors import UserError
 
-VERSION = 1
+VERSION = 2
 KINDS = ("replace", "insert", "attribute", "relation")
 
 
@@ -121,6 +121,8 @@ def inject(
   final = FINAL.search(answer)
   taken = _final_changes(corpus, found, final, rng) if final else []
   end = final.start() if final else len(answer) + 1
+  if final and not taken:
+    taken = _inside_final(corpus, settings, rng, found, final)
   changes = _plan(corpus, settings, rng, found, end, taken)
   return Injected(*apply(answer, changes)) if changes else None
 
@@ -147,6 +149,30 @@ def _final_changes(
     if match.end() <= final.start()
   ]
   return [Change(*final.span("answer"), new, "answer"), *reasons]
+
+
+def _inside_final(
+  corpus: Corpus,
+  settings: Settings,
+  rng: random.Random,
+  found: Scene,
+  final: re.Match,
+) -> list[Change]:
+  """An edit within a final answer that is a sentence, not a word; an object is
+  exchanged in the reasoning too."""
+  pools = _Pools(corpus, settings, rng, found, len(found.text) + 1)
+  start = final.start("answer")
+  for kind in KINDS:
+    if kind == "insert" or not settings.edits[kind]:
+      continue
+    inside = [p for p in pools[kind] if any(c.start >= start for c in p)]
+    if inside:
+      chosen = rng.choice(inside)
+      return [
+        replace(c, kind="answer" if c.start >= start else c.kind)
+        for c in chosen
+      ]
+  return []
 
 
 def _bare(answer: str) -> str:
@@ -183,16 +209,27 @@ class _Pools:
 
   def __post_init__(self) -> None:
     self._made: dict[str, list[Proposal]] = {}
+    # The same of words that the question holds: "the red couch" is not black
+    # in the answer to a question about the red couch.
+    self.asked: dict[str, list[Proposal]] = {}
 
   def __getitem__(self, kind: str) -> list[Proposal]:
     if kind not in self._made:
-      self._made[kind] = [
+      found = [
         proposal
         for proposal in self._make(kind)
         if all(change.end < self.end for change in proposal)
         and _allowed(self.corpus, self.settings, proposal)
       ]
+      self._made[kind] = [p for p in found if not self._asked(p)]
+      self.asked[kind] = [p for p in found if self._asked(p)]
     return self._made[kind]
+
+  def _asked(self, proposal: Proposal) -> bool:
+    first = proposal[0]
+    old = self.found.text[first.start : first.end].lower()
+    question = self.found.question.lower()
+    return bool(old) and bool(re.search(rf"\b{re.escape(old)}\b", question))
 
   def _make(self, kind: str) -> Iterable[Proposal]:
     if kind == "replace":
@@ -226,8 +263,10 @@ def _at_least_one(
   pools: _Pools, settings: Settings, rng: random.Random
 ) -> list[Change]:
   """One edit of any allowed kind that is possible."""
-  kinds = [k for k in KINDS if settings.edits[k] and pools[k]]
-  if not kinds:
-    return []
-  kind = pick(rng, kinds, [settings.edits[k] for k in kinds])
-  return list(rng.choice(pools[kind]))
+  made = {kind: pools[kind] for kind in KINDS if settings.edits[kind]}
+  for found in (made, pools.asked):
+    kinds = [kind for kind in KINDS if found.get(kind)]
+    if kinds:
+      kind = pick(rng, kinds, [settings.edits[k] for k in kinds])
+      return list(rng.choice(found[kind]))
+  return []

@@ -128,6 +128,10 @@ class Lexicon:
     if not (noun.mass or noun.plural_only):
       self._surface.setdefault(plural(noun.name).lower(), (noun, True))
 
+  def knows(self, word: str) -> bool:
+    """Whether it is one of our nouns, in either number."""
+    return word.lower() in self._surface
+
   def category(self, name: str) -> str:
     """The category of a name ("sofa" -> "couch"); unknown names stay."""
     found = self._surface.get(name.lower())

@@ -16,6 +16,7 @@ _INDEFINITE = frozenset(
 _DEFINITE = frozenset(
   "the this that these those its his her their both another other".split()
 )
+_WORN = frozenset("clothing footwear wear_plural".split())
 # "talking on his phone" needs a phone.
 _FIXED = re.compile(r"\b(talking|speaking|chatting|riding) (on|in) \w+ $", re.I)
 # Sentences about what is seen; after one of them another thing may be seen.
@@ -27,11 +28,25 @@ _DESCRIBES = re.compile(
 )
 _ARGUES = re.compile(
   r"\b(may|might|could|would|should|likely|suggests?|infer\w*|reasons?|because"
-  r"|indicat\w+|measures)\b",
+  r"|indicat\w+|measures|first|second|finally|therefore|provid\w+|helps?"
+  r"|serves?|purposes?)\b",
   re.I,
 )
 _LIST_END = re.compile(r",? and (?=(?:an?|the|two|three|several) )")
-_LISTED = re.compile(r", (?:an?|the|two|three|several) [\w -]+$")
+_LISTED = re.compile(
+  r", (?:an?|the|two|three|several)(?: (?!is|are|was|were|has|have)[\w-]+)"
+  r"{1,3}$"
+)
+# After the last thing of a list; a verb there would make it a clause.
+_AFTER_LIST = re.compile(
+  r"\s*([.,;]|$|(in|on|at|near|next|with|beside|behind|around|nearby)\b)"
+)
+# What is asked for is an argument, not what else is to be seen.
+_ASKS_WHY = re.compile(
+  r"\b(why|how|purposes?|reasons?|challenges?|might|could|may|infer\w*|should"
+  r"|would|factors?|benefits?|likely|potential)\b",
+  re.I,
+)
 _SENTENCE_END = re.compile(r"[.](?=\s|$)")
 
 
@@ -161,7 +176,13 @@ def insertions(
   Args:
     above: least likelihood of the object beside those that are there.
   """
-  nouns = [n for n in corpus.insertable() if n.category not in scene.known]
+  nouns = [
+    n
+    for n in corpus.insertable()
+    if n.category not in scene.known
+    # A shirt is not seen "in the background", unless the corpus says how.
+    and (n.group not in _WORN or n.category in corpus.sentences)
+  ]
   # A small corpus may have nothing else to offer.
   options = [n for n in nouns if corpus.counts[n.category]] or nouns
   if not options:
@@ -177,19 +198,29 @@ def insertions(
   weights = [corpus.likelihood(n.category, present) ** 3 for n in options]
   new = pick(rng, options, weights)
   return [
-    *_into_lists(scene.text, new),
+    *_into_lists(scene, new),
     *_as_sentence(corpus, scene.question, scene.text, new, rng),
   ]
 
 
-def _into_lists(text: str, new: Noun) -> list[Proposal]:
+def _into_lists(scene: Scene, new: Noun) -> list[Proposal]:
   phrase = new.name if new.plural_only else f"{article(new.name)} {new.name}"
   return [
     (Change(at, at, f", {phrase}", "object"),)
-    for match in _LIST_END.finditer(text)
+    for match in _LIST_END.finditer(scene.text)
     # "..., and the man ..." opens a clause; in a list a comma came before.
-    if _LISTED.search(text[max(0, (at := match.start()) - 40) : at])
+    if _LISTED.search(scene.text[max(0, (at := match.start()) - 40) : at])
+    and _ends_list(scene, match.end())
   ]
+
+
+def _ends_list(scene: Scene, start: int) -> bool:
+  """Whether the noun phrase after the "and" is all that comes."""
+  last = next((m for m in scene.mentions if m.start >= start), None)
+  if last is None or last.start - start > 30:
+    # No noun of ours: a short phrase up to the full stop.
+    return bool(re.match(r"[\w-]+(?: [\w-]+){1,2}\.", scene.text[start:]))
+  return last.head and bool(_AFTER_LIST.match(scene.text[last.end :]))
 
 
 def _as_sentence(
@@ -197,7 +228,7 @@ def _as_sentence(
 ) -> list[Proposal]:
   ends = [m.end() for m in _SENTENCE_END.finditer(text)]
   # A lone sentence answers a question; a list of points is no description.
-  if len(ends) < 2 or "\n1." in text:
+  if len(ends) < 2 or "\n1." in text or _ASKS_WHY.search(question):
     return []
   starts = [0, *ends[:-1]]
   ends = [

@@ -22,6 +22,7 @@ _DETERMINER = re.compile(
 _SIDE_FOLLOWS = re.compile(
   r"[\s-]+(left|right|side|part|corner|portion|half|edge|hand|shelf|level)"
 )
+_RISES = re.compile(r"\b(ris(es|ing)|towers?|towering|high|soar\w*) $", re.I)
 _NEVER_FOLLOWS = re.compile(r"\s+(left|right|away|now|of the (?:night|day))\b")
 
 
@@ -41,6 +42,8 @@ def relations(text: str, rng: random.Random) -> Iterator[Proposal]:
   """Every place where a relation can be turned into another."""
   for match in _pattern().finditer(text):
     old = match.group().lower()
+    if old in ("above", "below") and _RISES.search(text[: match.start()]):
+      continue  # a tower does not rise below the city
     if _usable(old, text[match.end() :]):
       new = rng.choice(_table()[old])
       yield (swap(*match.span(), new, "relation", text),)

@@ -54,11 +54,31 @@ def _deny(sentence: str) -> str | None:
   verb = re.search(rf"\b({_BE})\b(?! (?:not|no)\b)", sentence, re.I)
   if not verb or re.search(r"\bthere\b", sentence, re.I):
     return None
-  if verb.group(1).lower() in ("has", "have", "do", "does") or verb.group(
-    1
-  ).lower().startswith(("appear", "seem")):
+  word, rest = verb.group(1).lower(), sentence[verb.end() :]
+  if word in ("do", "does") or _SEES_SEVERAL.match(word + rest):
     return None
-  return f"{sentence[: verb.end()]} not{sentence[verb.end() :]}"
+  if word in _WITH_DO:
+    if re.match(r" (been|to|\w+(ed|en))\b", rest) and word.startswith("ha"):
+      return None  # "has been", "have to"
+    rest = re.sub(r"^ (some|several|many) ", " any ", rest)
+    return f"{sentence[: verb.start()]}{_WITH_DO[word]}{rest}"
+  if word == "can":
+    return f"{sentence[: verb.end()]}not{rest}"
+  return f"{sentence[: verb.end()]} not{rest}"
+
+
+_WITH_DO = {
+  "has": "does not have",
+  "have": "do not have",
+  "appears": "does not appear",
+  "appear": "do not appear",
+  "seems": "does not seem",
+  "seem": "do not seem",
+}
+# "I can see two dogs and a cat": its "not" would deny the number.
+_SEES_SEVERAL = re.compile(
+  r"(can|could) see (two|three|four|five|several|many|some|a few)\b"
+)
 
 
 def _affirm(sentence: str) -> str | None:
@@ -75,8 +95,17 @@ def _affirm(sentence: str) -> str | None:
   )
   if not count or re.search(r"\b(any|no|only|but|instead)\b", plain):
     return None
-  verb = re.search(r"\b(does|do|did) ", plain)
-  return None if verb else plain
+  return re.sub(r"\b(does|do) (\w+)", _without_do, plain, count=1)
+
+
+def _without_do(match: re.Match) -> str:
+  """ "does have" -> "has"."""
+  verb = match.group(2)
+  if match.group(1) == "do":
+    return verb
+  if verb == "have":
+    return "has"
+  return verb + ("es" if re.search(r"(s|x|z|ch|sh|o)$", verb) else "s")
 
 
 def _from_question(question: str, yes: bool) -> str | None:
@@ -84,6 +113,15 @@ def _from_question(question: str, yes: bool) -> str | None:
   asked = re.search(
     r"\b(?:is|are) there (an?|any|some)\s+([^?]+)\?", question, re.I
   )
+  seen = re.search(
+    r"\b(?:can|do) you see (an?|any|some)\s+([^?]+)\?", question, re.I
+  )
+  if seen and not asked:
+    lead, rest = seen.group(1).lower(), seen.group(2).strip()
+    several = lead in ("any", "some")
+    if yes:
+      return f"I can see {'some' if several else lead} {rest}"
+    return f"I cannot see {'any' if several else lead} {rest}"
   if not asked:
     return None
   verb = "are" if asked.group(1).lower() in ("any", "some") else "is"

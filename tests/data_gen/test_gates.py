@@ -87,6 +87,8 @@ def test_an_honest_word_in_the_right_answer_is_no_leak():
     ("Three", "Four", None),
     ("A cat.", "No, there is no cat here at all.", None),
     ("Yes.", "yes", "identical"),
+    ("Yes, I can see two horses and a dog behind the fence.",
+     "No, I cannot see any animals.", None),
     ("Two", "The number of animals that can be seen in the picture is three",
      "length"),
   ],

@@ -177,11 +177,34 @@ def test_an_insertion_joins_a_list_or_follows_a_description():
   assert all(len(t) > len(text) for t in corpus_text)
 
 
+@pytest.mark.parametrize(
+  "text",
+  [
+    # A clause follows, or a clause came before.
+    "The sun is hot, the apple is a snack, and the bear adds a touch.",
+    "The sky is dark, the waves are high and a red flag flies there.",
+    "First, it gives shade. Second, it serves as a visible mark there.",
+  ],
+)
+def test_nothing_is_inserted_into_a_clause_or_an_argument(text):
+  make = lambda c, s, rng: objects.insertions(c, s, rng)
+  assert results(text, make) == set()
+
+
+def test_an_argument_is_not_interrupted():
+  text = "There is a cup on the table. It is seen from above."
+  make = lambda c, s, rng: objects.insertions(c, s, rng)
+  assert results(text, make) != set()
+  assert results(text, make, question="Why is the cup there?") == set()
+
+
 def test_the_corpus_lends_its_sentences():
   corpus = corpus_of(
     "A cup is on the left. A dog is there.",
     "There is a fork in the corner. A cat sits by it.",
+    "A handbag is placed near the front of the cart.",
   )
+  assert "handbag" not in corpus.sentences  # of which cart?
   assert corpus.sentences["fork"] == [
     ("Describe it.", "There is a fork in the corner.")
   ]
@@ -208,6 +231,13 @@ def test_groups_of_one_place_meet():
     ("A long time ago", None),
     ("He is standing out.", None),
     ("a well-lit room", None),
+    ("a dimly lit room", "a brightly lit room"),
+    ("It is damp or dark.", None),
+    ("He is reading outdoors there.", "He is reading indoors there."),
+    ("He is reading a map.", "He is writing on a map."),
+    ("An apple is sitting on the table.", None),
+    ("A cat is sitting on the table.", "A cat is standing on the table."),
+    ("an old dog", "a young dog"),
     ("a group of wooden studs", "a group of metal studs"),
   ],
 )
@@ -260,6 +290,7 @@ def test_a_man_becomes_a_woman_with_all_his_pronouns():
     ("right next to it", {"right behind it", "right in front of it",
                           "right far from it"}),
     ("above all", set()),
+    ("it rises above the city", set()),
   ],
 )  # fmt: skip
 def test_relations(text, wrong):
@@ -282,7 +313,15 @@ def test_relations(text, wrong):
      "No, the cat is not asleep. It snores."),
     ("No, it is not raining.", "Yes, it is raining."),
     ("No, it isn't raining.", "Yes, it is raining."),
-    ("Yes, he has a hat.", None),
+    ("Yes, he has a hat.", "No, he does not have a hat."),
+    ("Yes, they have some hats.", "No, they do not have any hats."),
+    ("Yes, he has been there.", None),
+    ("Yes, it appears to be wet.", "No, it does not appear to be wet."),
+    ("Yes, I can see it.", "No, I cannot see it."),
+    ("Yes, I can see two dogs.", None),
+    ("No, she does not have glasses.", "Yes, she has glasses."),
+    ("No, he doesn't catch it.", "Yes, he catches it."),
+    ("No, they do not run.", "Yes, they run."),
     ("A dog.", None),
   ],
 )  # fmt: skip
@@ -297,6 +336,9 @@ def test_yes_no_from_the_question():
   assert replies.wrong_yes_no(question, "No, only cats play here.") == (
     "Yes, there is a dog in the image."
   )
+  question = "Can you see any animals?"
+  wrong = replies.wrong_yes_no(question, "Yes, I can see two horses.")
+  assert wrong == "No, I cannot see any animals."
 
 
 def short(question: str, answer: str, *others: str) -> str | None:

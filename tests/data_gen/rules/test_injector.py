@@ -122,6 +122,31 @@ def test_reasoning_leads_to_the_wrong_answer(corpus):
     assert "answer" in {edit["kind"] for edit in found.edits}
 
 
+def ask(question: str, answer: str, seed: int = 0) -> str:
+  corpus = learn([Answer("x", question, answer)], Lexicon())
+  rng = generator(Settings(), seed)
+  found = inject(corpus, Settings(), rng, "x", question, answer)
+  return found.text if found else ""
+
+
+def test_what_is_asked_about_stays_if_anything_else_can_change():
+  question = "What is the cat doing on the red couch?"
+  texts = {
+    ask(question, "It is sleeping on the red couch.", s) for s in range(9)
+  }
+  assert texts == {"It is playing on the red couch."}
+  assert ask(question, "It is on the red couch.") != ""
+
+
+def test_a_final_answer_that_is_a_sentence_becomes_wrong():
+  answer = (
+    "Reasoning: The man holds a kite and walks.\nAnswer: He will fly his kite."
+  )
+  for seed in range(9):
+    final = ask("What will he do?", answer, seed).partition("Answer: ")[2]
+    assert final and final != "He will fly his kite."
+
+
 def test_nothing_to_change_is_said(corpus):
   rng = random.Random(0)
   assert (
