@@ -205,7 +205,18 @@ def _rows(
   decoding: Decoding,
   noise: Noise | None,
 ) -> Iterator[tuple[list[dict[str, Any]], int]]:
-  """Batches of answer rows and how many tokens were written."""
+  """Batches of answer rows and how many tokens were written.
+
+  Where nothing is drawn by a question's id, a question that is asked twice
+  (POPE's splits share every second one) is answered once.
+  """
+  drawn = decoding.temperature > 0 or noise is not None
+  twins: dict[Any, list[Question]] = {}
+  for question in questions:
+    asked = question.question_id if drawn else (question.images, question.text)
+    twins.setdefault(asked, []).append(question)
+  alike = list(twins.values())
+  questions = [group[0] for group in alike]
   prompts = [_prompt_ids(policy, q) for q in questions]
   order = sorted(range(len(questions)), key=lambda i: len(prompts[i]))
   groups: dict[tuple[int, int], list[int]] = {}
@@ -231,7 +242,12 @@ def _rows(
       chosen = [questions[i] for i in members]
       ids = [prompts[i] for i in members]
       written = _write(policy, chosen, ids, images, padded, size, decoding)
-      yield _describe(policy, chosen, written, decoding)
+      pairs = [
+        (question, tokens)
+        for i, tokens in zip(members, written, strict=True)
+        for question in alike[i]
+      ]
+      yield _describe(policy, pairs, decoding), sum(map(len, written))
 
 
 def _prompt_ids(policy: Policy, question: Question) -> np.ndarray:
@@ -309,12 +325,11 @@ def facts(decoding: Decoding) -> dict[str, Any]:
 
 def _describe(
   policy: Policy,
-  questions: Sequence[Question],
-  written: list[list[int]],
+  written: Sequence[tuple[Question, list[int]]],
   decoding: Decoding,
-) -> tuple[list[dict[str, Any]], int]:
+) -> list[dict[str, Any]]:
   rows = []
-  for question, ids in zip(questions, written, strict=True):
+  for question, ids in written:
     key = f"{policy.fingerprint}:{question.question_id}"
     rows.append(
       {
@@ -326,4 +341,4 @@ def _describe(
         "metadata": {"tokens": len(ids), **facts(decoding)},
       }
     )
-  return rows, sum(map(len, written))
+  return rows

@@ -110,6 +110,26 @@ def test_answers_do_not_depend_on_the_batch(world):
   assert sum(a != b for a, b in zip(first, other, strict=True)) >= 3
 
 
+def test_a_question_asked_twice_is_answered_once(world, greedy, monkeypatch):
+  policy, questions = world
+  again = [Question(f"{q.question_id}b", q.images, q.text) for q in questions]
+  written = []
+  write = decoding._write
+  monkeypatch.setattr(
+    decoding, "_write", lambda *args: written.extend(args[1]) or write(*args)
+  )
+  how = Decoding(max_new_tokens=LENGTH, batch_size=5)
+  rows = decoding.answer(policy, [*again[3:], *questions, *again[:3]], how)
+  assert rows[2:7] == greedy
+  texts = {str(row["question_id"]): row["text"] for row in rows}
+  assert all(texts[f"{i}b"] == texts[f"{i}"] for i in range(5))
+  assert len({row["answer_id"] for row in rows}) == 10
+  assert len(written) == 5
+  sampled = _sampled(policy, [*questions, *again])
+  assert sampled[:5] != sampled[5:]  # each draws for itself
+  assert len(written) == 15
+
+
 def test_rows_are_llavas(world, greedy):
   policy, questions = world
   assert [row["question_id"] for row in greedy] == list(range(5))
