@@ -93,7 +93,7 @@ def match(
     np.einsum("ru,cuk->rck", weights_RU, cuts_CU4), weights_RU @ b_U4
   )
   low, high = np.percentile(b_R - a_R, [2.5, 97.5])
-  above = np.mean(b_R - a_R >= 0)
+  above = float(np.mean(b_R - a_R >= 0))
   p = min(1.0, 2 * max(min(above, 1 - above), 1 / (resamples + 1)))
   return curve, Matched(recall[0], a[0], b[0], low, high, p)
 
