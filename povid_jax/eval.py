@@ -175,7 +175,7 @@ def _answered(
     answers.read(args.answers, benchmark),
     benchmark,
     args.missing,
-    ignore_unknown=options.limit is not None,
+    ignore_unknown=options.limit is not None or options.split is not None,
   )
 
 

@@ -157,6 +157,13 @@ def test_answers_of_a_run_score_the_same_again(world, tmp_path):
   assert _results(first) == _results(again)
 
 
+def test_a_split_of_answers_to_all(world, tmp_path):
+  out = _score(world, tmp_path, wrong=(0, 17), split="popular")
+  found = _results(out)
+  assert found["pope", "popular/accuracy"]["value"] == 15 / 16
+  assert ("pope", "random/accuracy") not in found
+
+
 def test_scoring_does_not_load_jax(world, tmp_path):
   given = _given(world, tmp_path / "given.jsonl")
   argv = _argv(world, tmp_path / "out", answers=given, benchmarks="pope")
