@@ -7,9 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import released_step, step, step_cases
+from benchmarks import (
+  backend_check,
+  released_step,
+  step,
+  step_cases,
+  step_sweep,
+)
 from povid_jax.abstract import Shape
 from povid_jax.errors import UserError
+from povid_jax.models import backends
 from povid_jax.models.presets import preset
 
 # not yet asked on a quiet machine: out of the fast suite until it was
@@ -25,25 +32,71 @@ FIELDS = {
 }
 
 
+def _sweep(out, *more):
+  arguments = ["--preset=test", "--prefix=12", "--branch=6", "--rank=4"]
+  assert step.main([*arguments, "--repeats=1", f"--json={out}", *more]) == 0
+  return json.loads(out.read_text())
+
+
 def test_sweep_of_a_preset(tmp_path):
   """The command for a GPU with 7B's shapes, at test size on this CPU."""
-  out = tmp_path / "sweep.json"
-  arguments = ["--preset=test", "--batches=1,2", "--prefix=12", "--branch=6"]
-  arguments += ["--rank=4", "--repeats=1", f"--json={out}"]
-  assert step.main(arguments) == 0
-  result = json.loads(out.read_text())
+  result = _sweep(
+    tmp_path / "sweep.json",
+    "--batches=1,2",
+    "--only=dots .*online",
+    f"--details={tmp_path / 'details'}",
+  )
   assert result["matmul_flops"] > 0
   cases = [(r["stage"], r["attention"], r["batch"]) for r in result["rows"]]
   assert cases == [
     (stage, "xla", batch)
-    for stage in ("stage 1", "stage 2")
-    for batch in (1, 2)
+    for batch in (2, 1)
+    for stage in ("stage 2", "stage 1")
   ]
   for row in result["rows"]:
     assert row["pairs_per_second"] == pytest.approx(
       row["batch"] / row["seconds"]
     )
     assert row["bytes"] > 0 and row["mfu"] > 0
+  assert "HloModule" in (tmp_path / "details/step.hlo.txt").read_text()
+
+
+def test_a_budget_that_is_spent(tmp_path):
+  """What was not run is said; nothing is waited for."""
+  result = _sweep(tmp_path / "out.json", "--batches=1", "--budget=0")
+  assert {row["error"] for row in result["rows"]} == {
+    "not run: the budget is spent"
+  }
+
+
+def test_what_a_sweep_is_made_of():
+  first, second, third = step_sweep.waves([1, 4, 8, 16], ["cudnn", "xla"])
+  assert {(w.attention, w.batch) for w in first} == {
+    ("cudnn", 16),
+    ("cudnn", 8),
+  }
+  for backend, wave in (("cudnn", first + second), ("xla", third)):
+    found = {(w.stage, w.batch) for w in wave if w.attention == backend}
+    assert found == {
+      (s, b) for s in ("stage 1", "stage 2") for b in (1, 4, 8, 16)
+    }
+  rows = [*first, *second, *third]
+  assert len(set(rows)) == len(rows)
+
+
+def test_backend_check_sees_a_wrong_mask(monkeypatch):
+  """The flash calls, computed by XLA, pass; with one key too many they fail."""
+  variant = "grouped heads, sliding window"
+  monkeypatch.setattr(
+    backend_check, "VARIANTS", {variant: backend_check.VARIANTS[variant]}
+  )
+  monkeypatch.setattr(backends.cudnn, "__defaults__", ("xla",))
+  assert backend_check.check("cudnn")[variant]["passes"]
+  whole = backends.branch_mask
+  monkeypatch.setattr(
+    backends, "branch_mask", lambda length, *rest: whole(length + 1, *rest)
+  )
+  assert not backend_check.check("cudnn")[variant]["passes"]
 
 
 def test_a_device_that_is_not_there():
