@@ -110,9 +110,9 @@ def llava(shape: str = "gqa", seed: int = 0, **fields: Any) -> Any:
 
 
 def randomise_lora(model: Any, seed: int = 1, size: float = 0.1) -> None:
-  """Gives an adapter's B (zero at first) values that show."""
+  """Gives an adapter values that show: B is zero at first, A without a seed."""
   generator = torch.Generator().manual_seed(seed)
   with torch.no_grad():
     for name, p in sorted(model.named_parameters()):
-      if "lora_B" in name:
+      if "lora_A" in name or "lora_B" in name:
         p.copy_(size * torch.randn(p.shape, generator=generator))
