@@ -30,7 +30,7 @@ import google_crc32c
 import jax
 import orbax.checkpoint as ocp
 
-from povid_jax import files
+from povid_jax import errors, files
 from povid_jax.errors import UserError
 from povid_jax.models.config import LlavaConfig, LoraConfig
 from povid_jax.models.params import Params, is_lora, merge_lora
@@ -342,6 +342,7 @@ def _restore(
       where, args=ocp.args.StandardRestore(nest(wanted))
     )
   except Exception as error:  # Orbax raises bare ones for a cut file
+    errors.hush_reads()
     reason = str(error).splitlines()[0] if str(error) else repr(error)
     raise UserError(f"{folder} cannot be restored: {reason}") from error
   finally:

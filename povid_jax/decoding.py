@@ -96,7 +96,7 @@ def load_policy(
   graph, shapes = params_lib.abstract(
     weights.config, weights.lora, dtype=jnp.dtype(dtype)
   )
-  _check_shapes(spec, weights.params, shapes)
+  params_lib.check_shapes(spec, weights.params, shapes)
   return Policy(
     weights=weights,
     tokenizer=load_tokenizer(weights.tokenizer),
@@ -104,20 +104,6 @@ def load_policy(
     params=weights.params,
     mesh=mesh,
   )
-
-
-def _check_shapes(
-  spec: str, params: params_lib.Params, shapes: params_lib.Params
-) -> None:
-  """The arrays must be exactly those that the dimensions ask for."""
-  for path in sorted(set(params) ^ set(shapes)):
-    where = "is missing" if path in shapes else "is not in this architecture"
-    raise UserError(f"{spec}: parameter {path} {where}")
-  for path, leaf in shapes.items():
-    if params[path].shape != leaf.shape:
-      raise UserError(
-        f"{spec}: {path} has shape {params[path].shape}, want {leaf.shape}"
-      )
 
 
 def read_answers(path: Path) -> dict[str, dict[str, Any]]:

@@ -1,7 +1,9 @@
 """One kind of error for what a user can mend, and the way it is shown."""
 
 import sys
+import time
 from collections.abc import Callable
+from types import CoroutineType
 
 
 class UserError(Exception):
@@ -21,3 +23,19 @@ def run(main: Callable[[], int | None]) -> None:
   except BrokenPipeError:  # `... | head` closed our standard output
     sys.stderr.close()
     sys.exit(141)
+
+
+def hush_reads() -> None:
+  """Keeps quiet about asynchronous reads that were under way when one failed.
+
+  Each would report to nobody, with a traceback of its own after our one line.
+  """
+  shown = sys.unraisablehook
+
+  def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+    left_alone = isinstance(unraisable.object, CoroutineType)
+    if not left_alone and str(unraisable.exc_value) != "Event loop is closed":
+      shown(unraisable)
+
+  sys.unraisablehook = hook
+  time.sleep(0.5)  # for most of them: at exit the hook is gone before they are

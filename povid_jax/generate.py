@@ -195,6 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     batch_size=args.batch_size,
   )
   questions = _questions(args)
+  files.check_writable(args.out)
   policy = decoding.load_policy(args.checkpoint, args.dtype)
   check_earlier(args.out, questions, how, policy.fingerprint)
   rows = decoding.answer(policy, questions, how, args.out)

@@ -92,7 +92,10 @@ def load_scorer(
   base = weights.params
 
   def build(params: params_lib.Params, lora: LoraConfig | None) -> Model:
-    graph, _ = params_lib.abstract(weights.config, lora, dtype=jnp.dtype(dtype))
+    graph, shapes = params_lib.abstract(
+      weights.config, lora, dtype=jnp.dtype(dtype)
+    )
+    params_lib.check_shapes(spec, params, shapes)
     cast = lambda path, x: jnp.asarray(
       x, None if params_lib.is_lora(path) else jnp.dtype(dtype)
     )
@@ -335,6 +338,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   if not 0 <= args.noise_step < noise_lib.NUM_STEPS:
     raise UserError(f"--noise-step={args.noise_step}: want 0 to 999")
   samples = pairs.read_samples(args.pairs)
+  if not samples:
+    raise UserError(f"{args.pairs} holds no pairs")
+  files.check_writable(args.out)
   scorer = load_scorer(args.checkpoint, args.adapter, args.dtype)
   options = Options(**{name: getattr(args, name) for name in Options._fields})
   # float32 means float32: accelerators would round products to fewer bits

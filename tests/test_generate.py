@@ -1,6 +1,8 @@
 """The command: questions in, LLaVA's answer rows out, resumable."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -169,6 +171,7 @@ BAD_FLAGS = {
   "length": ({"max_new_tokens": 0}, "want at least 1"),
   "limit": ({"limit": 0}, "--limit=0"),
   "checkpoint": ({"checkpoint": "/nowhere"}, "no checkpoint at /nowhere"),
+  "a folder": ({"out": ROOT / "tests"}, "cannot write .*: a folder has that"),
 }
 
 
@@ -176,7 +179,7 @@ BAD_FLAGS = {
 def test_bad_flags(case, world, tmp_path):
   flags, message = BAD_FLAGS[case]
   with pytest.raises(UserError, match=message):
-    generate.main(_argv(world, tmp_path / "out.jsonl", **flags))
+    generate.main(_argv(world, **{"out": tmp_path / "out.jsonl", **flags}))
 
 
 def test_a_broken_picture_is_named(world, tmp_path):
@@ -186,14 +189,31 @@ def test_a_broken_picture_is_named(world, tmp_path):
     generate.main(_argv(world, tmp_path / "out.jsonl", **flags))
 
 
-def test_error_is_one_line_and_code_2(tmp_path):
-  argv = ["--checkpoint=/nowhere", f"--images={tmp_path}", "--prompt=What?"]
-  done = subprocess.run(
-    [sys.executable, "-m", "povid_jax.generate", *argv, f"--out={tmp_path}/o"],
+def _command(*argv: str) -> subprocess.CompletedProcess:
+  return subprocess.run(
+    [sys.executable, "-m", "povid_jax.generate", *argv],
     cwd=ROOT,
     capture_output=True,
     text=True,
   )
+
+
+def test_error_is_one_line_and_code_2(tmp_path):
+  argv = ["--checkpoint=/nowhere", f"--images={tmp_path}", "--prompt=What?"]
+  done = _command(*argv, f"--out={tmp_path}/o")
   assert done.returncode == 2
   assert done.stderr.startswith("error: --images=")
   assert len(done.stderr.splitlines()) == 1
+
+
+def test_cut_weights_are_one_line_too(world, tmp_path):
+  """Orbax reads all at once; what else was being read must not speak up."""
+  model = tmp_path / "model"
+  shutil.copytree(world / "model", model)
+  files = [p for p in (model / "params").rglob("*") if p.is_file()]
+  os.truncate(max(files, key=lambda p: p.stat().st_size), 100)
+  done = _command(*_argv(world, tmp_path / "out", checkpoint=model))
+  assert done.returncode == 2
+  assert done.stderr.startswith(f"error: {model / 'params'} cannot be restored")
+  assert len(done.stderr.splitlines()) == 1
+  assert [p.name for p in tmp_path.iterdir()] == ["model"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,22 @@ def test_distorted_pictures_by_name(world: World, tmp_path: Path) -> None:
   ):
     with pytest.raises(UserError, match=message):
       noisy(value)
+
+
+def test_nothing_to_score_and_nowhere_to_write(
+  world: World, tmp_path: Path
+) -> None:
+  (tmp_path / "pairs.json").write_text("[]")
+  with pytest.raises(UserError, match="pairs.json holds no pairs"):
+    world.run(f"--pairs={tmp_path / 'pairs.json'}")
+  with pytest.raises(UserError, match="a folder has that name"):
+    world.run(f"--out={tmp_path}")
+  weights = shutil.copytree(world.root / "base", tmp_path / "base")
+  described = json.loads((weights / "model.json").read_text())
+  described["decoder"]["hidden_size"] *= 2
+  (weights / "model.json").write_text(json.dumps(described))
+  with pytest.raises(UserError, match=r"has shape \(.*, want \("):
+    world.run(f"--checkpoint={weights}")
 
 
 def test_a_bad_pair_is_named(world: World, tmp_path: Path) -> None:

@@ -87,6 +87,18 @@ def merge(graph: nnx.GraphDef, *parts: Params) -> Llava:
   return nnx.merge(graph, nnx.State(nested))
 
 
+def check_shapes(spec: str, params: Params, shapes: Params) -> None:
+  """The arrays must be exactly those that the dimensions ask for."""
+  for path in sorted(set(params) ^ set(shapes)):
+    where = "is missing" if path in shapes else "is not in this architecture"
+    raise UserError(f"{spec}: parameter {path} {where}")
+  for path, leaf in shapes.items():
+    if params[path].shape != leaf.shape:
+      raise UserError(
+        f"{spec}: {path} has shape {params[path].shape}, want {leaf.shape}"
+      )
+
+
 def init_lora(shapes: Params, seed: int) -> Params:
   """New adapter weights for every lora_a / lora_b among the shapes.
 
