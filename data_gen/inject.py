@@ -81,8 +81,10 @@ def _read(args: argparse.Namespace, paths: Paths) -> list[Sample]:
       samples.append(sample)
     except UserError as error:
       if on_bad is None:
-        raise UserError(f"{args.input}: id {sample.id!a}: {error}") from error
-      on_bad(UserError(f"id {sample.id!a}: {error}"))
+        raise UserError(
+          f"{args.input}: id {sample.id!a:.80}: {error}"
+        ) from error
+      on_bad(UserError(f"id {sample.id!a:.80}: {error}"))
   if problems:
     with atomic_write(paths.skipped) as file:
       file.writelines(json.dumps({"reason": str(p)}) + "\n" for p in problems)

@@ -252,7 +252,7 @@ def differences(old: str, new: str) -> list[dict]:
     None,
     [m.group() for m in before],
     [m.group() for m in after],
-    autojunk=False,
+    autojunk=max(len(before), len(after)) > 1000,
   )
   return [
     {"span": _cut(new, after[k:l]), "original": _cut(old, before[i:j]),

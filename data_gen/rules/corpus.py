@@ -18,13 +18,18 @@ from data_gen.rules.lexicon import (
   vocabulary,
 )
 
+# Characters of an answer. What is longer is no answer; the rules would take
+# minutes over it.
+LONGEST = 10_000
 # Weight of the prior in the co-occurrence estimate, in pictures.
 _PRIOR = 1.0
 # "Answer: ..." at the end of a chain of reasoning.
 FINAL = re.compile(
   r"(?P<mark>\banswer\s*:\s*)(?P<answer>[^\n]+?)(?P<end>\.?\s*)$", re.I
 )
-_SENTENCE = re.compile(r"[^.!?\n]+[.!?]")
+# With its end if it has one; looking for that again from every letter of a
+# long text without any would take minutes.
+_SENTENCE = re.compile(r"[^.!?\n]+[.!?]?")
 _STAND_ALONE = re.compile(
   r"^(There (is|are)|A|An|Two|Three|Several|Then there (is|are)"
   r"|In the (back|fore)ground|(At|On|In) the [a-z ]+ there (is|are)) "
@@ -170,6 +175,8 @@ def learn(
   for name, categories in (annotated or {}).items():
     corpus.objects[name] = {lexicon.category(c) for c in categories}
   for answer in answers:
+    if len(answer.text) > LONGEST:
+      continue
     mentions = lexicon.find(answer.text)
     known = corpus.objects.setdefault(answer.image, set())
     if not re.match(r"\s*no\b", answer.text, re.I):  # "No, there is no cat"
@@ -216,6 +223,8 @@ def _points(corpus: Corpus, sentence: str) -> bool:
 def _learn_sentences(corpus: Corpus, answer: Answer) -> None:
   for match in _SENTENCE.finditer(answer.text):
     sentence = " ".join(match.group().split())
+    if sentence[-1:] not in tuple(".!?"):
+      continue
     if not _STAND_ALONE.match(sentence) or len(sentence.split()) > 14:
       continue
     found = corpus.lexicon.find(sentence)

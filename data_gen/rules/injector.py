@@ -16,7 +16,7 @@ from data_gen.rules.changes import (
   pick,
   swap,
 )
-from data_gen.rules.corpus import FINAL, Corpus, words
+from data_gen.rules.corpus import FINAL, LONGEST, Corpus, words
 from data_gen.rules.objects import Scene, insertions, replacements, scene
 from data_gen.rules.relations import relations
 from povid_jax.errors import UserError
@@ -103,13 +103,16 @@ def inject(
   question: str,
   answer: str,
 ) -> Injected | None:
-  """A plausible wrong version of one answer; None: nothing to change.
+  """A plausible wrong version of one answer; None: nothing to change, or an
+  answer of more than `LONGEST` characters.
 
   Args:
     image: name under which the corpus knows the image's objects.
     question: the human turn before the answer.
     answer: the correct answer.
   """
+  if len(answer) > LONGEST:
+    return None
   opposite = replies.wrong_yes_no(question, answer)
   if opposite:
     return _whole(answer, opposite)

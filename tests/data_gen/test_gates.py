@@ -97,6 +97,14 @@ def test_short_answers_are_exchanged_whole(right, wrong, reason):
   assert gate(wrong, [{"span": wrong}], right) == reason
 
 
+def test_long_texts_are_compared_in_time():
+  right = " ".join(f"{word} the" for word in map(str, range(20_000)))
+  edits = [{"span": "dog"}]
+  assert gate(f"{right} dog", edits, right) is None
+  turned = " ".join(reversed(right.split()))
+  assert gate(f"dog {turned}", edits, right) == "similarity"
+
+
 def test_conversations():
   edits = [{"span": "No."}]
   assert check(["Yes.", RIGHT], ["No.", RIGHT], edits, Limits()) is None

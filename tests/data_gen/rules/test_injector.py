@@ -2,6 +2,7 @@
 
 import random
 import re
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -145,6 +146,15 @@ def test_a_final_answer_that_is_a_sentence_becomes_wrong():
   for seed in range(9):
     final = ask("What will he do?", answer, seed).partition("Answer: ")[2]
     assert final and final != "He will fly his kite."
+
+
+def test_endless_answers_cost_no_time():
+  """Each took minutes once: no full stop anywhere, and one long page."""
+  start = time.process_time()
+  assert ask("Describe it.", "A" * 100_000) == ""
+  assert ask("Describe it.", "A dog sits there. " * 6000) == ""
+  assert ask("Describe it.", "a dog " * 1600) != ""
+  assert time.process_time() - start < 20
 
 
 def test_nothing_to_change_is_said(corpus):
