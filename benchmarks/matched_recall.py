@@ -12,42 +12,35 @@ that A has exactly the recall of B. Folders are those that `povid_jax.eval
 """
 
 import argparse
-import dataclasses
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from povid_jax import errors
 from povid_jax.errors import UserError
-from povid_jax.evals import bootstrap
+from povid_jax.evals import bootstrap, needs
+from povid_jax.evals.bootstrap import Difference
 
 # columns of the counts of one picture
 MENTIONS, WRONG, SEEN, TRUTH = range(4)
 
 
-@dataclasses.dataclass(frozen=True)
-class Matched:
+class Matched(NamedTuple):
   """What B has and what A has at B's recall.
 
   Attributes:
     recall: of both, unless A never reaches it: then A's own is lower.
-    a, b: CHAIRi.
-    low, high: 95% percentile interval of b - a over resampled pictures.
-    p: two-sided, of the same bootstrap.
+    chair: CHAIRi of A and of B, and their difference over resampled pictures.
   """
 
   recall: float
-  a: float
-  b: float
-  low: float
-  high: float
-  p: float
+  chair: Difference
 
 
-def counts(folder: Path, cut: int | None = None) -> dict[str, np.ndarray]:
-  """Picture -> float64[4] counts, of the first `cut` mentions only.
+def verdicts(folder: Path) -> dict[str, dict[str, Any]]:
+  """Picture -> CHAIR's verdict about it.
 
   Raises:
     UserError: no CHAIR verdicts in the folder.
@@ -55,21 +48,20 @@ def counts(folder: Path, cut: int | None = None) -> dict[str, np.ndarray]:
   path = folder / "verdicts.jsonl"
   if not path.exists():
     raise UserError(f"{path}: not there; `povid_jax.eval` writes it")
-  found = {}
-  for line in path.read_text(encoding="utf-8").splitlines():
-    row = json.loads(line)
-    if row["benchmark"] != "chair":
-      continue
-    kept = row["mentions"][:cut]
-    said = {mention["object"] for mention in kept}
-    wrong = sum(mention["hallucinated"] for mention in kept)
-    truth = set(row["objects"])
-    found[row["unit"]] = np.array(
-      [len(kept), wrong, len(said & truth), len(truth)], float
-    )
+  rows = needs.read_jsonl(path)
+  found = {row["unit"]: row for row in rows if row["benchmark"] == "chair"}
   if not found:
     raise UserError(f"{path}: no verdicts of chair")
   return found
+
+
+def _counts(verdict: Mapping[str, Any], cut: int | None = None) -> list[int]:
+  """The four counts of one picture, of its first `cut` mentions only."""
+  kept = verdict["mentions"][:cut]
+  said = {mention["object"] for mention in kept}
+  wrong = sum(mention["hallucinated"] for mention in kept)
+  truth = set(verdict["objects"])
+  return [len(kept), wrong, len(said & truth), len(truth)]
 
 
 def match(
@@ -92,27 +84,24 @@ def match(
   _, a_R, b_R = _at_recall(
     np.einsum("ru,cuk->rck", weights_RU, cuts_CU4), weights_RU @ b_U4
   )
-  low, high = np.percentile(b_R - a_R, [2.5, 97.5])
-  above = float(np.mean(b_R - a_R >= 0))
-  p = min(1.0, 2 * max(min(above, 1 - above), 1 / (resamples + 1)))
-  return curve, Matched(recall[0], a[0], b[0], low, high, p)
+  difference = bootstrap.difference(float(a[0]), float(b[0]), b_R - a_R)
+  return curve, Matched(recall[0], difference)
 
 
 def _stack(
   pairs: Sequence[tuple[Path, Path]],
 ) -> tuple[np.ndarray, np.ndarray]:
   """A's counts at every cut, [C, U, 4], and B's, [U, 4]."""
-  whole = [(counts(a), counts(b)) for a, b in pairs]
-  for (a, b), (of_a, of_b) in zip(pairs, whole, strict=True):
+  rows_a, rows_b = [], []
+  for a, b in pairs:
+    of_a, of_b = verdicts(a), verdicts(b)
     if of_a.keys() != of_b.keys():
       raise UserError(f"{a} and {b} are not about the same pictures")
-  longest = int(max(row[MENTIONS] for a, _ in whole for row in a.values()))
-  cuts = []
-  for n in range(1, longest + 1):
-    rows = [counts(a, n) for a, _ in pairs]
-    cuts.append(np.stack([row[u] for row in rows for u in row]))
-  b = np.stack([of_b[u] for of_a, of_b in whole for u in of_a])
-  return np.stack(cuts), b
+    rows_a += of_a.values()
+    rows_b += [of_b[unit] for unit in of_a]
+  longest = max(len(row["mentions"]) for row in rows_a)
+  cuts = [[_counts(row, n) for row in rows_a] for n in range(1, longest + 1)]
+  return np.array(cuts, float), np.array([_counts(r) for r in rows_b], float)
 
 
 def _at_recall(
@@ -155,10 +144,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   curve, found = match(pairs)
   for cut, recall, chair in curve:
     print(f"A cut after {cut}: recall {recall:.1%}, CHAIRi {chair:.1%}")
+  chair = found.chair
   print(
-    f"at recall {found.recall:.1%}: CHAIRi of A {found.a:.1%}, of B "
-    f"{found.b:.1%}; difference {100 * (found.b - found.a):+.1f} points "
-    f"[{100 * found.low:+.1f}, {100 * found.high:+.1f}], p = {found.p:.3g}"
+    f"at recall {found.recall:.1%}: CHAIRi of A {chair.a:.1%}, of B "
+    f"{chair.b:.1%}; difference {100 * chair.value:+.1f} points "
+    f"[{100 * chair.low:+.1f}, {100 * chair.high:+.1f}], p = {chair.p:.3g}"
   )
   return 0
 

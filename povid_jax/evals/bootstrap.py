@@ -104,11 +104,7 @@ def paired(
   options: Options,
   resamples: int = 10_000,
 ) -> dict[str, Difference]:
-  """b - a of every metric on the units that both have, resampled together.
-
-  p is twice the smaller share of replicates on one side of 0 (each counted with
-  one extra replicate, so that it is never 0).
-  """
+  """b - a of every metric on the units that both have, resampled together."""
   order = sorted(set(units_a) & set(units_b))
   if not order:
     return {}
@@ -126,15 +122,25 @@ def paired(
     for name in shared:
       gaps[name].append(found_b[name] - found_a[name])
   return {
-    name: _difference(
-      float(whole_a[name][0]), float(whole_b[name][0]), gaps[name]
+    name: difference(
+      float(whole_a[name][0]),
+      float(whole_b[name][0]),
+      np.concatenate(gaps[name]),
     )
     for name in shared
   }
 
 
-def _difference(a: float, b: float, gaps: list[np.ndarray]) -> Difference:
-  gap_R = np.concatenate(gaps)
+def difference(a: float, b: float, gap_R: np.ndarray) -> Difference:
+  """b - a with the interval and p of its replicates.
+
+  p is twice the smaller share of replicates on one side of 0 (each counted with
+  one extra replicate, so that it is never 0).
+
+  Args:
+    a, b: of the whole.
+    gap_R: b - a of every replicate.
+  """
   low, high = np.percentile(gap_R, [2.5, 97.5])
   count = len(gap_R) + 1
   below = (1 + np.sum(gap_R <= 0)) / count
