@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from povid_jax.errors import UserError
+from povid_jax.weights import prepend_scheme
 
 _USUAL = {
   "bos": ("<s>", "<|begin_of_text|>", "<bos>"),
@@ -132,7 +133,7 @@ class _Tokenizers:
       schemes = {"first"}
       if _settings(folder).get("legacy") is False:
         schemes.add("always")
-      first = _prepend_never(spec.get("pre_tokenizer"), schemes)
+      first = prepend_scheme.change(spec.get("pre_tokenizer"), schemes, "never")
       self._space = " " if first else ""
       self._model = tokenizers.Tokenizer.from_str(json.dumps(spec))
     except UserError:
@@ -176,19 +177,6 @@ class _Tokenizers:
 
   def __reduce__(self) -> tuple:
     return _Tokenizers, (self.folder,)
-
-
-def _prepend_never(
-  pre_tokenizer: dict[str, Any] | None, schemes: set[str]
-) -> bool:
-  """Turns "a space at the very start" into "none"; says if there was one."""
-  if not pre_tokenizer:
-    return False
-  if pre_tokenizer.get("prepend_scheme") in schemes:
-    pre_tokenizer["prepend_scheme"] = "never"
-    return True
-  parts = pre_tokenizer.get("pretokenizers") or ()
-  return any([_prepend_never(part, schemes) for part in parts])
 
 
 def _read_json(path: Path) -> Any:

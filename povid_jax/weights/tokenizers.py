@@ -8,7 +8,7 @@ from typing import Any
 from povid_jax.errors import UserError
 from povid_jax.models.clip import MEAN, STD
 from povid_jax.models.config import VisionConfig
-from povid_jax.weights import sentencepiece_file
+from povid_jax.weights import prepend_scheme, sentencepiece_file
 from povid_jax.weights.shards import read_json
 
 FILES = (
@@ -149,18 +149,6 @@ def _known(spec: dict[str, Any]) -> dict[str, int]:
   return vocab | {t["content"]: t["id"] for t in spec.get("added_tokens", ())}
 
 
-def _prepend_always(part: dict[str, Any] | None) -> bool:
-  """Turns "a space at the very start" into one behind every special token, as
-  LLaVA's rule has it behind a picture; says whether there was such a part."""
-  if not part:
-    return False
-  if part.get("prepend_scheme") == "first":
-    part["prepend_scheme"] = "always"
-    return True
-  parts = part.get("pretokenizers") or ()
-  return any([_prepend_always(inner) for inner in parts])
-
-
 def export_tokenizer(
   source: Path, target: Path, vocab_size: int
 ) -> tuple[int, int, int]:
@@ -186,8 +174,10 @@ def export_tokenizer(
       ]
   else:
     spec = read_json(file)
-  # our own reader is told by "legacy" what was there
-  later = {"legacy": False} if _prepend_always(spec["pre_tokenizer"]) else {}
+  # behind a picture too, as LLaVA's rule has it; our own reader is told by
+  # "legacy" what was there
+  moved = prepend_scheme.change(spec["pre_tokenizer"], {"first"}, "always")
+  later = {"legacy": False} if moved else {}
   known = _known(spec)
   for name in (IMAGE, PAD):
     if name not in known:
