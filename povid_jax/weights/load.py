@@ -139,6 +139,9 @@ def _take(
   where: Path,
   **options: bool,
 ) -> dict[tuple[str, int | None], Tensor]:
+  """The tensors behind our parameters; `options` are those of `keys.match`."""
+  if options.get("tied"):
+    _check_tied(tensors, where)
   found = keys.match(tensors, wanted, str(where), **options)
   pieces = {target: tensors[key] for target, key in found.items()}
   _check_shapes(wanted, pieces)
@@ -207,8 +210,7 @@ def _open_original(
     wanted = wanted[len(tower) :]
     found = read_folder(vision_tower)
     pieces = _take(found, tower, vision_tower, clip=True)
-  if tied := config.decoder.tie_embeddings:
-    _check_tied(tensors, folder)
+  tied = config.decoder.tie_embeddings
   pieces |= _take(tensors, wanted, folder, tied=tied)
   return _source(folder, config, "original", pieces)
 
@@ -216,8 +218,7 @@ def _open_original(
 def _open_llava_hf(folder: Path, tensors: dict[str, Tensor]) -> Source:
   config = dimensions.from_llava_hf(folder)
   wanted = keys.entries(config)
-  if tied := config.decoder.tie_embeddings:
-    _check_tied(tensors, folder)
+  tied = config.decoder.tie_embeddings
   pieces = _take(tensors, wanted, folder, tied=tied)
   return _source(folder, config, "llava-hf", pieces)
 
