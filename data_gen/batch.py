@@ -17,7 +17,12 @@ from pathlib import Path
 from data_gen import prompts
 from data_gen.items import Item
 from data_gen.job import Job
-from data_gen.live import Pictures, completion_tokens, settle_reply
+from data_gen.live import (
+  Pictures,
+  completion_tokens,
+  make_request,
+  settle_reply,
+)
 from povid_jax import progress
 from povid_jax.errors import UserError
 from povid_jax.llm import Failure, Options, Request
@@ -182,13 +187,10 @@ class BatchRun:
   def _lines(self, items: list[Item]) -> Iterator[bytes]:
     for item in progress.bar(items, desc="requests", unit="items"):
       attempt = self._job.journal.tries[item.key]
-      try:
-        request = self._pictures.request(item, attempt)
-      except UserError as error:
-        self._job.lose(item, "bad_image", str(error))
-        continue
-      named = _named(request, attempt)
-      yield line(named, self._options, self._structured, self._limit)
+      request = make_request(self._job, self._pictures, item)
+      if request is not None:
+        named = _named(request, attempt)
+        yield line(named, self._options, self._structured, self._limit)
 
   def _path(self, batch: dict) -> Path:
     return self._folder / f"{batch['batch']}.jsonl"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from data_gen.rules.changes import Change, Proposal, pick, swap
 from data_gen.rules.corpus import Corpus
 from data_gen.rules.english import number_word
-from data_gen.rules.lexicon import WORD, Mention, vocabulary
+from data_gen.rules.lexicon import WORD, Mention, Noun, vocabulary
 from data_gen.rules.objects import Scene
 
 _NUMBERS = {number_word(n): n for n in range(2, 13)} | {
@@ -118,7 +118,8 @@ def _simple(scene: Scene, rng: random.Random) -> Iterator[Proposal]:
     if word in _POSTURES and not _has_posture(scene, match.start()):
       continue
     new = rng.choice(_swaps()[word])
-    if word == "old" and _described_group(scene, match.end()) in _ANIMATE:
+    noun = _noun_after(scene, match.end())
+    if word == "old" and noun and noun.group in _ANIMATE:
       new = "young"
     yield (swap(*match.span(), new, "attribute", text),)
 
@@ -166,16 +167,16 @@ def _is_fruit(match: re.Match, scene: Scene) -> bool:
   )
 
 
+def _noun_after(scene: Scene, end: int) -> Noun | None:
+  """The noun right after an adjective, if it is one we know."""
+  after = (m for m in scene.mentions if 0 < m.start - end <= 14)
+  return next((m.noun for m in after), None)
+
+
 def _described(scene: Scene, end: int) -> str:
-  """The category right after an adjective, "" if there is none we know."""
-  after = (m for m in scene.mentions if 0 < m.start - end <= 14)
-  return next((m.noun.category for m in after), "")
-
-
-def _described_group(scene: Scene, end: int) -> str:
-  """The same for the group of that noun."""
-  after = (m for m in scene.mentions if 0 < m.start - end <= 14)
-  return next((m.noun.group for m in after), "")
+  """The category of that noun, "" if there is none."""
+  noun = _noun_after(scene, end)
+  return noun.category if noun else ""
 
 
 def _other_colors(
