@@ -30,7 +30,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks import released_step, step_sweep
+from benchmarks import device, released_step, step_sweep
 from benchmarks.step_cases import measure, other, ours
 from povid_jax import errors, files
 from povid_jax.abstract import Shape
@@ -164,7 +164,7 @@ def sweep(described: LlavaConfig, args: argparse.Namespace) -> None:
   )
   found = runner.result
   print(f"{found['device']}: bfloat16 product {runner.peak / 1e12:.1f} TFLOP/s")
-  usable = step_sweep.usable(described)
+  usable = device.usable(described)
   check = usable[0] if len(usable) > 1 and not args.no_check else ""
   batches = [int(size) for size in args.batches.split(",")]
   for wave in step_sweep.waves(batches, usable):

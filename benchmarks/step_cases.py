@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jax.stages import Compiled
 
 from povid_jax import build, sharding
 from povid_jax import config as config_lib
@@ -136,12 +137,17 @@ def _case(
   with jax.set_mesh(mesh):
     lowered = jax.jit(function, donate_argnums=0).lower(state, frozen, batch)
     compiled = lowered.compile()
-  memory = compiled.memory_analysis()
-  assert memory is not None  # CPU, GPU and TPU all have it
-  size = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+  size = compiled_bytes(compiled)
   case = Case(name, compiled, step, structs, size, required, batch)
   case.state, case.frozen = state, frozen
   return case
+
+
+def compiled_bytes(compiled: Compiled) -> int:
+  """Bytes of arguments and temporaries."""
+  memory = compiled.memory_analysis()
+  assert memory is not None  # CPU, GPU and TPU all have it
+  return memory.argument_size_in_bytes + memory.temp_size_in_bytes
 
 
 def single_mesh() -> Mesh:

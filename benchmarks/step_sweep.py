@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from benchmarks import backend_check
-from benchmarks.device_trace import busiest_kernels
+from benchmarks.device import busiest_kernels, matmul_flops
 from benchmarks.step_cases import (
   Case,
+  compiled_bytes,
   random_arrays,
   random_batch,
   single_mesh,
@@ -36,8 +36,6 @@ from benchmarks.step_cases import (
 )
 from povid_jax import build, files
 from povid_jax.abstract import Shape, abstract_arguments
-from povid_jax.errors import UserError
-from povid_jax.models import backends
 from povid_jax.models.config import LlavaConfig
 from povid_jax.planning import step_flops
 from povid_jax.step import Frozen, State
@@ -93,18 +91,6 @@ def waves(batches: Sequence[int], usable: Sequence[str]) -> list[list[What]]:
     for what in both(size, backend, fitting(size))
   ]
   return [wave for wave in (first, second, third) if wave]
-
-
-def usable(described: LlavaConfig) -> list[str]:
-  """Backends that run here, the one `auto` takes first."""
-  found = []
-  for name in ("cudnn", "splash", "xla"):
-    try:
-      backends.choose(name, described.decoder, jnp.bfloat16)
-    except UserError:
-      continue
-    found.append(name)
-  return found
 
 
 class Sweep:
@@ -213,12 +199,10 @@ class Sweep:
     with jax.set_mesh(self.mesh):
       lowered = jax.jit(step, donate_argnums=0).lower(*structs)
       compiled = lowered.compile()
-    memory = compiled.memory_analysis()
-    assert memory is not None  # CPU, GPU and TPU all have it
     case = Case(
       name=str(what),
       run=compiled,
-      bytes=memory.argument_size_in_bytes + memory.temp_size_in_bytes,
+      bytes=compiled_bytes(compiled),
       flops=work.model,
       structs=structs,
       step=step,
@@ -338,23 +322,3 @@ def _cells(row: dict[str, Any]) -> str:
     f"{row['pairs_per_second']:8.3f} pairs/s  MFU {row['mfu']:6.1%}  {size}"
     f"  (compiled in {row['compile_seconds']:.0f} s)"
   )
-
-
-def matmul_flops(sizes: Sequence[int] = ()) -> float:
-  """Measured FLOP/s of a square bfloat16 product of random numbers."""
-  if not sizes:
-    sizes = (512,) if jax.default_backend() == "cpu" else (4096, 8192, 16384)
-  product = jax.jit(lambda a, b: a @ b)
-  best = 0.0
-  for size in sizes:
-    x = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16)
-    product(x, x).block_until_ready()
-    for _ in range(5):
-      start = time.perf_counter()
-      y = x
-      for _ in range(10):
-        y = product(x, y)
-      y.block_until_ready()
-      seconds = (time.perf_counter() - start) / 10
-      best = max(best, 2 * size**3 / seconds)
-  return best
