@@ -88,9 +88,9 @@ def default() -> ConfigDict:
   # --- arithmetic ---
   c.dtype = "bfloat16"  # of activations, and of frozen weights
   c.attention = "auto"  # auto | xla | cudnn | splash
-  c.remat = (
-    "full"  # what layers recompute: full | attention | mlp | dots | none
-  )
+  # what layers keep for the backward pass, from least to most:
+  # full | attention | mlp | dots | none
+  c.remat = "full"
   c.head_chunk = 256  # rows of logits held at one time
   c.share_prefix = True  # False: run image and question once per answer
   c.mesh = ConfigDict()
