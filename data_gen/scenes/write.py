@@ -18,7 +18,9 @@ from povid_jax import progress
 from povid_jax.files import atomic_dir, atomic_write
 
 CHUNK = 128  # pictures per task of the process pool
-KINDS_ASKED = 3  # of those there, and as many absent, in one question
+# of those there, and as many absent, in one question
+KINDS_ASKED = 3
+CELLS_ASKED = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +114,7 @@ def _samples(
   """The conversations about one picture."""
   image = f"{split.name}/{name.rsplit('-', 1)[1]}.jpg"
   if split.name == "pretrain":
-    turns = {"cells": [(text.CELLS, text.cell_by_cell(scene))]}
+    turns = {"cells": [text.cell_by_cell(rng, scene, CELLS_ASKED)]}
   else:
     said = told(rng, scene, split.careless)
     turns = {
