@@ -28,7 +28,8 @@ _AFTER_HEAD = frozenset(
   visible present also not just being hanging occupies occupy stretched far
   close closer adjacent surrounded does do did up down off out be comes goes
   features feature contains contain holds hold wears provides provide behind
-  extends runs walks plays eats sleeps waits watches faces seen grows float graze grazes
+  extends runs walks plays eats sleeps waits watches faces seen grows float
+  graze grazes
   """.split()
 )
 _PARTICIPLE = re.compile(r".{2,}(ing|ed|ly)$")

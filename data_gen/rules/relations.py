@@ -33,8 +33,8 @@ _LENGTHWISE = re.compile(
 )
 # "in the middle of a game" is no place.
 _OF_PLACE = re.compile(
-  r" of (the|an?|this) ([\w-]+ ){0,2}(image|picture|photo|photograph|scene|frame"
-  r"|room|table|road|street|field|plate|bed|court|yard|park|kitchen|shelf)\b",
+  r" of (the|an?|this) ([\w-]+ ){0,2}(image|picture|photo|photograph|scene"
+  r"|frame|room|table|road|street|field|plate|bed|court|yard|park|kitchen|shelf)\b",
   re.I,
 )
 _NEVER_FOLLOWS = re.compile(r"\s+(left|right|away|now|of the (?:night|day))\b")

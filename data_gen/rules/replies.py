@@ -22,8 +22,8 @@ _SAYS_MORE = re.compile(
 )
 # The clause at the end of a chain of reasoning.
 _CONCLUDES = re.compile(
-  r"\b(?:so|therefore|thus|hence|means that|indicates that|suggests that)\b,?\s+"
-  r"(?P<claim>[^.!?;]{1,200})[.!?]?\s*$",
+  r"\b(?:so|therefore|thus|hence|means that|indicates that|suggests that)\b"
+  r",?\s+(?P<claim>[^.!?;]{1,200})[.!?]?\s*$",
   re.I,
 )
 # Longer than this, an answer is described by edits rather than exchanged.

@@ -20,8 +20,8 @@ _PREPOSITIONS = frozenset(
 )
 # In the singular or the plural also forms of verbs.
 _VERBS = frozenset(
-  """watch tie dress suit tower rose box rock plant house store bridge train ship
-  fish duck cap shower book map flag clock pan bowl mirror park""".split()
+  """watch tie dress suit tower rose box rock plant house store bridge train
+  ship fish duck cap shower book map flag clock pan bowl mirror park""".split()
 )
 # Without an article these are games.
 _GAMES = frozenset("baseball football basketball volleyball".split())
