@@ -56,7 +56,7 @@ class Job:
     items: in the order of the input.
     journal: decides what is done already.
     tries: replies per item before it is given up.
-    injector: name and version for the pairs ("rules/1").
+    injector: name and version for the pairs ("rules/3").
   """
 
   items: list[Item]

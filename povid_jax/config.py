@@ -29,7 +29,6 @@ def default() -> ConfigDict:
   # --- data ---
   c.data = ConfigDict()
   c.data.train = ""  # directory written by `data_gen write`
-  c.data.val = ""  # the same, for eval of the loss; "" for none
   c.data.split = "train"  # which split of it
   c.data.max_prefix = 0  # longest prefix; 0: that of the data
   c.data.max_branch = 0  # longest answer; 0: that of the data

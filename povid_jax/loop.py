@@ -57,17 +57,20 @@ class Loop:
     self.jitted = jax.jit(step, donate_argnums=0)
     self.told = False  # this process; others may not know yet
     self.stop = False  # all processes
+    self.enough = False  # the best does not get better
     self.best: tuple[float, int] | None = None
 
   def run(self, state: State, rows: Any) -> State:
     first = int(state.step)
+    self._recall(first)
+    last = first if self.enough else self.total
     latest: dict[str, float] = {}
     before = signal.signal(signal.SIGTERM, self._on_sigterm)
     profile = _Profile(self.config.log.profile_steps, first, self.workdir)
     try:
       with self._writer(first) as writer:
         pending: tuple[int, Any, dict[str, float]] | None = None
-        for number in range(first, self.total):
+        for number in range(first, last):
           asked = time.monotonic()
           host = next(rows)
           waited = time.monotonic() - asked
@@ -85,6 +88,7 @@ class Loop:
             if evaluate:
               latest |= self._evaluate(state, number + 1)
             self.saved.save(state, latest)
+            self._check_best(latest, evaluate)
           if self._stopping():
             break
         if pending is not None:
@@ -108,10 +112,16 @@ class Loop:
 
       told = bool(np.any(multihost_utils.process_allgather(np.array([told]))))
     self.stop |= told
-    return self.stop
+    return self.stop or self.enough
 
   def _say_goodbye(self, step: int) -> None:
-    if self.stop and step < self.total:
+    if self.enough and self.best and step < self.total:
+      print(
+        f"stopped early at step {step} of {self.total}: "
+        f"{self.config.checkpoint.best} was best at step {self.best[1]}",
+        flush=True,
+      )
+    elif self.stop and step < self.total:
       print(
         f"stopped at step {step} of {self.total}, saved; the same command "
         "continues",
@@ -234,10 +244,28 @@ class Loop:
       mesh=self.mesh,
     )
     eval_command.main(arguments, policy)
-    results = json.loads((out / "results.json").read_text())["results"]
-    scores = {f"{r['benchmark']}/{r['metric']}": r["value"] for r in results}
+    scores = _scores(out)
     self._watch(scores, number)
     return scores
+
+  def _recall(self, first: int) -> None:
+    """Goes on counting patience where the processes before this one were."""
+    if not self.config.eval.benchmarks:
+      return
+    found = (self.workdir / "eval").glob("*/results.json")
+    for number in sorted(int(path.parent.name) for path in found):
+      if number <= first:
+        self._watch(_scores(self.workdir / "eval" / str(number)), number)
+
+  def _check_best(self, row: dict[str, float], evaluated: bool) -> None:
+    """Raises UserError for a best by what is not measured."""
+    best = self.config.checkpoint.best
+    asked = evaluated or not self.config.eval.benchmarks
+    if best and asked and best not in row:
+      raise UserError(
+        f"config.checkpoint.best={best!r} is none of this run's metrics: "
+        f"{', '.join(sorted(row))}"
+      )
 
   def _watch(self, scores: dict[str, float], number: int) -> None:
     """Stops the run after `patience` evaluations without a better best."""
@@ -251,8 +279,13 @@ class Loop:
     elif self.config.eval.patience:
       waited = (number - self.best[1]) // max(1, self.config.eval.every)
       if waited >= self.config.eval.patience:
-        print(f"{metric} has not improved since step {self.best[1]}")
-        self.stop = True
+        self.enough = True
+
+
+def _scores(folder: Path) -> dict[str, float]:
+  """ "benchmark/metric" -> value, of an evaluation."""
+  results = json.loads((folder / "results.json").read_text())["results"]
+  return {f"{r['benchmark']}/{r['metric']}": r["value"] for r in results}
 
 
 class _Profile:

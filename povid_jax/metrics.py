@@ -38,6 +38,7 @@ _SHOWN = (
   ("grad_norm", "grad {:.3g}"),
   ("lr", "lr {:.3g}"),
   ("skipped", "skipped {:.0f}"),
+  ("input_wait_share", "input wait {:.0%}"),
 )
 
 
@@ -159,6 +160,9 @@ class Writer:
     """
     row = {name: float(value) for name, value in values.items()}
     row |= self._rates.tick(pairs, tokens, flops)
+    if "input_wait_seconds" in row and "seconds" in row:
+      share = row["input_wait_seconds"] / row["seconds"]
+      row["input_wait_share"] = min(1.0, share)
     if self._file is None:
       return row
     clean = {k: v if math.isfinite(v) else None for k, v in row.items()}

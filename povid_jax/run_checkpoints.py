@@ -9,6 +9,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
+from povid_jax import errors
 from povid_jax.checkpoint import nest, unnest
 from povid_jax.errors import UserError
 from povid_jax.step import State
@@ -126,6 +127,7 @@ class RunCheckpoints:
         ),
       )
     except (ValueError, OSError, KeyError, TypeError) as error:
+      errors.hush_reads()
       reason = str(error).splitlines()[0]
       raise UserError(
         f"checkpoint {step} of this run does not fit its config ({reason}); "

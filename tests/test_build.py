@@ -11,9 +11,6 @@ from povid_jax.errors import UserError
 from povid_jax.models import params as params_lib
 from tests import small_world
 
-# not yet asked on a quiet machine: out of the fast suite until it was
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):

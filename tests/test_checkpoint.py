@@ -15,9 +15,6 @@ from povid_jax.run_checkpoints import RunCheckpoints
 from povid_jax.step import State
 from tests import small_world
 
-# not yet asked on a quiet machine: out of the fast suite until it was
-pytestmark = pytest.mark.slow
-
 Q = "decoder/layers/self_attn/q_proj"
 LORA = LoraConfig(rank=2, alpha=4.0, targets="q_proj$")
 

@@ -12,9 +12,6 @@ from povid_jax.errors import UserError
 from povid_jax.run_checkpoints import RunCheckpoints
 from povid_jax.step import State
 
-# not yet asked on a quiet machine: out of the fast suite until it was
-pytestmark = pytest.mark.slow
-
 
 def _state(step, shape=(3, 2), name="decoder/a/lora_a"):
   params = {

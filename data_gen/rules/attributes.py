@@ -20,50 +20,16 @@ _COUNTED_ON = re.compile(
 )
 _BLACK_AND_WHITE = re.compile(r"\bblack[ -]and[ -]white\b", re.I)
 _SHADES = frozenset("light dark bright pale deep vivid vibrant".split())
-# Words that make the next one something else than a plain attribute.
-_NOT_AFTER = {
-  "long": frozenset("as all how so too no before ago".split()),
-  "parked": frozenset("has have had he she they".split()),
-  "open": frozenset("to".split()),
-  "little": frozenset("a".split()),
-  "full": frozenset("in".split()),
-  "lit": frozenset("dimly brightly well poorly softly warmly has is".split()),
-  "old": frozenset("years year".split()),
-  "short": frozenset("in for".split()),
-}
-_NOT_BEFORE = {
-  "long": frozenset("as before enough time and way term".split()),
-  "open": frozenset("up for to".split()),
-  "full": frozenset("of".split()),
-  "empty": frozenset("of".split()),
-  "dry": frozenset("out off up".split()),
-  "square": frozenset("feet".split()),
-  "round": frozenset("of the a".split()),
-  "large": frozenset("number amount variety portion part area".split()),
-  "lying": frozenset("on in".split()),
-  "clean": frozenset("up the a".split()),
-  "short": frozenset("of".split()),
-  "smooth": frozenset("transportation".split()),
-  "bright": frozenset("red green blue yellow pink purple orange".split()),
-  "dark": frozenset("red green blue brown gray grey purple orange".split()),
-  "glass": frozenset("of".split()),
-  "paper": frozenset("of".split()),
-  "stands": frozenset("out for by up".split()),
-  "standing": frozenset("out".split()),
-  "runs": frozenset("along through across".split()),
-  "sitting": frozenset("area room".split()),
-  "reading": frozenset("material spot glasses experience and or in on".split()),
-  "new": frozenset("york".split()),
-  "cooked": frozenset("by".split()),
-}
-
-
-_ONLY_BEFORE = {
-  "reading": frozenset("a an the his her their its some".split()),
-}
 # Of people and animals; an apple that sits on a table does not stand there.
-_POSTURES = frozenset("sitting standing seated sits stands".split())
+_POSTURES = frozenset("sitting standing seated sits stands lying".split())
 _ANIMATE = frozenset("person pet livestock wild bird breed".split())
+_ANIMATE_WORDS = frozenset("couple people friend friends folks".split())
+_NOUNS_TOO = frozenset(
+  "glass square baseball football basketball volleyball".split()
+)
+# "orange juice" has its name from the fruit.
+_OF_FRUIT = frozenset("juice slice slices peel peels zest".split())
+_TIME = re.compile(r"\b(1[0-2]|[1-9]):([0-5]\d)\b")
 
 
 @functools.cache
@@ -90,6 +56,7 @@ def attributes(
     *_colors(corpus, scene, rng),
     *_simple(scene, rng),
     *_numbers(scene, rng),
+    *_times(scene, rng),
     *_people(scene, rng),
   ]
 
@@ -108,20 +75,47 @@ def _simple(scene: Scene, rng: random.Random) -> Iterator[Proposal]:
   text = scene.text
   for match in _swap_pattern().finditer(text):
     word = match.group().lower()
-    before, after = _around(text, match.start(), match.end())
-    if text[match.start() - 1 :][:1] == "-" or before == "or":
-      continue  # "dimly lit or dark": the other word still says it
-    if before in _NOT_AFTER.get(word, ()) or after in _NOT_BEFORE.get(word, ()):
+    if text[match.start() - 1 :][:1] == "-":
       continue
-    if after not in _ONLY_BEFORE.get(word, (after,)):
+    before, after = _around(text, match.start(), match.end())
+    if not _fits(word, before, after):
       continue
     if word in _POSTURES and not _has_posture(scene, match.start()):
       continue
+    if word in _NOUNS_TOO and _is_noun(scene, match, after):
+      continue
     new = rng.choice(_swaps()[word])
     noun = _noun_after(scene, match.end())
-    if word == "old" and noun and noun.group in _ANIMATE:
+    if word == "old" and (
+      after in _ANIMATE_WORDS or (noun and noun.group in _ANIMATE)
+    ):
       new = "young"
+    if new == "wooden" and before in ("of", "from", "with"):
+      new = "wood"
     yield (swap(*match.span(), new, "attribute", text),)
+
+
+def _fits(word: str, before: str, after: str) -> bool:
+  """Whether the neighbours leave a word its plain sense."""
+  if before == "or":
+    return False  # "dimly lit or dark": the other word still says it
+  if word == "busy" and after.endswith("ing"):
+    return False  # "busy preparing a meal"
+  data = vocabulary()
+  not_before, not_after = data["not_before"], data["not_after"]
+  only_before, only_after = data["only_before"], data["only_after"]
+  return not (
+    before in not_after.get(word, "").split()
+    or after in not_before.get(word, "").split()
+    or (word in only_before and after not in only_before[word].split())
+    or (word in only_after and before not in only_after[word].split())
+  )
+
+
+def _is_noun(scene: Scene, match: re.Match, after: str) -> bool:
+  """Whether "glass" is a thing and no material, "baseball" no game."""
+  found = any(m.start == match.start() and m.head for m in scene.mentions)
+  return found or not (after or match.group().lower() != "square")
 
 
 def _has_posture(scene: Scene, start: int) -> bool:
@@ -142,7 +136,7 @@ def _colors(
       scene.text, match.start() - 10, match.end() + 10
     ):
       continue  # a kind of photograph
-    if _is_fruit(match, scene):
+    if after in _OF_FRUIT or _is_fruit(match, scene):
       continue
     options = _other_colors(corpus, scene, match, before in _SHADES)
     options = [c for c in options if c not in _listed_with(match)]
@@ -217,6 +211,14 @@ def _numbers(scene: Scene, rng: random.Random) -> Iterator[Proposal]:
     new = rng.choice([n for n in (old + 1, old + 2, old - 1) if n >= 2])
     text = str(new) if digits else number_word(new)
     yield (swap(*match.span(), text, "attribute", scene.text),)
+
+
+def _times(scene: Scene, rng: random.Random) -> Iterator[Proposal]:
+  """Another hour of the clock."""
+  for match in _TIME.finditer(scene.text):
+    hour = int(match.group(1))
+    new = rng.choice([h for h in range(1, 13) if h != hour])
+    yield (swap(*match.span(1), str(new), "attribute", scene.text),)
 
 
 def _counts(mentions: tuple[Mention, ...], end: int) -> bool:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from data_gen.rules.lexicon import (
   WORD,
@@ -60,6 +60,8 @@ class Corpus:
   counts: collections.Counter = field(default_factory=collections.Counter)
   pairs: collections.Counter = field(default_factory=collections.Counter)
   colors: collections.Counter = field(default_factory=collections.Counter)
+  # Name of a noun, synonyms apart -> its mentions.
+  names: collections.Counter = field(default_factory=collections.Counter)
   # Form of a question -> its short answers.
   replies: dict[str, collections.Counter] = field(
     default_factory=lambda: collections.defaultdict(collections.Counter)
@@ -106,6 +108,14 @@ class Corpus:
     answers, or kinds of those."""
     known = self.objects.get(image, set()) | present
     return frozenset(known.union(*map(related, known)))
+
+  def spoken(self, noun: Noun) -> Noun:
+    """The noun under the name that people have for it: nobody but COCO sees a
+    "sports ball", unless the corpus does."""
+    name = vocabulary()["spoken"].get(noun.name)
+    if name is None or self.names[name] <= self.names[noun.name]:
+      return noun
+    return replace(noun, name=name)
 
   def candidates(self, group: str, within: str) -> list[Noun]:
     """Nouns that may stand in the place of one of `group`.
@@ -187,6 +197,7 @@ def learn(
         for m in mentions
         if not (color and m.noun.name in vocabulary()["colors"])
       }
+    corpus.names.update(m.noun.name for m in mentions)
     _learn_colors(corpus, answer.text, mentions)
     _learn_sentences(corpus, answer)
     _learn_reply(corpus, answer)

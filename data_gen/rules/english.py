@@ -33,7 +33,9 @@ _IRREGULAR = {
 _O_TO_OES = frozenset(("tomato", "potato", "mango", "tornado", "hero"))
 _ENDS = ("man", "woman", "child", "person", "fish")
 # Written with a vowel and spoken with a consonant, and the other way round.
-_SAYS_YOU = re.compile(r"(uni([^nm]|$)|use|usu|uter|eu|ewe|one\b|once|ufo\b)")
+_SAYS_YOU = re.compile(
+  r"(uni([^nm]|$)|use|usu|uter|ur[iu]|eu|ewe|one\b|once|ufo\b)"
+)
 _SILENT_H = re.compile(r"(hour|honest|honou?r|heir)")
 _ONES = (
   """zero one two three four five six seven eight nine ten eleven twelve

@@ -21,7 +21,7 @@ from data_gen.rules.objects import Scene, insertions, replacements, scene
 from data_gen.rules.relations import relations
 from povid_jax.errors import UserError
 
-VERSION = 2
+VERSION = 3
 KINDS = ("replace", "insert", "attribute", "relation")
 
 
@@ -141,16 +141,20 @@ def _final_changes(
 ) -> list[Change]:
   """A wrong final answer; the reasoning is made to lead to it."""
   old = final.group("answer")
-  new = replies.wrong_yes_no(found.question, old) or replies.wrong_short(
-    corpus, found, old, rng
-  )
+  opposite = replies.wrong_yes_no(found.question, old)
+  new = opposite or replies.wrong_short(corpus, found, old, rng)
   if not new:
     return []
-  reasons = [
-    swap(*match.span(), _bare(new), "reasoning", found.text)
-    for match in re.finditer(rf"\b{re.escape(_bare(old))}\b", found.text)
-    if match.end() <= final.start()
-  ]
+  reasoning = found.text[: final.start()]
+  if opposite:
+    yes = old.lower().startswith("yes")
+    claim = replies.wrong_conclusion(reasoning, yes)
+    reasons = [Change(*claim, "reasoning")] if claim else []
+  else:
+    reasons = [
+      swap(*match.span(), _bare(new), "reasoning", reasoning)
+      for match in re.finditer(rf"\b{re.escape(_bare(old))}\b", reasoning)
+    ]
   return [Change(*final.span("answer"), new, "answer"), *reasons]
 
 

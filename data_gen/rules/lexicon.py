@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_gen.rules import senses
 from data_gen.rules.english import plural
 
 VOCABULARY = Path(__file__).parents[1] / "vocab.json"
@@ -28,6 +29,7 @@ _AFTER_HEAD = frozenset(
   close closer adjacent surrounded does do did up down off out be comes goes
   features feature contains contain holds hold wears provides provide behind
   extends runs walks plays eats sleeps waits watches faces seen grows float
+  graze grazes
   """.split()
 )
 _PARTICIPLE = re.compile(r".{2,}(ing|ed|ly)$")
@@ -161,14 +163,25 @@ class Lexicon:
     self, text: str, words: list, i: int, size: int, noun: Noun, many: bool
   ) -> Mention:
     start, end = words[i].start(), words[i + size - 1].end()
-    before = _neighbour(text, words, i, -1)
-    after = _neighbour(text, words, i + size - 1, 1)
+    place = _place(text, words, i, size)
+    before, after = (*place.before, "")[0], place.after
     head = (
       not after or after in _AFTER_HEAD or bool(_PARTICIPLE.match(after))
     ) and text[end : end + 1] != "-"
     # "dog bed": the bed is a kind of bed, not any piece of furniture.
     compound = before in self._surface and not _is_color(before)
     head = head and not compound and text[start - 1 :][:1] != "-"
+    head = head and senses.is_thing(noun.name, many, place)
+    if text[start:end].lower() == "glasses":
+      sense = senses.glasses(place)
+      head = head and sense is not None
+      if sense == "worn":
+        noun = self.by_category["glasses"]
+    if senses.same_in_plural(noun.name):
+      number = senses.is_many(place)
+      head, many = head and number is not None, bool(number)
+    if _is_color(noun.name) and not many:  # "an orange cup": no fruit
+      head = head and not senses.is_colored(noun.name, place, _colors())
     return Mention(noun, many, start, end, head, before)
 
   def categories(self, text: str) -> set[str]:
@@ -176,8 +189,31 @@ class Lexicon:
     return {mention.noun.category for mention in self.find(text)}
 
 
+@functools.cache
+def _colors() -> tuple[str, ...]:
+  return tuple(vocabulary()["colors"].split())
+
+
 def _is_color(word: str) -> bool:
-  return word in vocabulary()["colors"].split()
+  return word in _colors()
+
+
+def _place(text: str, words: list, i: int, size: int) -> senses.Place:
+  """The neighbours of words[i : i + size]."""
+  before: list[str] = []
+  while len(before) < 4 and (word := _neighbour(text, words, i, -1)):
+    before.append(word)
+    i -= 1
+  i += len(before)
+  last = i + size - 1
+  beside = words[max(0, i - 1) : i] + words[last + 1 : last + 2]
+  after = _neighbour(text, words, last, 1)
+  return senses.Place(
+    before,
+    after,
+    [word.group().lower() for word in beside],
+    _neighbour(text, words, last + 1, 1) if after else "",
+  )
 
 
 def _neighbour(text: str, words: list, i: int, step: int) -> str:

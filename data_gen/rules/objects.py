@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from data_gen.rules.changes import Change, Proposal, pick, swap
 from data_gen.rules.corpus import Corpus
 from data_gen.rules.english import article, plural
-from data_gen.rules.lexicon import Mention, Noun, match_case
+from data_gen.rules.lexicon import Mention, Noun, match_case, vocabulary
 
 _INDEFINITE = frozenset(
   "a an two three four five several some many few multiple".split()
@@ -16,9 +16,19 @@ _INDEFINITE = frozenset(
 _DEFINITE = frozenset(
   "the this that these those its his her their both another other".split()
 )
-_WORN = frozenset("clothing footwear wear_plural".split())
-# "talking on his phone" needs a phone.
-_FIXED = re.compile(r"\b(talking|speaking|chatting|riding) (on|in) \w+ $", re.I)
+_WORN = frozenset("clothing footwear wear_plural jewelry".split())
+# "talking on his phone" needs a phone, "walk-in" a shower.
+_FIXED = re.compile(
+  r"\b((talking|speaking|chatting|riding) (on|in) \w+|walk-in|high|home|license"
+  r"|birthday|wedding|tabby|calico) $",
+  re.I,
+)
+# "riding a brown horse": nobody rides a goat.
+_RIDDEN = re.compile(r"\b(rid(e|es|ing)|rode) ([\w-]+ ){0,3}$", re.I)
+# Only a clock tells the time.
+_CLOCK_TELLS = re.compile(
+  r"[^.]{0,40}\b(shows|reads|indicates|displays|says|strikes)\b"
+)
 # Sentences about what is seen; after one of them another thing may be seen.
 _DESCRIBES = re.compile(
   r"\b(image|picture|photo|scene|there (is|are)|visible|seen|located|situated"
@@ -92,7 +102,7 @@ def replacements(
       continue
     new = _candidate(corpus, scene, chain, rng, within)
     if new:
-      found.append(_rename(chain, new, scene.text))
+      found.append(_rename(chain, corpus.spoken(new), scene.text))
   return found
 
 
@@ -105,15 +115,24 @@ def _chains(scene: Scene) -> list[list[Mention]]:
   groups = collections.defaultdict(list)
   for mention in scene.mentions:
     groups[mention.noun.category].append(mention)
-  chains = []
+  chains, young = [], set(vocabulary()["young"].split())
   for group in groups.values():
+    names = {mention.noun.name for mention in group}
+    if len(names) > 1 and names & young:
+      continue  # "the sheep and its lamb": not one thing
     loose = all(_introduces(scene.text, mention) for mention in group)
     chains += [[mention] for mention in group] if loose else [group]
   return chains
 
 
 def _editable(text: str, mention: Mention) -> bool:
-  return mention.head and not _FIXED.search(text[: mention.start])
+  before, after = text[: mention.start], text[mention.end :]
+  if not mention.head or _FIXED.search(before):
+    return False
+  if mention.noun.name == "clock" and _CLOCK_TELLS.match(after):
+    return False
+  animal = mention.noun.group in ("livestock", "wild")
+  return not (animal and _RIDDEN.search(before[-60:]))
 
 
 def _introduces(text: str, mention: Mention) -> bool:
@@ -196,7 +215,7 @@ def insertions(
   # Cubed: what comes to mind first is what is most usual there, not a draw
   # from everything that was ever seen beside it.
   weights = [corpus.likelihood(n.category, present) ** 3 for n in options]
-  new = pick(rng, options, weights)
+  new = corpus.spoken(pick(rng, options, weights))
   return [
     *_into_lists(scene, new),
     *_as_sentence(corpus, scene.question, scene.text, new, rng),

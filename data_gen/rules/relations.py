@@ -22,7 +22,21 @@ _DETERMINER = re.compile(
 _SIDE_FOLLOWS = re.compile(
   r"[\s-]+(left|right|side|part|corner|portion|half|edge|hand|shelf|level)"
 )
-_RISES = re.compile(r"\b(ris(es|ing)|towers?|towering|high|soar\w*) $", re.I)
+_RISES = re.compile(
+  r"\b(ris(es|ing)|towers?|towering|high|soar\w*|fl(ies|y|ying|ew)|hang(s|ing)?"
+  r"|hover\w*) $",
+  re.I,
+)
+# "parked along the side of the road", but not across it.
+_LENGTHWISE = re.compile(
+  r" (the|each|both|its) (\w+ )?(sides?|edges?|length)\b"
+)
+# "in the middle of a game" is no place.
+_OF_PLACE = re.compile(
+  r" of (the|an?|this) ([\w-]+ ){0,2}(image|picture|photo|photograph|scene"
+  r"|frame|room|table|road|street|field|plate|bed|court|yard|park|kitchen|shelf)\b",
+  re.I,
+)
 _NEVER_FOLLOWS = re.compile(r"\s+(left|right|away|now|of the (?:night|day))\b")
 
 
@@ -51,7 +65,10 @@ def relations(text: str, rng: random.Random) -> Iterator[Proposal]:
 
 def _usable(old: str, rest: str) -> bool:
   if old in _PLAIN:
-    return bool(_DETERMINER.match(rest))
+    lengthwise = old == "along" and _LENGTHWISE.match(rest)
+    return bool(_DETERMINER.match(rest)) and not lengthwise
+  if old.startswith("in the") and old.endswith(("middle", "center", "centre")):
+    return not rest.startswith(" of ") or bool(_OF_PLACE.match(rest))
   if old in ("upper", "lower"):
     return bool(_SIDE_FOLLOWS.match(rest))
   if old.endswith(("top", "bottom")):  # "in the top" [left corner]

@@ -14,6 +14,18 @@ _YES_NO = re.compile(r"\s*(yes|no)\b(?P<rest>.*)", re.I | re.S)
 _BE = r"is|are|was|were|can|could|has|have|does|do|will|would|appears?|seems?"
 _OPTION = re.compile(r"^\(?([A-H])[).:]?\s+(.+)$", re.M)
 _NUMBER_WORDS = {number_word(n): n for n in range(21)}
+_ABSENT = re.compile(r"\b(there (is|are) no|cannot see)\b", re.I)
+_SAYS_MORE = re.compile(
+  r"\s*(it|they|he|she|both|one|its|their|these|those|this|each|all|some|another"
+  r"|the)\b",
+  re.I,
+)
+# The clause at the end of a chain of reasoning.
+_CONCLUDES = re.compile(
+  r"\b(?:so|therefore|thus|hence|means that|indicates that|suggests that)\b"
+  r",?\s+(?P<claim>[^.!?;]{1,200})[.!?]?\s*$",
+  re.I,
+)
 # Longer than this, an answer is described by edits rather than exchanged.
 SHORT = 6
 
@@ -33,7 +45,30 @@ def flip_yes_no(question: str, text: str) -> str | None:
   if not re.search(r"\w", first):  # "Yes." or a bare "yes"
     return word + first + rest
   turned = (_deny if yes else _affirm)(first)
-  return word + turned + rest if turned else None
+  return word + turned + _still_said(rest, turned) if turned else None
+
+
+def _still_said(rest: str, first: str) -> str:
+  """What follows; not what it said of things that `first` says are absent."""
+  absent = _ABSENT.search(first)
+  return "" if absent and _SAYS_MORE.match(rest) else rest
+
+
+def wrong_conclusion(reasoning: str, yes: bool) -> tuple[int, int, str] | None:
+  """The clause that leads to a yes/no answer, turned round.
+
+  Args:
+    reasoning: all before the final answer.
+    yes: the correct answer.
+
+  Returns:
+    (start, end, new clause); None where none can be turned safely.
+  """
+  match = _CONCLUDES.search(reasoning)
+  if not match:
+    return None
+  turned = (_deny if yes else _affirm)(match.group("claim"))
+  return (*match.span("claim"), turned) if turned else None
 
 
 def _first_sentence(text: str) -> tuple[str, str]:
@@ -50,7 +85,8 @@ def _deny(sentence: str) -> str | None:
     re.I,
   )
   if there:
-    return f"{sentence[: there.end(1)]} no {sentence[there.end() :]}"
+    rest = _EXAMPLES.sub("", sentence[there.end() :])
+    return f"{sentence[: there.end(1)]} no {rest}"
   verb = re.search(rf"\b({_BE})\b(?! (?:not|no)\b)", sentence, re.I)
   if not verb or re.search(r"\bthere\b", sentence, re.I):
     return None
@@ -67,6 +103,8 @@ def _deny(sentence: str) -> str | None:
   return f"{sentence[: verb.end()]} not{rest}"
 
 
+# What there is none of has no examples.
+_EXAMPLES = re.compile(r",? (including|such as|like|namely)\b[^.!]*")
 _WITH_DO = {
   "has": "does not have",
   "have": "do not have",
@@ -141,7 +179,7 @@ def wrong_yes_no(question: str, text: str) -> str | None:
     return None
   word = match_case("yes" if yes else "no", match.group(1))
   _, rest = _first_sentence(match.group("rest"))
-  return f"{word}, {statement}.{rest}"
+  return f"{word}, {statement}.{_still_said(rest, statement)}"
 
 
 def wrong_short(

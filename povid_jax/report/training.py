@@ -39,6 +39,7 @@ _UNITS = {
   "seconds": "seconds per step",
   "padding": "share of all tokens",
   "input_wait_seconds": "seconds per step",
+  "input_wait_share": "share of the time of a step",
 }
 
 

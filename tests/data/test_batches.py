@@ -16,9 +16,6 @@ from povid_jax.data.tokenizer import load_tokenizer
 from povid_jax.errors import UserError
 from tests import small_tokenizer, small_world
 
-# not yet asked on a quiet machine: out of the fast suite until it was
-pytestmark = pytest.mark.slow
-
 TEXT = lengths.TextSpec("short", 4, 2)
 NOISE = NoiseSpec(500, "wrap", "image", seed=3, per_epoch=True)
 

@@ -15,9 +15,6 @@ from povid_jax.data.tokenizer import load_tokenizer
 from povid_jax.errors import UserError
 from tests import small_tokenizer, small_world
 
-# not yet asked on a quiet machine: out of the fast suite until it was
-pytestmark = pytest.mark.slow
-
 TABLE = [
   ([1, 1, 1, 9], 2, 4, (4, 12)),
   ([1, 1, 1, 9], 1, 4, (12,)),

@@ -148,6 +148,17 @@ def test_a_final_answer_that_is_a_sentence_becomes_wrong():
     assert final and final != "He will fly his kite."
 
 
+def test_the_conclusion_follows_the_wrong_yes_or_no():
+  answer = (
+    "Reasoning: No one is in. The doors are open, so the train is not "
+    "moving.\nAnswer: No"
+  )
+  for seed in range(9):
+    text = ask("Is the train moving?", answer, seed)
+    assert "No one is in." in text  # that "No" answers nothing
+    assert text.endswith("so the train is moving.\nAnswer: Yes")
+
+
 def test_endless_answers_cost_no_time():
   """Each took minutes once: no full stop anywhere, and one long page."""
   start = time.process_time()
