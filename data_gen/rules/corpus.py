@@ -50,6 +50,21 @@ class Answer:
   text: str
 
 
+@dataclass(frozen=True)
+class Said:
+  """A sentence of the corpus that makes sense on its own.
+
+  Attributes:
+    question: what it answers.
+    text: the sentence.
+    place: where in its answer it ends; 1 is the end of the answer.
+  """
+
+  question: str
+  text: str
+  place: float
+
+
 @dataclass
 class Corpus:
   """Statistics of all answers; the same input gives the same object."""
@@ -66,8 +81,8 @@ class Corpus:
   replies: dict[str, collections.Counter] = field(
     default_factory=lambda: collections.defaultdict(collections.Counter)
   )
-  # Category -> (question, sentence) that mention it and nothing else we know.
-  sentences: dict[str, list[tuple[str, str]]] = field(
+  # Category -> the sentences that mention it and nothing else we know.
+  sentences: dict[str, list[Said]] = field(
     default_factory=lambda: collections.defaultdict(list)
   )
   _candidates: dict = field(default_factory=dict, repr=False)
@@ -244,4 +259,6 @@ def _learn_sentences(corpus: Corpus, answer: Answer) -> None:
     # A definite noun points at something the other answer does not have.
     definite = any(m.before == "the" and not m.noun.mass for m in found)
     if one and not definite and not _points(corpus, sentence):
-      corpus.sentences[categories.pop()].append((answer.question, sentence))
+      place = match.end() / len(answer.text.rstrip())
+      said = Said(answer.question, sentence, place)
+      corpus.sentences[categories.pop()].append(said)

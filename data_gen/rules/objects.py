@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from data_gen.rules.changes import Change, Proposal, pick, swap
-from data_gen.rules.corpus import Corpus
+from data_gen.rules.corpus import Corpus, Said
 from data_gen.rules.english import article, plural
 from data_gen.rules.lexicon import Mention, Noun, match_case, vocabulary
 
@@ -258,9 +258,25 @@ def _as_sentence(
   ]
   own = corpus.sentences.get(new.category, [])
   # A prompt may ask for a style; its other answers have that style.
-  own = [s for q, s in own if q == question] or [s for _, s in own]
-  sentence = rng.choice(own) if own else _template(new, rng)
-  return [(Change(end, end, f" {sentence}", "object"),) for end in ends]
+  own = [said for said in own if said.question == question] or own
+  if not own or not ends:
+    sentence = _template(new, rng)
+    return [(Change(end, end, f" {sentence}", "object"),) for end in ends]
+  said = _most_usual(own, rng)
+  # Where the corpus has it: what comes last there is no first impression.
+  end = min(ends, key=lambda end: abs(end / len(text) - said.place))
+  return [(Change(end, end, f" {said.text}", "object"),)]
+
+
+def _most_usual(own: list[Said], rng: random.Random) -> Said:
+  """One of the sentences, by how often the corpus has it word for word.
+
+  Squared: what is said of many pictures fits another one; what was said once
+  (a place, a colour) was that picture's own.
+  """
+  times = collections.Counter(said.text for said in own)
+  text = pick(rng, list(times), [n**2 for n in times.values()])
+  return rng.choice([said for said in own if said.text == text])
 
 
 def _template(new: Noun, rng: random.Random) -> str:

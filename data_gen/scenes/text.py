@@ -107,21 +107,11 @@ DESCRIPTIONS: dict[str, Callable[[Scene], str]] = {
 CELLS = "Name what is in every part of the picture."
 
 
-def cell_by_cell(rng: np.random.Generator, scene: Scene, count: int) -> Turn:
-  """A dense description, and what follows from it: for learning to see.
-
-  Every cell of the grid in turn, empty ones too; then a verdict on `count`
-  kinds that are there and as many that are not.
-  """
-  question, kinds = _ask_which(rng, scene, count)
-  answer = f"{_every_cell(scene)}; {_verdicts(scene, kinds)}."
-  return f"{CELLS} {question}", answer
-
-
-def _every_cell(scene: Scene) -> str:
+def cell_by_cell(scene: Scene) -> str:
+  """Every cell of the grid in turn, empty ones too: a dense description."""
   by_cell = {thing.cell: colored(thing) for thing in scene.things}
   cells = [by_cell.get(cell, "nothing") for cell in range(len(POSITIONS))]
-  return f"{scene.place}: {', '.join(cells)}"
+  return f"{scene.place}: {', '.join(cells)}."
 
 
 def captions(scene: Scene) -> list[str]:
@@ -147,17 +137,10 @@ def yes_no(rng: np.random.Generator, scene: Scene) -> Turn:
 
 def which_of(rng: np.random.Generator, scene: Scene, count: int) -> Turn:
   """The same of up to 2 * `count` kinds at once, half of them absent."""
-  question, kinds = _ask_which(rng, scene, count)
-  return question, _judged(scene, kinds)
-
-
-def _ask_which(
-  rng: np.random.Generator, scene: Scene, count: int
-) -> tuple[str, list[str]]:
   kinds = _some_there(rng, scene, count)
   kinds += _some_absent(rng, scene, len(kinds))
   kinds = [kinds[index] for index in rng.permutation(len(kinds))]
-  return f"Which of these are there: {', '.join(kinds)}?", kinds
+  return f"Which of these are there: {', '.join(kinds)}?", _judged(scene, kinds)
 
 
 def _some_there(
@@ -182,12 +165,8 @@ def _some_absent(
 
 def _judged(scene: Scene, kinds: Sequence[str]) -> str:
   seen = joined([with_article(thing.kind) for thing in scene.things])
-  return f"I see {seen}; {_verdicts(scene, kinds)}."
-
-
-def _verdicts(scene: Scene, kinds: Sequence[str]) -> str:
-  said = [f"{k}: {'yes' if k in scene.kinds else 'no'}" for k in kinds]
-  return ", ".join(said)
+  verdicts = [f"{k}: {'yes' if k in scene.kinds else 'no'}" for k in kinds]
+  return f"I see {seen}; {', '.join(verdicts)}."
 
 
 def reasoning(rng: np.random.Generator, scene: Scene) -> Turn:

@@ -114,7 +114,8 @@ def _samples(
   """The conversations about one picture."""
   image = f"{split.name}/{name.rsplit('-', 1)[1]}.jpg"
   if split.name == "pretrain":
-    turns = {"cells": [text.cell_by_cell(rng, scene, CELLS_ASKED)]}
+    cells = (text.CELLS, text.cell_by_cell(scene))
+    turns = {"cells": [cells, text.which_of(rng, scene, CELLS_ASKED)]}
   else:
     said = told(rng, scene, split.careless)
     turns = {
@@ -124,11 +125,10 @@ def _samples(
       other = list(text.DESCRIPTIONS)[1:]
       prompt = other[rng.integers(len(other))]
       turns["retelling"] = [(prompt, text.DESCRIPTIONS[prompt](said))]
+    more = text.which_of(rng, scene, KINDS_ASKED)
     if rng.random() < 0.5:
-      more = text.which_of(rng, scene, KINDS_ASKED)
-      if rng.random() < 0.5:
-        more = text.reasoning(rng, scene)
-      turns["questions"] = [text.yes_no(rng, scene), more]
+      more = text.reasoning(rng, scene)
+    turns["questions"] = [text.yes_no(rng, scene), more]
   return [
     {
       "id": f"{name}-{category}",

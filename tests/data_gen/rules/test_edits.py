@@ -1,12 +1,20 @@
 """Each kind of edit on sentences small enough to check by eye."""
 
+import collections
 import random
 
 import pytest
 
 from data_gen.rules import attributes, objects, relations, replies
 from data_gen.rules.changes import Change, apply, disjoint
-from data_gen.rules.corpus import Answer, Corpus, learn, meet, question_form
+from data_gen.rules.corpus import (
+  Answer,
+  Corpus,
+  Said,
+  learn,
+  meet,
+  question_form,
+)
 from data_gen.rules.lexicon import Lexicon
 
 LEXICON = Lexicon()
@@ -216,10 +224,45 @@ def test_the_corpus_lends_its_sentences():
     "A handbag is placed near the front of the cart.",
   )
   assert "handbag" not in corpus.sentences  # of which cart?
-  assert corpus.sentences["fork"] == [
-    ("Describe it.", "There is a fork in the corner.")
+  said = corpus.sentences["fork"]
+  assert said == [
+    Said("Describe it.", "There is a fork in the corner.", 30 / 48)
   ]
   assert "cat" not in corpus.sentences  # "it" leans on another sentence
+
+
+def test_a_lent_sentence_goes_where_the_corpus_has_it():
+  corpus = corpus_of(
+    "A cup is on the left. There is a dog nearby. A boat is seen.",
+    "A cup is on the left. A boat is seen. There is a fork nearby.",
+    *["A cup is on the left. A boat is seen."] * 3,
+  )
+  text = "A cup is on the left. A boat is seen."
+  found = objects.scene(corpus, "new", "Describe it.", text)
+  made = set()
+  for seed in range(30):
+    for proposal in objects.insertions(corpus, found, random.Random(seed)):
+      made.add(apply(text, list(proposal))[0])
+  assert made == {
+    "A cup is on the left. There is a dog nearby. A boat is seen.",
+    "A cup is on the left. A boat is seen. There is a fork nearby.",
+  }
+
+
+def test_what_the_corpus_says_often_is_lent_most():
+  corpus = corpus_of(
+    *["A cup is on the left. There is a fork nearby."] * 9,
+    "A cup is on the left. There is a red fork at the top.",
+  )
+  text = "A cup is on the left. A boat is seen."
+  found = objects.scene(corpus, "new", "Describe it.", text)
+  made = collections.Counter()
+  for seed in range(200):
+    for proposal in objects.insertions(corpus, found, random.Random(seed)):
+      made[proposal[0].new.strip()] += 1
+  usual, own = "There is a fork nearby.", "There is a red fork at the top."
+  assert made.keys() <= {usual, own}
+  assert made[usual] > 20 * made[own]
 
 
 def test_groups_of_one_place_meet():
