@@ -23,6 +23,7 @@ from data_gen.live import (
   make_request,
   settle_reply,
 )
+from data_gen.refusals import Refusals
 from povid_jax import progress
 from povid_jax.errors import UserError
 from povid_jax.llm import Failure, Options, Request
@@ -40,9 +41,6 @@ from povid_jax.llm.wire import limit_name, other_limit_name, read_reply
 
 # Rounds in a row that bring nothing before the run stops.
 _IDLE_ROUNDS = 3
-# So many requests refused, and none answered yet: the fault is in what all of
-# them have in common, and giving the items up would be wrong.
-_SYSTEMATIC = 20
 
 
 class BatchRun:
@@ -79,6 +77,7 @@ class BatchRun:
     self._items = {item.key: item for item in job.items}
     self._client = BatchClient(options)
     self._problem = ""
+    self._refusals = Refusals(job)
     self._structured = True
     self._limit = limit_name(options)
     for batch in job.journal.batches.values():  # what the last one had to be
@@ -179,7 +178,10 @@ class BatchRun:
     return chosen
 
   def _estimate(self, item: Item) -> float:
-    request = self._pictures.request(item, 0)
+    try:
+      request = self._pictures.request(item, 0)
+    except UserError:
+      return 0.0  # it is given up, not asked
     return self._options.price.cost(
       request.tokens, completion_tokens(item), batch=True
     )
@@ -219,6 +221,7 @@ class BatchRun:
           self._settle(batch, status)
       if self._open():
         time.sleep(self._poll)
+    self._refusals.end()
 
   def _submit(self, batch: dict) -> None:
     journal, name = self._job.journal, batch["batch"]
@@ -243,22 +246,18 @@ class BatchRun:
     failed: collections.Counter = collections.Counter()
     usage: collections.Counter = collections.Counter()
     cost = 0.0
-    hopeless: list[tuple[Item, Failure]] = []
     structured = batch.get("structured", True)
     for file_id in status.files:
       for row in self._client.rows(file_id):
         if row.custom_id not in missing:
           continue
         del missing[row.custom_id]
-        failure = self._take(row, structured, hopeless)
+        failure = self._take(row, structured)
         if failure is not None:
           failed[failure.kind] += 1
           usage.update(failure.usage)
           cost += failure.cost
           self._problem = f"{failure.kind} {failure.detail[:120]}"
-    systematic = len(hopeless) >= _SYSTEMATIC and not self._progress()
-    for item, failure in () if systematic else hopeless:
-      self._job.lose(item, failure.kind, failure.detail)
     if missing:
       reason = "missing" if status.state == "completed" else status.state
       failed[reason] += len(missing)
@@ -271,17 +270,11 @@ class BatchRun:
       cost=cost,
     )
     self._path(batch).unlink()
-    if systematic:
-      raise UserError(
-        f"the server refused all of the first {len(hopeless)} requests "
-        f"({self._problem}); mend that, and the same command asks again"
-      )
+    if self._refusals.systematic:
+      self._refusals.end()
 
-  def _take(
-    self, row: Row, structured: bool, hopeless: list[tuple[Item, Failure]]
-  ) -> Failure | None:
-    """Settles one row unless that is done; returns what went wrong, and adds
-    to `hopeless` what asking again cannot mend."""
+  def _take(self, row: Row, structured: bool) -> Failure | None:
+    """Settles one row unless that is done; returns what went wrong."""
     key, attempt = row.custom_id.rsplit("/", 1)
     item, journal = self._items[key], self._job.journal
     if journal.finished(key) or journal.tries[key] > int(attempt):
@@ -292,7 +285,7 @@ class BatchRun:
       except Failure as failure:
         return failure
     elif row.failure.final and not self._ask_otherwise(row.failure, structured):
-      hopeless.append((item, row.failure))
+      self._refusals.add(item, row.failure)
     return row.failure
 
   def _ask_otherwise(self, failure: Failure, structured: bool) -> bool:
@@ -310,6 +303,7 @@ class BatchRun:
     request = Request(item.key, (), prompts.SCHEMA)
     price = self._options.price
     reply = read_reply(request, row.body, structured, price, batch=True)
+    self._refusals.answered()
     settle_reply(self._job, item, reply)
 
 

@@ -18,14 +18,17 @@ _REFUSAL = re.compile(
 _MARKUP = re.compile(
   r"<image>|</?s>|<\|[^>]*\|>|</?[a-z][a-z0-9]*[^>]*>|```|\*\*|^#{1,6} "
   r"|\b(USER|ASSISTANT):|^\s*[{\[]\s*\"|\"\s*:\s*\"|\\n|&(amp|lt|gt|quot);"
-  r"|\[/?INST\]",
+  r"|\[/?INST\]|\[\[answer \d+\]\]|^\s*[-*•] ",
   re.M,
 )
 _PREFACE = re.compile(
-  r"^\W*(sure|certainly|of course|here'?s|here is|rewritten|output|incorrect"
+  r"^\W*(sure|certainly|of course|absolutely)\s*[!.]"
+  r"|^\W*(sure|certainly|of course|here'?s|here is|rewritten|output|incorrect"
   r"|rejected|modified|the (hallucinated|wrong|incorrect|modified))\b"
   r"[^.\n]{0,80}:"
-  r"|\bhallucinat",
+  r"|\bhallucinat|\bnote:|\bi (have )?(changed|replaced|altered|swapped)\b"
+  r"|\b(was|were|been|is|are) (changed|altered|swapped|replaced)"
+  r" (to|from|with)\b",
   re.I,
 )
 _HALF = re.compile("[\ud800-\udfff]")
@@ -37,6 +40,13 @@ _COMMON = frozenset(
   """a an the and or is are was were of to in on at it its this that there with
   for as by be he she his her they their has have from which while not no yes
   also two one""".split()
+)
+
+# Small words of the neighbours that English does not have.
+_FOREIGN = frozenset(
+  """el los las un una del y que está en junto le les des une et dans avec der
+  das und ist ein eine einen dem mit nicht il lo gli della che sono um uma não
+  het een la de""".split()
 )
 
 # Every reason an item can be refused for, with what it means.
@@ -176,7 +186,8 @@ def _other_language(old: str, new: str) -> bool:
     return True
   before, after = _words(old), _words(new)
   if len(before) < 8 or len(after) < 8:
-    return False
+    found = _FOREIGN.intersection(after).difference(before)
+    return len(found) > 1 and not _COMMON.intersection(after)
   share = sum(word in _COMMON for word in before) / len(before)
   kept = sum(word in _COMMON for word in after) / len(after)
   return share > 0.15 and kept < 0.3 * share
@@ -190,7 +201,8 @@ def _check_edits(
   text = " ".join(" ".join(rejected).lower().split())
   for edit in edits:
     span = " ".join(str(edit.get("span", "")).lower().split()).strip(" .,;")
-    if span not in text:
+    removed = not span and str(edit.get("original", "")).strip()
+    if span not in text or not (span or removed):
       return Refused("edit_missing", span[:80])
   return None
 

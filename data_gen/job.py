@@ -238,7 +238,7 @@ class Job:
       "gates": dict(journal.gates.most_common()),
       "failures": dict(journal.failures.most_common()),
       "edits": dict(journal.edits.most_common()),
-      "requests": journal.counts["sent"],
+      "requests": journal.counts["sent"] + journal.batched,
       "batches": journal.counts["batch_submitted"],
       "lost_in_flight": journal.counts["lost_in_flight"],
       "tokens": dict(journal.tokens),

@@ -174,6 +174,12 @@ class Journal:
     self.failures.update(row.get("failed", {}))
     self.batches[row["batch"]] = self.batches.get(row["batch"], {}) | row
 
+  @property
+  def batched(self) -> int:
+    """Requests in all batches that were submitted."""
+    batches = self.batches.values()
+    return sum(batch["requests"] for batch in batches if "remote" in batch)
+
   def finished(self, key: str) -> bool:
     return key in self.accepted or key in self.given_up
 

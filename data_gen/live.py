@@ -11,14 +11,15 @@ from typing import Any
 from data_gen import prompts
 from data_gen.items import Item
 from data_gen.job import Job
+from data_gen.refusals import Refusals
 from povid_jax import progress
 from povid_jax.data.pairs import resolve_image
 from povid_jax.errors import UserError
 from povid_jax.llm import Failure, Options, Price, Reply, Request, image_part
 from povid_jax.llm.chat import Chat
 
-# Items in a row that no attempt got through: the server is down, or refuses
-# what all of them have in common; going on would only burn through the list.
+# Items in a row that no attempt got through: the server is down, and going on
+# would only burn through the list.
 _OUTAGE = 20
 
 
@@ -132,9 +133,7 @@ class _Handler:
     self._job = job
     self._pictures = pictures
     self._lost = 0
-    self._answered = bool(job.journal.accepted)
-    # Refused for good before any reply came: perhaps it is not their fault.
-    self._held: list[tuple[Item, Failure]] = []
+    self._refusals = Refusals(job)
 
   def __call__(
     self, request: Request, outcome: Reply | Failure
@@ -144,33 +143,19 @@ class _Handler:
       self._fail(item, outcome)
       return None
     self._lost = 0
-    self._answered = True
-    self._give_up()
+    self._refusals.answered()
     if settle_reply(self._job, item, outcome):
       return None
     return self._pictures.again(request, self._job.journal.tries[item.key])
 
-  def _give_up(self) -> None:
-    """The server takes others, and will never take these."""
-    for item, failure in self._held:
-      self._job.lose(item, failure.kind, failure.detail)
-    self._held.clear()
-
   def end(self) -> None:
     """UserError if the server has refused everything."""
-    if self._held:
-      failure = self._held[-1][1]
-      raise UserError(
-        f"the server refused every request ({failure.kind} "
-        f"{failure.detail[:200]}); mend that, and the same command asks again"
-      )
+    self._refusals.end()
 
   def _fail(self, item: Item, failure: Failure) -> None:
     if failure.final:
-      self._held.append((item, failure))
-      if self._answered:
-        self._give_up()
-      elif len(self._held) >= _OUTAGE:
+      self._refusals.add(item, failure)
+      if self._refusals.systematic:
         self.end()
       return
     self._lost += 1

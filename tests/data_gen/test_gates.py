@@ -43,6 +43,11 @@ def test_a_good_one_passes():
     (f"{WRONG} ASSISTANT: ok", "markup"),
     (f"{WRONG} (hallucinated)", "markup"),
     (f"{WRONG} \ud83d", "markup"),
+    (f"Sure! {WRONG}", "markup"),
+    (f"[[answer 0]] {WRONG}", "markup"),
+    (f"- {WRONG}", "markup"),
+    (f"{WRONG} (Note: no fountain is there.)", "markup"),
+    (f"{WRONG} The bench was replaced with a fountain.", "markup"),
     ("Ein brauner Hund liegt auf dem Gras bei einem Brunnen, und zwei Herren "
      "sehen ihm zu.", "language"),
     ("一只棕色的狗躺在长椅旁边的草地上，两个男人看着它。", "language"),
@@ -61,6 +66,8 @@ def test_each_gate(wrong, reason):
 def test_edits_must_occur():
   assert gate(WRONG, []) == "edit_missing"
   assert gate(WRONG, [{"span": "zebra"}]) == "edit_missing"
+  assert gate(WRONG, [{"span": " ", "original": ""}]) == "edit_missing"
+  assert gate(WRONG, [{"span": "", "original": "bench"}]) is None
   assert gate(WRONG, [{"span": "Near  a fountain,"}]) is None
 
 
@@ -87,6 +94,8 @@ def test_an_honest_word_in_the_right_answer_is_no_leak():
     ("Three", "Four", None),
     ("A cat.", "No, there is no cat here at all.", None),
     ("Yes.", "yes", "identical"),
+    ("A dog lies there.", "Un perro yace en la hierba.", "language"),
+    ("A dog in Los Angeles.", "A cat in Los Angeles, El Paso.", None),
     ("Yes, I can see two horses and a dog behind the fence.",
      "No, I cannot see any animals.", None),
     ("Two", "The number of animals that can be seen in the picture is three",

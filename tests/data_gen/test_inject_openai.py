@@ -274,8 +274,6 @@ def test_replies_of_no_use_are_paid_for(world):
 def test_a_server_that_refuses_everything_loses_nothing(world, count, engine):
   folder, samples = world
   samples(count)
-  if engine == "openai-batch" and count == 3:
-    pytest.skip("so few rows are given up, as rows of their own")
   args = ("--injector", engine, "--poll", 0.05)
   with serving(faults={"400": 1}, row_faults={"400": 1}) as server:
     done = run(folder, server, *args, code=2)
@@ -283,6 +281,24 @@ def test_a_server_that_refuses_everything_loses_nothing(world, count, engine):
     server.configure(faults={}, row_faults={})
     run(folder, server, *args)
   assert check_exactly_once(folder, count) == []
+
+
+@pytest.mark.parametrize("engine", ["openai", "openai-batch"])
+def test_a_broken_picture_is_no_answer_of_the_server(world, engine):
+  folder, samples = world
+  source = samples(40)
+  broken = json.loads(source.read_text().splitlines()[0]) | {"id": "broken"}
+  (folder / "images" / "broken.jpg").write_bytes(b"no picture")
+  text = json.dumps(broken | {"image": "broken.jpg"}) + "\n"
+  source.write_text(text + source.read_text())
+  args = ("--injector", engine, "--poll", 0.05, "--max-cost", 5)
+  with serving(faults={"400": 1}, row_faults={"400": 1}) as server:
+    done = run(folder, server, *args, code=2)
+    assert "the same command asks again" in done.stderr
+    server.configure(faults={}, row_faults={})
+    run(folder, server, *args)
+  lost = rows(folder / "rejected.jsonl")
+  assert [row["id"] for row in lost] == ["broken"]
 
 
 def test_one_bad_request_is_given_up(world):
@@ -433,6 +449,9 @@ def test_batches_with_every_fault(world):
   assert failures["expired"] == 13 and failures["missing"] >= 13
   assert failures["500"] == stats["counts"]["500"]
   assert list((folder / "batches").iterdir()) == []
+  done = summary(folder)
+  outcomes = sum(done["failures"].values()) + sum(done["gates"].values())
+  assert done["requests"] == outcomes + done["accepted"]
   pairs = read_samples(folder / "pairs.jsonl")
   name = "openai-batch/gpt-4o-mini/prompt-1"
   assert pairs[0].extra["injector"] == name
