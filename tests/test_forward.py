@@ -16,9 +16,6 @@ from povid_jax.models.scoring import token_logps
 from povid_jax.objectives import Logps, weighted_mean
 from tests import plain_model, small_world
 
-# not yet asked on a quiet machine: out of the fast suite until it was
-pytestmark = pytest.mark.slow
-
 ALL = frozenset({"rejected", "noise", "corrupted"})
 SPEC = Spec(ALL, head_chunk=7)  # chunks that do not divide the rows
 LORA = LoraConfig(rank=2, alpha=4.0)
