@@ -73,10 +73,11 @@ def ours(model, batch, noise_ids, spec=SPEC):
 
 def plain(model, batch, noise_ids):
   clean, noisy = _embeds(model, batch)
+  of_chosen = plain_model.predictions(model, batch, 0, clean)
   return Logps(
-    chosen=plain_model.score(model, batch, 0, clean),
+    chosen=plain_model.pick(of_chosen, batch, 0),
     rejected=plain_model.score(model, batch, 1, clean),
-    noise=plain_model.score(model, batch, 0, clean, noise_ids),
+    noise=plain_model.pick(of_chosen, batch, 0, noise_ids),
     corrupted=plain_model.score(model, batch, 0, noisy),
   )
 
