@@ -11,9 +11,6 @@ from povid_jax import build, reference, sharding, train
 from povid_jax.errors import UserError
 from tests import small_world
 
-# not yet asked on a quiet machine: out of the fast suite until it was
-pytestmark = pytest.mark.slow
-
 STEPS = 4
 # moved far enough from the reference that a reward is not a rounding error
 FIELDS = {"steps": STEPS, "lr": 3e-2, "noise.per_epoch": False}
