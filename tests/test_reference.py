@@ -111,14 +111,6 @@ def test_every_sample_and_term_is_stored(scored):
   assert (folder / "logps.npz").stat().st_mtime_ns == before
 
 
-def _flip_a_byte(folder, pattern):
-  """Changes one bit in the largest file that matches."""
-  path = max(folder.rglob(pattern), key=lambda p: p.stat().st_size)
-  data = bytearray(path.read_bytes())
-  data[len(data) // 2] ^= 1
-  path.write_bytes(data)
-
-
 def test_one_byte_of_the_data(world, scored, tmp_path):
   ask, _, _ = scored
   records = small_world.odd_records()
