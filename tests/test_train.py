@@ -19,9 +19,6 @@ from povid_jax.data.records import RecordWriter, shard_name
 from povid_jax.errors import UserError
 from tests import small_world
 
-# not yet asked on a quiet machine: out of the fast suite until it was
-pytestmark = pytest.mark.slow
-
 ROOT = Path(train.__file__).parents[1]
 STEPS = 6
 
