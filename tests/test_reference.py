@@ -49,8 +49,8 @@ slow = lambda *values: pytest.param(*values, marks=pytest.mark.slow)
 @pytest.mark.parametrize(
   ("name", "trainable"),
   [
-    ("povid", "lora"),
-    slow("dpo", "lora"),
+    ("dpo", "lora"),
+    slow("povid", "lora"),
     slow("dpo", "decoder"),
     slow("povid", "decoder"),
     slow("povid_shared", "lora"),
