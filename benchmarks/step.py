@@ -2,6 +2,7 @@
 
   python -m benchmarks.step                      on this machine's CPU
   python -m benchmarks.step --preset llava-1.5-7b --device gpu
+  python -m benchmarks.step --head               memory of the scoring head
   python -m benchmarks.step ... --json FILE
 
 On a CPU: a pair of a picture (576 tokens), a question of 40 and two answers of
@@ -204,6 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   add("--only", default="", help="a regex on the rows, for --preset")
   add("--details", metavar="DIR", help="program and kernels of the best row")
   add("--no-check", action="store_true", help="do not check the backends")
+  add("--head", action="store_true", help="only the memory of the head")
   add("--json", metavar="FILE", help="write the numbers there too")
   args = parser.parse_args(argv)
   found = jax.default_backend()
@@ -213,11 +215,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     sweep(preset(args.preset), args)
     _leave_unfinished()
     return 0
-  shape = Shape(args.prefix or 616, args.branch or 110)
-  result = compare(SMALL, shape, 1, args.repeats)
-  for kind in ("seconds", "ratios", "head"):
+  if args.head:
+    result: dict[str, Any] = {"head": head_memory()}
+  else:
+    shape = Shape(args.prefix or 616, args.branch or 110)
+    result = compare(SMALL, shape, 1, args.repeats)
+  for kind, numbers in result.items():
     print(f"{kind}:")
-    for name, value in result[kind].items():
+    for name, value in numbers.items():
       print(f"  {name:<40}{value:12.4g}")
   if args.json:
     with files.atomic_write(Path(args.json)) as file:

@@ -70,6 +70,16 @@ def score(
       stay what the model reads.
   """
   every = predictions(model, batch, answer, embeds, adapter=adapter)
+  return pick(every, batch, answer, targets)
+
+
+def pick(
+  every: Array,
+  batch: dict[str, np.ndarray],
+  answer: int,
+  targets: np.ndarray | Array | None = None,
+) -> Array:
+  """Summed log-probs float32[B] from logits float32[B, C, V]; see `score`."""
   own = batch["branch_ids"][:, answer]
   targets = own if targets is None else targets
   picked = jnp.take_along_axis(

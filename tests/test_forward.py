@@ -1,6 +1,7 @@
 """Prefix and branches against whole sequences, and what noise tokens are."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,6 @@ from povid_jax.models.config import LoraConfig
 from povid_jax.models.scoring import token_logps
 from povid_jax.objectives import Logps, weighted_mean
 from tests import plain_model, small_world
-
-# not yet asked on a quiet machine: out of the fast suite until it was
-pytestmark = pytest.mark.slow
 
 ALL = frozenset({"rejected", "noise", "corrupted"})
 SPEC = Spec(ALL, head_chunk=7)  # chunks that do not divide the rows
@@ -76,10 +74,11 @@ def ours(model, batch, noise_ids, spec=SPEC):
 
 def plain(model, batch, noise_ids):
   clean, noisy = _embeds(model, batch)
+  of_chosen = plain_model.predictions(model, batch, 0, clean)
   return Logps(
-    chosen=plain_model.score(model, batch, 0, clean),
+    chosen=plain_model.pick(of_chosen, batch, 0),
     rejected=plain_model.score(model, batch, 1, clean),
-    noise=plain_model.score(model, batch, 0, clean, noise_ids),
+    noise=plain_model.pick(of_chosen, batch, 0, noise_ids),
     corrupted=plain_model.score(model, batch, 0, noisy),
   )
 
@@ -91,7 +90,7 @@ def unshared(model, batch, noise_ids):
 
 @pytest.fixture(scope="module")
 def pulled(world):
-  """name -> function from cotangents to (logps, every gradient)."""
+  """Function of a name: (function from cotangents to gradients, logps)."""
   graph, params, batch, noise_ids = world
 
   def jitted(fn):
@@ -103,11 +102,13 @@ def pulled(world):
     return jax.jit(run)
 
   zero = Logps(*[jnp.zeros(len(batch["index"]))] * 4)
-  out = {}
-  for fn in (ours, unshared, plain):
-    run = jitted(fn)
-    out[fn.__name__] = (run, run(params, zero)[0])
-  return out
+
+  @functools.cache  # compiled where it is asked for: that is what takes long
+  def get(name):
+    run = jitted({"ours": ours, "unshared": unshared, "plain": plain}[name])
+    return run, run(params, zero)[0]
+
+  return get
 
 
 def _reference(logps):
@@ -117,21 +118,25 @@ def _reference(logps):
   return Logps(*(shift(x, s) for x, s in zip(logps, steps, strict=True)))
 
 
-@pytest.mark.parametrize("other", ["unshared", "plain"])
+@pytest.mark.parametrize(
+  "other",
+  # whole sequences are asked by test_step.py in the fast suite
+  ["unshared", pytest.param("plain", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_loss_and_every_gradient(name, other, world, pulled):
   _, params, batch, _ = world
   objective = objectives.get(name.split()[0], **OBJECTIVES[name])
   counts = forward.counts({k: jnp.asarray(v) for k, v in batch.items()})
   weights = objective.weights(counts)
-  reference = _reference(pulled["plain"][1])
+  reference = _reference(pulled(other)[1])
 
   def loss(logps):
     return weighted_mean(objective.fn(logps, reference, counts)[0], weights)
 
   result = {}
   for which in ("ours", other):
-    run, logps = pulled[which]
+    run, logps = pulled(which)
     value, cotangent = jax.value_and_grad(loss)(logps)
     result[which] = value, run(params, cotangent)[1]
   value, gradients = result[other]
@@ -151,8 +156,8 @@ def test_loss_and_every_gradient(name, other, world, pulled):
 
 
 def test_filler_rows_score_nothing(pulled):
-  for _, logps in pulled.values():
-    assert [float(x[-1]) for x in logps] == [0.0] * 4
+  for which in ("ours", "unshared"):
+    assert [float(x[-1]) for x in pulled(which)[1]] == [0.0] * 4
 
 
 @pytest.mark.parametrize("exclude_gold", [False, True])

@@ -158,3 +158,13 @@ def test_line_with_everything():
     "step 20  loss 0.6931  margin injected +0.500  noise -0.250  "
     "drift -1.50  lr 1e-07  3.21 pairs/s  12.3k tokens/s  MFU 51.2%"
   )
+
+
+def test_share_of_the_time_that_input_was_waited_for(tmp_path, capsys):
+  with metrics.Writer(tmp_path, every=1, tensorboard=False) as writer:
+    writer._rates = metrics.Rates(clock=iter([1.0, 3.0, 4.0]).__next__)
+    for step, waited in enumerate((9.0, 0.5, 1.5)):
+      writer.write(step, {"loss": 1.0, "input_wait_seconds": waited})
+  shares = [row.get("input_wait_share") for row in rows(tmp_path)]
+  assert shares == [None, 0.25, 1.0]  # the first was compilation
+  assert "input wait 25%" in capsys.readouterr().out

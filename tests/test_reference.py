@@ -11,9 +11,6 @@ from povid_jax import build, reference, sharding, train
 from povid_jax.errors import UserError
 from tests import small_world
 
-# not yet asked on a quiet machine: out of the fast suite until it was
-pytestmark = pytest.mark.slow
-
 STEPS = 4
 # moved far enough from the reference that a reward is not a rounding error
 FIELDS = {"steps": STEPS, "lr": 3e-2, "noise.per_epoch": False}
@@ -52,8 +49,8 @@ slow = lambda *values: pytest.param(*values, marks=pytest.mark.slow)
 @pytest.mark.parametrize(
   ("name", "trainable"),
   [
-    ("povid", "lora"),
-    slow("dpo", "lora"),
+    ("dpo", "lora"),
+    slow("povid", "lora"),
     slow("dpo", "decoder"),
     slow("povid", "decoder"),
     slow("povid_shared", "lora"),
@@ -112,14 +109,6 @@ def test_every_sample_and_term_is_stored(scored):
   for name, array in values.items():
     np.testing.assert_array_equal(again[name], array)
   assert (folder / "logps.npz").stat().st_mtime_ns == before
-
-
-def _flip_a_byte(folder, pattern):
-  """Changes one bit in the largest file that matches."""
-  path = max(folder.rglob(pattern), key=lambda p: p.stat().st_size)
-  data = bytearray(path.read_bytes())
-  data[len(data) // 2] ^= 1
-  path.write_bytes(data)
 
 
 def test_one_byte_of_the_data(world, scored, tmp_path):

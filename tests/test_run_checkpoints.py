@@ -1,6 +1,7 @@
 """What a run keeps, restores and refuses to restore."""
 
 import json
+import resource
 
 import jax
 import jax.numpy as jnp
@@ -107,6 +108,32 @@ def test_what_is_not_whole_is_not_there(saved, tmp_path):
   run.wait()
   run.close()
   assert _steps(tmp_path) == [2]
+
+
+# what else was being written is left behind when one write fails
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_disk_without_room(tmp_path):
+  """No file may be longer than a line: what a full disk does to a save."""
+  run = _open(tmp_path, keep=2)
+  run.save(_state(1), {})
+  run.wait()
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (80, before[1]))
+  try:
+    with pytest.raises(UserError, match="step 2 could not .* is whole") as e:
+      run.save(_state(2), {})
+      run.wait()
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+  assert "\n" not in str(e.value)
+  run.close()
+  assert checkpoint.steps_of(tmp_path) == [1]
+  run = _open(tmp_path, keep=2)
+  assert int(run.restore(_state(0)).step) == 1
+  run.save(_state(2), {})
+  run.wait()
+  run.close()
+  assert _steps(tmp_path) == [1, 2]
 
 
 def test_settings(tmp_path):

@@ -62,11 +62,13 @@ def plain_loss(graph, params, before, batch, name):
     clean = model.encode_images(batch["images"])
     noisy = model.encode_images(batch["images_noisy"])
     score = lambda *args: plain_model.score(model, batch, *args)
+    of_chosen = plain_model.predictions(model, batch, 0, clean)
+    pick = lambda *args: plain_model.pick(of_chosen, batch, 0, *args)
     needs = objective.needs
     return Logps(
-      chosen=score(0, clean),
+      chosen=pick(),
       rejected=score(1, clean) if "rejected" in needs else None,
-      noise=score(0, clean, tokens) if "noise" in needs else None,
+      noise=pick(tokens) if "noise" in needs else None,
       corrupted=score(0, noisy) if "corrupted" in needs else None,
     )
 

@@ -19,9 +19,6 @@ from povid_jax.data.records import RecordWriter, shard_name
 from povid_jax.errors import UserError
 from tests import small_world
 
-# not yet asked on a quiet machine: out of the fast suite until it was
-pytestmark = pytest.mark.slow
-
 ROOT = Path(train.__file__).parents[1]
 STEPS = 6
 
@@ -66,15 +63,21 @@ def _config(world, **fields):
 
 
 @pytest.fixture(scope="module")
-def whole(world, tmp_path_factory, compiled_once):
-  """Losses of a run that nothing stopped."""
+def whole_run(world, tmp_path_factory, compiled_once):
+  """The directory of a run that nothing stopped."""
   workdir = tmp_path_factory.mktemp("whole") / "run"
   with pytest.MonkeyPatch.context() as patch:
     one = small_world.on_one_device(sharding.make_mesh)
     patch.setattr(sharding, "make_mesh", one)
     state = train.train_and_evaluate(_config(world), workdir)
   assert int(state.step) == STEPS
-  losses = small_world.losses(workdir)
+  return workdir
+
+
+@pytest.fixture(scope="module")
+def whole(whole_run):
+  """Its losses."""
+  losses = small_world.losses(whole_run)
   assert len(set(losses)) == STEPS  # every step learns
   return losses
 
@@ -158,10 +161,9 @@ def test_fields_that_change_no_number_may_change(
   assert kept == [STEPS - 1, STEPS]
 
 
-def test_rows_of_the_log(whole, world, one_device, tmp_path):
-  train.train_and_evaluate(_config(world, steps=1), tmp_path)
-  line = (tmp_path / "metrics/train.jsonl").read_text().splitlines()[0]
-  row = json.loads(line)
+def test_rows_of_the_log(whole_run):
+  lines = (whole_run / "metrics/train.jsonl").read_text().splitlines()
+  row = json.loads(lines[0])
   assert {
     "step", "loss", "lr", "grad_norm", "padding", "tokens", "epoch",
     "input_wait_seconds", "margin/injected", "margin/noise", "drift/chosen",
@@ -169,6 +171,9 @@ def test_rows_of_the_log(whole, world, one_device, tmp_path):
   } <= set(row)  # fmt: skip
   assert row["lr"] == pytest.approx(0.01)
   assert 0 <= row["padding"] < 1
+  # rates are known once there was a row before
+  rates = {"seconds", "pairs_per_s", "tokens_per_s", "input_wait_share"}
+  assert rates <= set(json.loads(lines[1]))
 
 
 BAD = {
@@ -233,6 +238,7 @@ def test_loss_that_is_not_finite(world, one_device, tmp_path):
   assert [row["loss"] is None for row in rows] == [False, True, True, True]
 
 
+@pytest.mark.slow
 def test_bad_samples_are_left_out_and_counted(world, one_device, tmp_path):
   records = [small_world.record(i) for i in range(6)]
   records[2] = small_world.record(2, images=(small_world.png(2)[:80],))

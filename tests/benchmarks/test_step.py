@@ -18,9 +18,6 @@ from povid_jax.errors import UserError
 from povid_jax.models import backends
 from povid_jax.models.presets import preset
 
-# not yet asked on a quiet machine: out of the fast suite until it was
-pytestmark = pytest.mark.slow
-
 SHAPE = Shape(prefix=12, branch=6)
 FIELDS = {
   "objective.name": "povid",
@@ -37,6 +34,7 @@ def _sweep(out, *more):
   return json.loads(out.read_text())
 
 
+@pytest.mark.slow
 def test_sweep_of_a_preset(tmp_path):
   """The command for a GPU with 7B's shapes, at test size on this CPU."""
   result = _sweep(
@@ -83,6 +81,7 @@ def test_what_a_sweep_is_made_of():
   assert len(set(rows)) == len(rows)
 
 
+@pytest.mark.slow
 def test_backend_check_sees_a_wrong_mask(monkeypatch):
   """The flash calls, computed by XLA, pass; with one key too many they fail."""
   variant = "grouped heads, sliding window"
@@ -103,6 +102,7 @@ def test_a_device_that_is_not_there():
     step.main(["--preset=test", "--device=gpu"])
 
 
+@pytest.mark.slow
 def test_released_work_is_the_same_loss():
   """Not only the same amount of work: the same numbers come out."""
   described = preset("test")
@@ -129,6 +129,7 @@ def test_released_work_is_the_same_loss():
   np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_random_pairs_begin_with_their_picture():
   case = step_cases.ours("ours", preset("test"), SHAPE, FIELDS)
   tokens = preset("test").image_tokens
@@ -139,7 +140,12 @@ def test_random_pairs_begin_with_their_picture():
   assert case.batch["images"].dtype == jnp.uint8
 
 
-def test_scoring_head_takes_an_eighth_of_the_naive_ones_memory():
-  found = step.head_memory()
+def test_scoring_head_takes_an_eighth_of_the_naive_ones_memory(
+  tmp_path, capsys
+):
+  out = tmp_path / "head.json"
+  assert step.main(["--head", f"--json={out}"]) == 0
+  found = json.loads(out.read_text())["head"]
   assert found["naive"] >= 8 * found["chunked"]
   assert found["chunked"] < found["scored"] < found["naive"]
+  assert "naive over chunked" in capsys.readouterr().out
