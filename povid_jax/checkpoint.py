@@ -20,20 +20,25 @@ RUN@STEP.
 
 import dataclasses
 import hashlib
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import google_crc32c
 import jax
 import orbax.checkpoint as ocp
 
-from povid_jax import errors, files
+from povid_jax import errors, files, model_json
 from povid_jax.errors import UserError
 from povid_jax.models.config import LlavaConfig, LoraConfig
-from povid_jax.models.params import Params, is_lora, merge_lora
+from povid_jax.models.params import (
+  Params,
+  abstract,
+  check_shapes,
+  is_lora,
+  merge_lora,
+)
 from povid_jax.stream import Pieces, nest, open_pieces, save_pieces, whole
 
 
@@ -48,7 +53,7 @@ class Weights:
   params: Params
   lora: LoraConfig | None
   template: str
-  image_mode: Literal["pad", "resize"]
+  image_mode: model_json.ImageMode
   tokenizer: Path
   fingerprint: str
 
@@ -92,27 +97,9 @@ def save_model_folder(
     for path, leaf in params.items()
   }
   with files.atomic_dir(path) as folder:
-    description = {
-      **config.to_dict(),
-      "template": template,
-      "image_mode": image_mode,
-    }
-    (folder / "model.json").write_text(json.dumps(description, indent=2))
+    model_json.write(folder, config, template, image_mode)
     shutil.copytree(tokenizer, folder / "tokenizer")
     save_pieces(folder / "params", pieces)
-
-
-def read_json(path: Path, what: str) -> dict[str, Any]:
-  """A JSON object from a file; UserError says which file and why not."""
-  try:
-    value = json.loads(path.read_text())
-  except FileNotFoundError as error:
-    raise UserError(f"no {path}: {what}") from error
-  except (ValueError, OSError) as error:
-    raise UserError(f"{path} cannot be read ({error}); {what}") from error
-  if not isinstance(value, dict):
-    raise UserError(f"{path}: want a JSON object; {what}")
-  return value
 
 
 def _split_spec(spec: str) -> tuple[Path, int | None]:
@@ -165,7 +152,7 @@ def fingerprint(spec: str | Path) -> str:
   if step is None:
     parts = [path / "model.json", path / "params", path / "tokenizer"]
   else:
-    run = read_json(path / "config.json", "it describes the run")
+    run = files.read_json(path / "config.json", "it describes the run")
     digest.update(fingerprint(_init_of(path, run)).encode())
     parts = [path / "checkpoints" / str(step) / "params"]
   for part in parts:
@@ -220,7 +207,7 @@ def load(
   path, step = _split_spec(spec)
   if step is None:
     return _load_folder(path, shardings, dtype, keep)
-  run = read_json(path / "config.json", "it describes the run")
+  run = files.read_json(path / "config.json", "it describes the run")
   base = load(_init_of(path, run), shardings, dtype, keep).merged()
   folder = path / "checkpoints" / str(step) / "params"
   trained = _restore(folder, shardings, dtype, keep)
@@ -251,7 +238,7 @@ def load_trained(
     raise UserError(
       f"{path} is a model folder; want the directory of a training run"
     )
-  run = read_json(path / "config.json", "it describes the run")
+  run = files.read_json(path / "config.json", "it describes the run")
   folder = path / "checkpoints" / str(step) / "params"
   lora = LoraConfig.from_dict(run["lora"]) if run.get("lora") else None
   trained = _restore(folder, None, None, lambda path: False)
@@ -266,6 +253,9 @@ def open_chain(
   Returns:
     (the model folder at the bottom, its params `stream.Stored` arrays and no
     fingerprint; what each run on top of it trained, the first run first).
+
+  Raises:
+    UserError: nothing there, or a folder that is not whole.
   """
   trained = []
   spec = resolve(spec)
@@ -274,13 +264,14 @@ def open_chain(
     trained.insert(0, (params, lora))
     spec = resolve(init)
   folder = Path(spec)
-  described = read_json(folder / "model.json", "it holds the dimensions")
+  described = model_json.read(folder)
+  params = open_pieces(folder / "params")
+  # an export writes sizes first: it would notice half-way, or not at all
+  check_shapes(str(folder), params, abstract(described.config)[1])
   weights = Weights(
-    config=describe(folder),
-    params=open_pieces(folder / "params"),
+    **described._asdict(),
+    params=params,
     lora=None,
-    template=described.get("template", "vicuna_v1"),
-    image_mode=described.get("image_mode", "pad"),
     tokenizer=folder / "tokenizer",
     fingerprint="",
   )
@@ -291,27 +282,19 @@ def describe(spec: str | Path) -> LlavaConfig:
   """The dimensions of a checkpoint, without reading its weights."""
   path, step = _split_spec(resolve(spec))
   if step is not None:
-    run = read_json(path / "config.json", "it describes the run")
+    run = files.read_json(path / "config.json", "it describes the run")
     return describe(_init_of(path, run))
-  described = read_json(path / "model.json", "it holds the dimensions")
-  described.pop("template", None)
-  described.pop("image_mode", None)
-  return LlavaConfig.from_dict(described)
+  return model_json.read(path).config
 
 
 def _load_folder(
   path: Path, shardings: Any, dtype: Any, keep: Callable[[str], bool]
 ) -> Weights:
-  what = "it holds the model's dimensions"
-  described = read_json(path / "model.json", what)
-  template = described.pop("template", "vicuna_v1")
-  image_mode = described.pop("image_mode", "pad")
+  described = model_json.read(path)
   return Weights(
-    config=LlavaConfig.from_dict(described),
+    **described._asdict(),
     params=_restore(path / "params", shardings, dtype, keep),
     lora=None,
-    template=template,
-    image_mode=image_mode,
     tokenizer=path / "tokenizer",
     fingerprint=fingerprint(path),
   )
@@ -343,7 +326,10 @@ def _restore(
     )
   except Exception as error:  # Orbax raises bare ones for a cut file
     errors.hush_reads()
-    reason = str(error).splitlines()[0] if str(error) else repr(error)
+    cause: BaseException = error
+    while cause.__cause__ is not None:  # the innermost names the file
+      cause = cause.__cause__
+    reason = str(cause).splitlines()[0] if str(cause) else repr(cause)
     raise UserError(f"{folder} cannot be restored: {reason}") from error
   finally:
     handler.close()

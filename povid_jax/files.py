@@ -1,18 +1,32 @@
 """Files and folders that appear whole or not at all."""
 
 import contextlib
+import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from povid_jax.errors import UserError
 
 
 def _temporary(path: Path) -> Path:
   return path.with_name(f".{path.name}.tmp-{uuid.uuid4().hex[:8]}")
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+  """A JSON object from a file; UserError says which file and why not."""
+  try:
+    value = json.loads(path.read_text())
+  except FileNotFoundError as error:
+    raise UserError(f"no {path}: {what}") from error
+  except (ValueError, OSError) as error:
+    raise UserError(f"{path} cannot be read ({error}); {what}") from error
+  if not isinstance(value, dict):
+    raise UserError(f"{path}: want a JSON object; {what}")
+  return value
 
 
 def ensure_parent(path: Path) -> None:

@@ -66,7 +66,8 @@ def read_questions(path: Path, image_dir: Path | None) -> list[Question]:
     UserError: names the line, the field and what was expected.
   """
   try:
-    lines = path.read_text(encoding="utf-8").splitlines()
+    # not splitlines: JSON strings may hold the other line ends of Unicode
+    lines = path.read_text(encoding="utf-8").split("\n")
   except (OSError, ValueError) as error:
     raise UserError(f"--questions={path} cannot be read: {error}") from error
   questions = []

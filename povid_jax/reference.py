@@ -89,7 +89,7 @@ def cached(
 
 
 def _read(folder: Path, key: dict[str, Any]) -> dict[str, np.ndarray]:
-  stored = checkpoint.read_json(folder / "key.json", "it names the cache")
+  stored = files.read_json(folder / "key.json", "it names the cache")
   for name, value in json.loads(json.dumps(key)).items():
     if stored.get(name) != value:
       raise UserError(

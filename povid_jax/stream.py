@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 
 from povid_jax import progress
+from povid_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +97,14 @@ def save_pieces(folder: Path, tree: Mapping[str, Pieces]) -> None:
   done.close()
 
 
+def _read(store: ts.TensorStore) -> np.ndarray:
+  try:
+    return store.read().result()
+  except ValueError as error:  # a file that is missing or cut; it is named
+    reason = str(error).splitlines()[0]
+    raise UserError(f"weights cannot be read: {reason}") from error
+
+
 @dataclasses.dataclass(frozen=True)
 class Stored:
   """An array on disk; indexing it by layer reads that layer alone.
@@ -115,13 +124,13 @@ class Stored:
     return self.store.dtype.numpy_dtype
 
   def __getitem__(self, layer: int) -> np.ndarray:
-    return self.store[layer].read().result()
+    return _read(self.store[layer])
 
   def __array__(
     self, dtype: Any = None, copy: bool | None = None
   ) -> np.ndarray:
     del copy  # it is always read anew
-    return np.asarray(self.store.read().result(), dtype)
+    return np.asarray(_read(self.store), dtype)
 
 
 def open_pieces(folder: Path) -> dict[str, Stored]:
@@ -131,6 +140,7 @@ def open_pieces(folder: Path) -> dict[str, Stored]:
     spec = {
       "driver": "zarr",
       "kvstore": {"driver": "file", "path": f"{array.parent.absolute()}/"},
+      "fill_missing_data_reads": False,  # zeros, for a file that got lost
     }
     path = array.parent.name.replace(".", "/")
     out[path] = Stored(ts.open(spec, open=True, read=True).result())

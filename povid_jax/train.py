@@ -116,7 +116,7 @@ def _check_workdir(config: ConfigDict, workdir: Path) -> None:
   if not checkpoint.steps_of(workdir):
     return
   path = workdir / "config.json"
-  old = config_lib.flat(checkpoint.read_json(path, "it describes the run"))
+  old = config_lib.flat(files.read_json(path, "it describes the run"))
   # a field that is younger than the run had its default
   old = config_lib.flat(config_lib.default().to_dict()) | old
   for name, value in config_lib.flat(_described(config)).items():

@@ -6,6 +6,7 @@ our own export, so that nothing here needs PyTorch.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -160,6 +161,57 @@ def test_convert(world: Path, tmp_path: Path, spoil, capsys):
   assert named in line and wanted in line, line
   assert str(src) in line
   assert os.listdir(tmp_path) == ["src"]
+
+
+def _edit(**changes: object) -> Callable[[Path], None]:
+  def spoil(model: Path) -> None:
+    described = json.loads((model / "model.json").read_text())
+    described["decoder"] |= changes.pop("decoder", {})
+    (model / "model.json").write_text(json.dumps(described | changes))
+
+  return spoil
+
+
+def _no_params(model: Path) -> None:
+  shutil.rmtree(model / "params")
+
+
+def _a_lost_file(model: Path) -> None:
+  (model / "params" / "decoder.norm.scale" / "0").unlink()
+
+
+def _a_cut_file(model: Path) -> None:
+  file = model / "params" / "decoder.norm.scale" / "0"
+  file.write_bytes(file.read_bytes()[:20])
+
+
+@pytest.mark.parametrize(
+  ("spoil", "message"),
+  [
+    (_no_params, "parameter decoder/.* is missing"),
+    (_a_lost_file, "decoder.norm.scale/0.* is missing"),
+    (_a_cut_file, "decoder.norm.scale/0"),
+    (_edit(decoder={"intermediate_size": 7}), r"has shape \(.*, want \("),
+    (
+      _edit(decoder={"num_heads": "four"}),
+      "model.json: DecoderConfig.num_heads is 'four', want a whole number",
+    ),
+    (_edit(vision=3), "model.json: LlavaConfig.vision is 3, want an object"),
+    (_edit(image_mode="zoom"), "model.json: image_mode is 'zoom', want 'pad'"),
+  ],
+)
+def test_a_model_folder_that_is_not_whole(
+  world: Path, tmp_path: Path, spoil, message, capsys
+):
+  model = tmp_path / "model"
+  shutil.copytree(world / "model", model)
+  spoil(model)
+  line = _line(
+    lambda: convert.main(["to-hf", str(model), str(tmp_path / "dst")]), capsys
+  )
+  assert re.search(message, line), line
+  assert str(model) in line
+  assert os.listdir(tmp_path) == ["model"]
 
 
 def _generate(world: Path, out: Path) -> list[str]:

@@ -322,6 +322,13 @@ def _wrong_shape(src: Path) -> None:
   save_file(tensors, src / "model.safetensors")
 
 
+def _whole_numbers(src: Path) -> None:
+  tensors = load_file(src / "model.safetensors")
+  name = "language_model.model.norm.weight"
+  tensors[name] = tensors[name].astype(np.int32)
+  save_file(tensors, src / "model.safetensors")
+
+
 def _extra_key(src: Path) -> None:
   tensors = load_file(src / "model.safetensors")
   tensors["model.image_newline"] = np.zeros(3, np.float32)
@@ -355,6 +362,7 @@ def _no_end_token(src: Path) -> None:
     (_missing_shard, "model-00001-of-00002.safetensors: missing; "),
     (_truncated, "model.safetensors: truncated: "),
     (_wrong_shape, r"norm.weight has shape \(47,\), want \(48,\)"),
+    (_whole_numbers, "norm.weight has dtype int32, want a floating-point one"),
     (_extra_key, r"src: tensors 1 unexpected \(model.image_newline\)"),
     (
       _another_head,

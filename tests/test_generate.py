@@ -143,6 +143,14 @@ def test_answers_of_other_settings_are_not_continued(world, answered, tmp_path):
   assert out.read_bytes() == answered.read_bytes()
 
 
+def test_a_question_may_hold_other_line_ends(tmp_path):
+  text = "A bus?\u2028Or \x85 a\x0ccar?"
+  row = json.dumps({"question_id": 1, "text": text}, ensure_ascii=False)
+  (tmp_path / "q.jsonl").write_bytes(f"{row}\r\n\n{row}".encode())
+  got = generate.read_questions(tmp_path / "q.jsonl", None)
+  assert [question.text for question in got] == [text] * 2
+
+
 GOOD = {"question_id": 1, "text": "What?", "image": "a.jpg"}
 BAD_ROWS = {
   "not json": ("{", "line 1: not JSON"),

@@ -10,7 +10,8 @@ LEVELS = (
   {"errors"},
   {"files", "progress", "config", "protowire"},
   {"models", "stream", "topology"},
-  {"weights", "objectives", "sharding", "trainable", "flops", "footprint"},
+  {"weights", "objectives", "sharding", "trainable", "flops", "footprint"}
+  | {"model_json"},
   {"data", "checkpoint", "optim", "metrics", "html"},
   {"llm", "forward", "sampling"},
   {"step", "decoding", "outline"},

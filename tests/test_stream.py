@@ -11,8 +11,9 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from povid_jax.errors import UserError
 from povid_jax.sharding import make_mesh
-from povid_jax.stream import Pieces, save_pieces, whole
+from povid_jax.stream import Pieces, open_pieces, save_pieces, whole
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 
@@ -71,3 +72,17 @@ def test_one_file_for_each_layer(folder: Path):
   """A chunk is a layer: sharded hosts read only theirs."""
   files = sorted(p.name for p in (folder / "a.layers.kernel").iterdir())
   assert files == [".zarray", "0.0.0", "1.0.0", "2.0.0"]
+
+
+def test_a_lost_or_cut_file_is_named_and_not_read_as_zeros(folder: Path):
+  arrays = open_pieces(folder)
+  np.testing.assert_array_equal(arrays["a/layers/kernel"][1], _rows()[1])
+  lost, cut = folder / "a.layers.kernel" / "1.0.0", folder / "a.table" / "0.0"
+  lost.unlink()
+  cut.write_bytes(cut.read_bytes()[:-4])
+  np.testing.assert_array_equal(arrays["a/layers/kernel"][2], _rows()[2])
+  with pytest.raises(UserError, match=f"{lost}.* is missing") as caught:
+    arrays["a/layers/kernel"][1]
+  assert "\n" not in str(caught.value)
+  with pytest.raises(UserError, match=f"{cut}.*"):
+    np.asarray(arrays["a/table"])

@@ -58,7 +58,9 @@ class _SentencePiece:
     self.folder = folder
     path = folder / "tokenizer.model"
     try:
-      proto = path.read_bytes()
+      # SentencePiece takes an empty file, and complains later on stderr
+      if not (proto := path.read_bytes()):
+        raise RuntimeError("empty")
       load = lambda p: sentencepiece.SentencePieceProcessor(model_proto=p)
       self._model = self._later = load(proto)
       if _settings(folder).get("legacy") is False:

@@ -9,6 +9,21 @@ ACTIVATIONS = ("quick_gelu", "gelu", "gelu_tanh", "silu")
 PROJECTORS = ("mlp2x_gelu", "linear")
 
 
+def _check_type(name: str, value: Any, default: Any) -> None:
+  """A field's value must be of the kind of its default."""
+  if default is None:
+    return  # one that may be absent; checked where it is used
+  kinds: dict[type, tuple] = {
+    bool: ((bool,), "true or false"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    str: ((str,), "a text"),
+  }
+  types, wanted = kinds.get(type(default), ((dict,), "an object"))
+  if type(value) not in types:
+    raise UserError(f"{name} is {value!r:.40}, want {wanted}")
+
+
 class _Dict:
   """`to_dict` / `from_dict` with errors that name the field."""
 
@@ -22,12 +37,10 @@ class _Dict:
         f"{cls.__name__} has no field {unknown[0]!r}; it has {sorted(fields)}"
       )
     nested = {"vision": VisionConfig, "decoder": DecoderConfig}
-    built = {
-      name: nested[name].from_dict(value)
-      if name in nested and isinstance(value, dict)
-      else value
-      for name, value in values.items()
-    }
+    built = {}
+    for name, value in values.items():
+      _check_type(f"{cls.__name__}.{name}", value, fields[name].default)
+      built[name] = nested[name].from_dict(value) if name in nested else value
     return cls(**built)
 
   def to_dict(self) -> dict[str, Any]:

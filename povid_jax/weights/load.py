@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from povid_jax import progress
@@ -120,12 +121,18 @@ def copy_cast(out: np.ndarray, value: np.ndarray) -> None:
       out[block] = value[block]
 
 
-def _check_shapes(
+def _check_tensors(
   entries: list[keys.Entry], pieces: dict[tuple[str, int | None], Tensor]
 ) -> None:
   for entry in entries:
     for _, layer in entry.names():
       tensor = pieces[entry.path, layer]
+      if not jnp.issubdtype(tensor.dtype, jnp.floating):
+        # a quantised one, whose scale is elsewhere
+        raise UserError(
+          f"{tensor.file}: {tensor.key} has dtype {tensor.dtype}, want a "
+          "floating-point one"
+        )
       if tensor.shape != entry.shape:
         raise UserError(
           f"{tensor.file}: {tensor.key} has shape {tensor.shape}, "
@@ -144,7 +151,7 @@ def _take(
     _check_tied(tensors, where)
   found = keys.match(tensors, wanted, str(where), **options)
   pieces = {target: tensors[key] for target, key in found.items()}
-  _check_shapes(wanted, pieces)
+  _check_tensors(wanted, pieces)
   return pieces
 
 

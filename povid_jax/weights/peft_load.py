@@ -28,7 +28,11 @@ _MUST_BE_OFF = (
   "layer_replication",
   "alora_invocation_tokens",
   "use_qalora",
+  "use_bdlora",
   "arrow_config",
+  "kasa_config",
+  "monteclora_config",
+  "velora_config",
 )
 # ways to start an adapter that leave the base weights as they are; the others
 # (pissa, olora, corda, ...) change them, and the adapter fits only the changed

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,8 @@ def read_bin(file: Path) -> dict[str, Tensor]:
   from torch._subclasses.fake_tensor import FakeTensorMode
 
   try:
-    with FakeTensorMode():
+    with FakeTensorMode(), warnings.catch_warnings():
+      warnings.simplefilter("ignore")  # about files that are refused below
       values = torch.load(file, weights_only=True)
     values = {k: v for k, v in values.items() if hasattr(v, "untyped_storage")}
     offsets = {

@@ -246,11 +246,14 @@ def _file(name: str, content: bytes) -> Any:
   ],
 )
 def test_what_is_no_tokenizer_is_said(
-  make: Any, message: str, tmp_path: Path
+  make: Any, message: str, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
   make(tmp_path)
+  capfd.readouterr()
   with pytest.raises(UserError, match=message):
     text.load_tokenizer(tmp_path)
+  # the packages' own complaints would stand beside our one line
+  assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("content", ["[1]", "{", '{"added_tokens_decoder": 3}'])

@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -188,6 +189,20 @@ def test_broken_folders(tmp_path: Path, make, message: str):
     shards.read_folder(tmp_path)
   assert "\n" not in str(caught.value)
   assert re.match(re.escape(str(tmp_path.parent)), str(caught.value))
+
+
+def test_no_code_of_a_pickle_runs_and_no_warning_is_shown(tmp_path: Path):
+  pytest.importorskip("torch")
+  file, made = tmp_path / "pytorch_model.bin", tmp_path / "made"
+
+  class Code:
+    def __reduce__(self):
+      return Path.touch, (made,)
+
+  file.write_bytes(pickle.dumps({"a": Code()}, protocol=4))
+  with pytest.raises(UserError, match="pytorch_model.bin: torch cannot read"):
+    shards.read_folder(tmp_path)
+  assert not made.exists()
 
 
 def test_a_broken_torch_file(tmp_path: Path):
