@@ -201,7 +201,7 @@ def _numbers(scene: Scene, rng: random.Random) -> Iterator[Proposal]:
   for match in WORD.finditer(scene.text):
     word = match.group().lower()
     before, after = _around(scene.text, *match.span())
-    digits = word.isdecimal() and 2 <= int(word) <= 99
+    digits = len(word) <= 2 and word.isdecimal() and int(word) >= 2
     if not (digits or word in _NUMBERS) or before in ("the", "of", "at", "to"):
       continue
     # A count has its plural noun close behind: "two large brown dogs".
