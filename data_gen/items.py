@@ -249,8 +249,12 @@ def _category_names(
     row = row if isinstance(row, dict) else {}
     name, number = row.get("name"), row.get("id")
     group = row.get("supercategory") or name
-    texts = isinstance(name, str) and isinstance(group, str)
-    if not (texts and name.strip() and isinstance(number, int | str)):
+    if (
+      not isinstance(name, str)
+      or not isinstance(group, str)
+      or not isinstance(number, int | str)
+      or not name.strip()
+    ):
       raise UserError(f"{path}, categories[{i}]: want an object {{id, name}}")
     kinds[number] = name
     result.categories.append((name, group))
