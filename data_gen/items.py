@@ -244,15 +244,20 @@ def _category_names(
   path: Path, document: dict, result: Annotations
 ) -> dict[Any, str]:
   kinds = {}
-  for i, row in enumerate(document.get("categories") or []):
-    try:
-      kinds[row["id"]] = str(row["name"])
-      group = str(row.get("supercategory") or row["name"])
-    except (TypeError, KeyError, AttributeError) as error:
-      raise UserError(
-        f"{path}, categories[{i}]: want an object {{id, name}}"
-      ) from error
-    result.categories.append((str(row["name"]), group))
+  rows = _rows(path, document, "categories") if "categories" in document else ()
+  for i, row in enumerate(rows):
+    row = row if isinstance(row, dict) else {}
+    name, number = row.get("name"), row.get("id")
+    group = row.get("supercategory") or name
+    if (
+      not isinstance(name, str)
+      or not isinstance(group, str)
+      or not isinstance(number, int | str)
+      or not name.strip()
+    ):
+      raise UserError(f"{path}, categories[{i}]: want an object {{id, name}}")
+    kinds[number] = name
+    result.categories.append((name, group))
   return kinds
 
 

@@ -97,10 +97,6 @@ class Job:
   def truth(self, item: Item) -> set[str] | None:
     return self.annotations.objects.get(item.image)
 
-  @property
-  def over_budget(self) -> bool:
-    return self.max_cost is not None and self.journal.cost >= self.max_cost
-
   def settle(
     self,
     item: Item,

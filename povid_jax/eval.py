@@ -86,6 +86,8 @@ def evaluate(args: argparse.Namespace, policy: Any = None) -> int:
     name, folder = benchmark.name, folders[benchmark.name]
     if benchmark.measure is not None:
       scored[name] = benchmark.measure(policy, folder, options[name])
+      _note_measured(settings, scored[name], name)
+      given += [{"benchmark": name, **row} for row in scored[name].answers]
     else:
       matched = _answered(
         args, benchmark, policy, questions[name], options[name]
@@ -138,6 +140,14 @@ def _settings(
     "measured_by": {},
     "notes": {},
   }
+
+
+def _note_measured(settings: dict[str, Any], one: Scored, name: str) -> None:
+  """What a benchmark that asks for itself has asked, and from which files."""
+  if one.prompt is not None:
+    settings["prompt"][name] = one.prompt
+  if one.data_hash is not None:
+    settings["data_hash"][name] = one.data_hash
 
 
 def _load_policy(args: argparse.Namespace, chosen: Sequence[Benchmark]) -> Any:

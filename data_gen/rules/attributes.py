@@ -29,6 +29,7 @@ _NOUNS_TOO = frozenset(
 )
 # "orange juice" has its name from the fruit.
 _OF_FRUIT = frozenset("juice slice slices peel peels zest".split())
+_NO_COUNT = frozenset("the of at to between".split())
 _TIME = re.compile(r"\b(1[0-2]|[1-9]):([0-5]\d)\b")
 
 
@@ -201,8 +202,8 @@ def _numbers(scene: Scene, rng: random.Random) -> Iterator[Proposal]:
   for match in WORD.finditer(scene.text):
     word = match.group().lower()
     before, after = _around(scene.text, *match.span())
-    digits = word.isdecimal() and 2 <= int(word) <= 99
-    if not (digits or word in _NUMBERS) or before in ("the", "of", "at", "to"):
+    digits = len(word) <= 2 and word.isdecimal() and int(word) >= 2
+    if not (digits or word in _NUMBERS) or before in _NO_COUNT:
       continue
     # A count has its plural noun close behind: "two large brown dogs".
     if not _counts(scene.mentions, match.end()):

@@ -31,6 +31,10 @@ _RISES = re.compile(
 _LENGTHWISE = re.compile(
   r" (the|each|both|its) (\w+ )?(sides?|edges?|length)\b"
 )
+# Nothing stands on top of a sky.
+_SKY = re.compile(
+  r" (the|an?) ([\w-]+,? ){0,3}(sky|skies|sun|sunlight|moon|stars)\b"
+)
 # "in the middle of a game" is no place.
 _OF_PLACE = re.compile(
   r" of (the|an?|this) ([\w-]+ ){0,2}(image|picture|photo|photograph|scene"
@@ -66,7 +70,11 @@ def relations(text: str, rng: random.Random) -> Iterator[Proposal]:
 def _usable(old: str, rest: str) -> bool:
   if old in _PLAIN:
     lengthwise = old == "along" and _LENGTHWISE.match(rest)
-    return bool(_DETERMINER.match(rest)) and not lengthwise
+    if lengthwise or (
+      old.startswith(("under", "below", "bene")) and _SKY.match(rest)
+    ):
+      return False
+    return bool(_DETERMINER.match(rest))
   if old.startswith("in the") and old.endswith(("middle", "center", "centre")):
     return not rest.startswith(" of ") or bool(_OF_PLACE.match(rest))
   if old in ("upper", "lower"):

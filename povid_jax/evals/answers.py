@@ -217,8 +217,9 @@ def _slots(
   own: dict[str, list[int]] = defaultdict(list)
   official: dict[str, list[int]] = defaultdict(list)
   for place, question in enumerate(questions):
-    for name in (question.question_id, *question.extra.get("aliases", ())):
-      own[str(name)].append(place)
+    names = (question.question_id, *question.extra.get("aliases", ()))
+    for name in dict.fromkeys(map(str, names)):  # picture 1 may be "1.jpg"
+      own[name].append(place)
     given = question.extra.get("official_id", question.question_id)
     official[str(given)].append(place)
   fits = sum(str(row_id) in own for row_id in ids)

@@ -27,6 +27,7 @@ import numpy as np
 
 from povid_jax import progress
 from povid_jax.data.questions import Question
+from povid_jax.errors import UserError
 from povid_jax.evals import heat_map, inside, needs
 from povid_jax.evals.protocol import (
   Benchmark,
@@ -61,11 +62,14 @@ def questions(data: Path, options: Options) -> list[Question]:
 def measure(policy: Any, data: Path, options: Options) -> Scored:
   """Answers, looks, draws; a unit is a picture."""
   asked = questions(data, options)
+  if not asked:
+    raise UserError(f"attention: {data / 'questions.jsonl'} is empty")
   given = [q.extra["answer"] for q in asked]
   if None in given:
     made = inside.answers(policy, asked, options, "attention")
     given = [g or m for g, m in zip(given, made, strict=True)]
-  run, scored, heads = _looker(), Scored(), {}
+  run, heads = _looker(), {}
+  scored = Scored(answers=inside.rows(asked, given), prompt=asked[0].text)
   drawn = options.extra.get("heat_maps", 0) if options.out else 0
   pairs = list(zip(asked, given, strict=True))
   for i, (question, answer) in enumerate(

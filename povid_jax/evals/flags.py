@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -184,7 +185,7 @@ def whole(values: Sequence[str], name: str, flag: str) -> int | None:
   value = chosen(values, name)
   if value is None:
     return None
-  if not value.isdigit() or int(value) < 1:
+  if not re.fullmatch(r"[0-9]{1,9}", value) or int(value) < 1:
     raise UserError(f"{flag}={value}: want a whole number of at least 1")
   return int(value)
 

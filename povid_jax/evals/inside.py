@@ -1,6 +1,7 @@
 """Shared by benchmarks that look into the model: their flags, their answers."""
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -75,7 +76,7 @@ def noise_steps(value: str) -> tuple[int | None, ...]:
   """ "clean,500" -> (None, 500)."""
   steps: list[int | None] = []
   for word in filter(None, (word.strip() for word in value.split(","))):
-    if word != CLEAN and not (word.isdigit() and int(word) < 1000):
+    if word != CLEAN and not re.fullmatch(r"[0-9]{1,3}", word):
       raise UserError(
         f"--noise-steps={value}: want steps 0..999 or {CLEAN}, got {word!r}"
       )
@@ -121,3 +122,18 @@ def answers(
   path = None if folder is None else folder / f"{name}-{mark}.jsonl"
   rows = decoding.answer(policy, questions, how, path, noise)
   return [row["text"] for row in rows]
+
+
+def rows(
+  questions: Sequence[Question], given: Sequence[str], suffix: str = ""
+) -> list[dict[str, Any]]:
+  """Rows of answers.jsonl; `suffix` tells apart what was asked repeatedly."""
+  pairs = zip(questions, given, strict=True)
+  return [
+    {
+      "question_id": f"{q.question_id}{suffix}" if suffix else q.question_id,
+      "prompt": q.text,
+      "text": text,
+    }
+    for q, text in pairs
+  ]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from povid_jax.errors import UserError
-from povid_jax.evals import chair, inside, needs
+from povid_jax.evals import chair, inside, needs, results
 from povid_jax.evals.protocol import (
   Benchmark,
   Column,
@@ -32,12 +32,15 @@ def measure(policy: Any, data: Path, options: Options) -> Scored:
 
   data = _chair_folder(data)
   questions = chair.questions(data, options)
-  scored = Scored()
+  scored = Scored(data_hash=results.data_hash(chair.BENCHMARK, data))
+  scored.prompt = questions[0].text if questions else ""
   for step in options.extra["noise_steps"]:
     noise = None if step is None else Noise(step, seed=options.seed)
     given = inside.answers(policy, questions, options, "noise_sweep", noise)
     one = chair.score(data, questions, given, options)
-    _join(scored, one, inside.CLEAN if step is None else str(step))
+    name = inside.CLEAN if step is None else str(step)
+    _join(scored, one, name)
+    scored.answers += inside.rows(questions, given, f"@{name}")
   return scored
 
 

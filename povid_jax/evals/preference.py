@@ -27,7 +27,7 @@ from povid_jax import progress
 from povid_jax.data import pairs
 from povid_jax.data.records import Record, Records, RecordSource
 from povid_jax.errors import UserError
-from povid_jax.evals import needs
+from povid_jax.evals import needs, results
 from povid_jax.evals.protocol import (
   Benchmark,
   Column,
@@ -45,7 +45,8 @@ _NOT_PAIRS = ("features.json", "dataset_info.json")
 def measure(policy: Any, data: Path, options: Options) -> Scored:
   """Scores every pair under policy and reference; a unit is a picture."""
   source = open_pairs(data, options)
-  scored = Scored()
+  files = pair_files(data, options)
+  scored = Scored(data_hash=results.hash_files(files))
   own = _logps(policy, source, options, adapter=True)
   reference = _reference(policy, source, options, scored)
   beta = options.extra.get("beta", 0.1)
@@ -64,9 +65,8 @@ def open_pairs(data: Path, options: Options) -> list[Record]:
     UserError: there are none, or they have no rejected answers.
   """
   path = options.extra.get("pairs") or data
-  shards = path if path.is_dir() else path.parent
   source: Records
-  if path.is_dir() and any(shards.glob("*.tfrecord-*")):
+  if _holds_records(path):
     source = RecordSource(path, options.split or _split(path))
   else:
     source = _from_json(_json_file(path), options)
@@ -78,6 +78,19 @@ def open_pairs(data: Path, options: Options) -> list[Record]:
       + (f"{without[0]!r} has no rejected answer" if kept else "no pairs")
     )
   return kept
+
+
+def _holds_records(path: Path) -> bool:
+  return path.is_dir() and any(path.glob("*.tfrecord-*"))
+
+
+def pair_files(data: Path, options: Options) -> list[Path]:
+  """The files that `open_pairs` reads, pictures of JSON apart."""
+  path = options.extra.get("pairs") or data
+  if not _holds_records(path):
+    return [_json_file(path)]
+  split = options.split or _split(path)
+  return sorted(path.glob(f"*-{split}.tfrecord-*"))
 
 
 def _split(folder: Path) -> str:

@@ -99,12 +99,17 @@ class Scored:
     notes: what a reader of the numbers must know (said once in results.md).
     settings: what the numbers depend on beyond the options (a judge); runs
       that differ in it are not compared.
+    answers, prompt, data_hash: of a benchmark with `measure`, which asks for
+      itself: rows of answers.jsonl, the first question, a hash of its files.
   """
 
   units: dict[str, dict[str, float]] = field(default_factory=dict)
   verdicts: list[dict[str, Any]] = field(default_factory=list)
   notes: list[str] = field(default_factory=list)
   settings: dict[str, Any] = field(default_factory=dict)
+  answers: list[dict[str, Any]] = field(default_factory=list)
+  prompt: str | None = None
+  data_hash: str | None = None
 
   def count(self, unit: Any, counts: Mapping[str, float]) -> None:
     """Adds counts to a unit."""

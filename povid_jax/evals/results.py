@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,13 +44,18 @@ def rows(
 
 
 def data_hash(benchmark: Benchmark, folder: Path) -> str:
-  """sha256 over the names and bytes of the benchmark's files."""
+  """`hash_files` of the benchmark's files."""
+  found = (sorted(folder.glob(need.pattern)) for need in benchmark.needs)
+  return hash_files(itertools.chain.from_iterable(found))
+
+
+def hash_files(paths: Iterable[Path]) -> str:
+  """The start of a sha256 over names and bytes of files."""
   digest = hashlib.sha256()
-  for need in benchmark.needs:
-    for path in sorted(folder.glob(need.pattern)):
-      digest.update(path.name.encode())
-      with open(path, "rb") as file:
-        digest.update(hashlib.file_digest(file, "sha256").digest())
+  for path in paths:
+    digest.update(path.name.encode())
+    with open(path, "rb") as file:
+      digest.update(hashlib.file_digest(file, "sha256").digest())
   return digest.hexdigest()[:16]
 
 

@@ -95,6 +95,11 @@ def test_annotations_of_both_kinds(tmp_path):
     INSTANCES | {"annotations": [{"image_id": 99, "category_id": 3}]},
     INSTANCES | {"annotations": [7]},
     INSTANCES | {"categories": [{"id": 1}]},
+    INSTANCES | {"categories": 5},
+    INSTANCES | {"categories": [{"id": 3, "name": None}]},
+    INSTANCES | {"categories": [{"id": 3, "name": " "}]},
+    INSTANCES | {"categories": [{"id": [3], "name": "dog"}]},
+    INSTANCES | {"categories": [{"id": 3, "name": "a", "supercategory": 1}]},
   ],
 )
 def test_malformed_annotations_are_named(tmp_path, data):

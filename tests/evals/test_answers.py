@@ -88,6 +88,14 @@ def test_order_does_not_matter():
   assert answers.match(_questions(1, 2), rows, BENCHMARK).answers == ["a", "b"]
 
 
+def test_an_alias_that_is_the_id_is_no_second_question():
+  """Picture 1 in the file 1.jpg."""
+  matched = answers.match(
+    _questions(1, aliases=("1", "1.jpg")), _rows(("1", "a")), BENCHMARK
+  )
+  assert (matched.answers, matched.notes) == (["a"], [])
+
+
 def test_missing_answers_by_each_rule():
   asked, rows = _questions(1, 2, 3), _rows((2, "b"))
   with pytest.raises(UserError, match="2 of 3 questions have no answer: 1, 3;"):
