@@ -48,6 +48,7 @@ class RunCheckpoints:
           keep_checkpoints_without_metrics=False,
         )
       )
+    errors.hush_orbax()
     self._best = best
     self._saving: int | None = None  # the step of the last save begun
     self._manager = ocp.CheckpointManager(
