@@ -32,7 +32,7 @@ CONFIG = LlavaConfig(
     patch_size=14,
   ),
   decoder=DecoderConfig(
-    vocab_size=512,
+    vocab_size=4096,
     hidden_size=256,
     intermediate_size=512,
     num_layers=3,
