@@ -1,5 +1,7 @@
 """One kind of error for what a user can mend, and the way it is shown."""
 
+import errno
+import logging
 import sys
 import time
 from collections.abc import Callable
@@ -17,12 +19,22 @@ def run(main: Callable[[], int | None]) -> None:
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
-  except KeyboardInterrupt:
-    print("interrupted; the same command continues", file=sys.stderr)
-    sys.exit(130)
   except BrokenPipeError:  # `... | head` closed our standard output
     sys.stderr.close()
     sys.exit(141)
+  except OSError as error:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+      raise
+    where = f" ({error.filename})" if error.filename else ""
+    print(
+      f"error: no room left on the disk{where}; free some and run the same "
+      "command again",
+      file=sys.stderr,
+    )
+    sys.exit(2)
+  except KeyboardInterrupt:
+    print("interrupted; the same command continues", file=sys.stderr)
+    sys.exit(130)
 
 
 def hush_reads() -> None:
@@ -30,6 +42,12 @@ def hush_reads() -> None:
 
   Each would report to nobody, with a traceback of its own after our one line.
   """
+  hush_left_behind()
+  time.sleep(0.5)  # for most of them: at exit the hook is gone before they are
+
+
+def hush_left_behind() -> None:
+  """The same for what comes later, writes too."""
   shown = sys.unraisablehook
 
   def hook(unraisable: "sys.UnraisableHookArgs") -> None:
@@ -38,4 +56,16 @@ def hush_reads() -> None:
       shown(unraisable)
 
   sys.unraisablehook = hook
-  time.sleep(0.5)  # for most of them: at exit the hook is gone before they are
+
+
+def hush_orbax() -> None:
+  """Keeps Orbax from logging errors that it raises as well.
+
+  It logs each with a traceback, which would come before our one line.
+  """
+  logging.getLogger("absl").addFilter(_not_orbax)
+  hush_left_behind()
+
+
+def _not_orbax(record: logging.LogRecord) -> bool:
+  return record.levelno < logging.ERROR or "orbax" not in record.pathname

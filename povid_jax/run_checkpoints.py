@@ -48,7 +48,9 @@ class RunCheckpoints:
           keep_checkpoints_without_metrics=False,
         )
       )
+    errors.hush_orbax()
     self._best = best
+    self._saving: int | None = None  # the step of the last save begun
     self._manager = ocp.CheckpointManager(
       (workdir / "checkpoints").absolute(),
       options=ocp.CheckpointManagerOptions(
@@ -78,6 +80,8 @@ class RunCheckpoints:
     if step == self._manager.latest_step():
       return
     known = self._best in metrics
+    self.wait()  # Orbax would, and its error would seem to be of this save
+    self._saving = step
     try:
       self._manager.save(
         step,
@@ -97,7 +101,7 @@ class RunCheckpoints:
       self._manager.wait_until_finished()
       self._manager.check_for_errors()
     except _NOT_SAVED as error:
-      raise _save_error(self._manager.latest_step(), error) from error
+      raise _save_error(self._saving, error) from error
 
   def restore(self, state: State) -> State | None:
     """The newest saved state; None where nothing is saved.

@@ -32,7 +32,7 @@ CONFIG = LlavaConfig(
     patch_size=14,
   ),
   decoder=DecoderConfig(
-    vocab_size=512,
+    vocab_size=4096,
     hidden_size=256,
     intermediate_size=512,
     num_layers=3,
@@ -112,5 +112,7 @@ def test_step_is_what_we_count(name, reference, share_prefix, remat):
     share_prefix=share_prefix,
   )
   model = flops.Model(ONE_LAYER, LORA, remat=remat, chunk=CHUNK)
-  work = flops.of(model, step)["total"]
-  assert work.hardware == pytest.approx(counted, rel=0.05)
+  work = flops.of(model, step)
+  # one chunk is no loop: the compiler sees that its logits are there already
+  ours = work["total"].hardware - work["head"].recompute
+  assert ours == pytest.approx(counted, rel=0.05)

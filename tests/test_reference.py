@@ -43,20 +43,20 @@ def _rows(workdir):
   return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-slow = lambda *values: pytest.param(*values, marks=pytest.mark.slow)
-
-
+# One step of it is in the fast suite: test_step.py, and
+# test_the_reference_does_not_see_the_adapter below.
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("name", "trainable"),
   [
     ("dpo", "lora"),
-    slow("povid", "lora"),
-    slow("dpo", "decoder"),
-    slow("povid", "decoder"),
-    slow("povid_shared", "lora"),
-    slow("povid_shared", "decoder"),
-    slow("povid_paper", "lora"),
-    slow("mdpo", "lora"),
+    ("povid", "lora"),
+    ("dpo", "decoder"),
+    ("povid", "decoder"),
+    ("povid_shared", "lora"),
+    ("povid_shared", "decoder"),
+    ("povid_paper", "lora"),
+    ("mdpo", "lora"),
   ],
 )
 def test_cached_is_online(name, trainable, world, tmp_path):

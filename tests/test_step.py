@@ -14,9 +14,6 @@ from povid_jax.objectives import Logps, weighted_mean
 from povid_jax.step import Frozen, State, StepFn
 from tests import plain_model, small_world
 
-# not yet asked on a quiet machine: out of the fast suite until it was
-pytestmark = pytest.mark.slow
-
 LORA = LoraConfig(rank=2, alpha=4.0)
 
 
@@ -137,7 +134,7 @@ def _cut(batch, rows, parts):
   }
 
 
-@pytest.fixture(scope="module", params=["povid", "sft"])
+@pytest.fixture(scope="module", params=[slow("povid"), "sft"])
 def cut_step(request, world):
   """(step, function from (rows, parts) to (new parameters, metrics))."""
   graph, params, _, batch = world

@@ -238,6 +238,26 @@ def test_loss_that_is_not_finite(world, one_device, tmp_path):
   assert [row["loss"] is None for row in rows] == [False, True, True, True]
 
 
+def test_profiler_trace(monkeypatch, tmp_path):
+  """Of so many steps after the first ten, also where the run ends sooner."""
+  said = []
+  trace = lambda name: lambda *_: said.append(name)
+  monkeypatch.setattr(jax.profiler, "start_trace", trace("start"))
+  monkeypatch.setattr(jax.profiler, "stop_trace", trace("stop"))
+  for steps, last, want in ((2, 20, {14: "start", 16: "stop"}), (0, 20, {})):
+    profile = loop._Profile(steps, 4, tmp_path)
+    for number in range(4, last):
+      profile.tick(number)
+      assert said == ([want[number]] if number in want else [])
+      said.clear()
+  profile = loop._Profile(9, 0, tmp_path)
+  for number in range(12):
+    profile.tick(number)
+  profile.close()
+  profile.close()
+  assert said == ["start", "stop"]
+
+
 @pytest.mark.slow
 def test_bad_samples_are_left_out_and_counted(world, one_device, tmp_path):
   records = [small_world.record(i) for i in range(6)]
@@ -334,9 +354,9 @@ def test_full_disk(world, compiled_once, tmp_path):
     free = os.statvfs(disk)
     (disk / "ballast").write_bytes(b"x" * (free.f_bavail * 4096 - 100_000))
     code, _, said = run(workdir)
-    assert code == 2
+    assert code == 2, said
     assert "No space left" in said or "no room" in said
-    assert said.startswith("error: ") and len(said.splitlines()) == 1
+    assert said.startswith("error: ") and said.count("\n") == 1, said
     steps = [p.name for p in (workdir / "checkpoints").iterdir()]
     assert "2" in steps or "4" in steps
     (disk / "ballast").unlink()
