@@ -4,9 +4,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-INSTALLED_DEV := $(VENV)/.installed-dev
 # extras of the test environment; add `parity` to compare with PyTorch
 EXTRAS ?= dev,data
+# by its extras: adding some to an environment that is there installs them
+INSTALLED_DEV := $(VENV)/.installed-$(EXTRAS)
 # workers of the test suite
 JOBS ?= 2
 MARK ?= not slow

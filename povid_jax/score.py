@@ -116,16 +116,7 @@ def _noisy(
 
   One name is that of the first picture's twin; the others stay as they are.
   """
-  named = sample.extra.get("image_noisy")
-  if named is not None:
-    names = named if isinstance(named, list) else [named]
-    if not names or not all(n and isinstance(n, str) for n in names):
-      raise UserError(f"image_noisy is {named!r:.40}; want a file name")
-    if len(names) not in (1, len(pictures)):
-      raise UserError(
-        f"{len(names)} names in image_noisy and {len(pictures)} image(s); "
-        "want one for the first picture, or one for each"
-      )
+  if names := pairs.noisy_names(sample):
     paths = [pairs.resolve_image(options.image_dir, n) for n in names]
     return [*map(open_image, paths), *pictures[len(paths) :]]
   seed = noise_lib.seed_for(options.noise_seed, sample.id, None)

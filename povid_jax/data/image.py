@@ -48,7 +48,8 @@ def open_image(
   """Decodes a picture to RGB the way LLaVA does.
 
   Orientation tags (EXIF) are ignored, as LLaVA ignores them: a photograph that
-  a viewer would turn stays as it is stored. Alpha is dropped, not blended.
+  a viewer would turn stays as it is stored. Alpha is dropped, not blended (the
+  processors of transformers 5 blend it over white).
 
   Args:
     source: an encoded picture, or the path of one.

@@ -288,6 +288,27 @@ def split_turns(
   return turns[:cut], turns[cut:], rejected[cut:]
 
 
+def noisy_names(sample: Sample) -> tuple[str, ...]:
+  """Names of the distorted pictures that a sample brings with it, or ().
+
+  Raises:
+    UserError: `image_noisy` names neither one, the first picture's twin, nor
+      one for each picture.
+  """
+  named, count = sample.extra.get("image_noisy"), len(sample.images)
+  if named is None:
+    return ()
+  names = named if isinstance(named, list) else [named]
+  if not names or not all(n and isinstance(n, str) for n in names):
+    raise UserError(f"image_noisy is {named!r:.40}; want a file name")
+  if len(names) not in (1, count):
+    raise UserError(
+      f"{len(names)} names in image_noisy and {count} image(s); "
+      "want one for the first picture, or one for each"
+    )
+  return tuple(names)
+
+
 def resolve_image(image_dir: str | Path, name: str) -> Path:
   """The picture's path inside `image_dir`.
 

@@ -13,9 +13,10 @@ from povid_jax.weights.fields import integer, number
 from povid_jax.weights.load import copy_cast
 from povid_jax.weights.shards import Tensor, read_bin, read_folder, read_json
 
+# PEFT's wrapper around a model; the released trainer wraps twice
+_WRAPPERS = re.compile(r"^(?:base_model\.model\.)+")
 _KEY = re.compile(
-  r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])"
-  r"(?:\.default)?\.weight$"
+  r"^(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight$"
 )
 # fields that change the numbers in a way that we do not compute
 _MUST_BE_OFF = (
@@ -118,9 +119,9 @@ def _sort_out(
   others: dict[str, Tensor] = {}
   outside, unknown, loud = [], [], []
   for key, tensor in tensors.items():
-    parsed = _KEY.match(key)
+    name = _WRAPPERS.sub("", key)
+    parsed = _KEY.match(name)
     if parsed is None:
-      name = key.removeprefix("base_model.model.")
       spot = keys.split(name)
       if spot is not None and spot[0] == "projector":
         others[name] = tensor
@@ -215,9 +216,9 @@ def _non_lora(folder: Path) -> dict[str, Tensor]:
     return {}
   out = {}
   for key, tensor in read_bin(file).items():
-    name = key.removeprefix("base_model.model.")
-    if not name.startswith("model."):
-      name = f"model.{name}"
+    name = _WRAPPERS.sub("", key)
+    # some have none or two of these; LLaVA's own loader takes one off as well
+    name = re.sub(r"^(model\.)*", "model.", name)
     out[name] = tensor
   return out
 

@@ -18,6 +18,8 @@ PREFIXES = {
   "original": "base_model.model.model.layers",
   "llava-hf 4.36": "base_model.model.language_model.model.layers",
   "llava-hf 4.52": "base_model.model.model.language_model.layers",
+  # the released trainer hands an already wrapped model to PEFT (facts B5)
+  "wrapped twice": "base_model.model.base_model.model.model.layers",
 }
 CLIP = (
   "base_model.model.model.vision_tower.vision_tower.vision_model.encoder."
@@ -105,13 +107,16 @@ def test_non_lora_trainables(tmp_path: Path):
   folder = _folder(tmp_path, tensors)
   rng = np.random.default_rng(1)
   weight = rng.standard_normal((32, 16), np.float32)
-  name = "base_model.model.model.mm_projector.0.weight"
-  torch.save(
-    {name: torch.from_numpy(weight)}, folder / "non_lora_trainables.bin"
-  )
-  got = peft_load.read_adapter(folder, CONFIG).others
-  assert list(got) == ["projector/linear_1/kernel"]
-  np.testing.assert_array_equal(got["projector/linear_1/kernel"], weight.T)
+  name = "model.mm_projector.0.weight"
+  # as LLaVA writes it, wrapped twice, and what its loader takes besides
+  for prefix in ("base_model.model.", "base_model.model." * 2, "", "model."):
+    torch.save(
+      {prefix + name: torch.from_numpy(weight)},
+      folder / "non_lora_trainables.bin",
+    )
+    got = peft_load.read_adapter(folder, CONFIG).others
+    assert list(got) == ["projector/linear_1/kernel"]
+    np.testing.assert_array_equal(got["projector/linear_1/kernel"], weight.T)
   # the released run's is an empty dict
   torch.save({}, folder / "non_lora_trainables.bin")
   assert peft_load.read_adapter(folder, CONFIG).others == {}
