@@ -96,7 +96,7 @@ def _inject(out: Path, seed: int) -> Step:
       "--injector=rules",
       f"--edits={EDITS}",
       "--words-per-edit=20",
-      "--insert-above=0.4",
+      "--insert-above=0.5",
       "--replace-within=any",
       "--closed-vocabulary",
       "--categories=description",

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--careless",
     type=float,
-    default=0.7,
+    default=0.8,
     help="how often an answer of train and val mentions the usual companion "
     "of the place where it is absent, as a writer who did not look closely "
     "would (default %(default)s)",
