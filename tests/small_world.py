@@ -1,18 +1,20 @@
 """A model folder, pictures, records and a config as small as they can be."""
 
+import contextlib
 import dataclasses
 import io
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import pytest
 from PIL import Image
 
-from povid_jax import checkpoint
+from povid_jax import checkpoint, sharding
 from povid_jax import config as config_lib
 from povid_jax.data import batches, lengths
 from povid_jax.data.records import (
@@ -187,9 +189,17 @@ def relative_difference(ours: Any, theirs: Any) -> dict[str, float]:
   return jax.tree.map(one, dict(ours), dict(theirs))
 
 
-def on_one_device(make_mesh: Callable[..., Any]) -> Callable[..., Any]:
-  """`sharding.make_mesh` that sees the first device only."""
-  return lambda shape, devices=None: make_mesh(shape, jax.devices()[:1])
+@contextlib.contextmanager
+def one_device() -> Iterator[None]:
+  """`sharding.make_mesh` sees the first device only."""
+  make = sharding.make_mesh
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(
+      sharding,
+      "make_mesh",
+      lambda shape, _=None: make(shape, jax.devices()[:1]),
+    )
+    yield
 
 
 def odd_records() -> list[Record]:

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from povid_jax import checkpoint, convert, errors, score, sharding, train
+from povid_jax import checkpoint, convert, errors, score, train
 from povid_jax.errors import UserError
 from povid_jax.models import params as params_lib
 from povid_jax.models.config import LoraConfig
 from povid_jax.weights import peft_export, peft_load
 from tests import small_tokenizer, small_world
+
+pytestmark = pytest.mark.usefixtures("one_device")
 
 LORA = LoraConfig(rank=3, alpha=6.0)
 FIELDS = {
@@ -68,12 +70,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
   (root / "pairs.json").write_text(json.dumps(rows))
   return root
-
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
-  one = small_world.on_one_device(sharding.make_mesh)
-  monkeypatch.setattr(sharding, "make_mesh", one)
 
 
 def _config(world: Path, **fields: Any) -> Any:

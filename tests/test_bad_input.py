@@ -18,8 +18,10 @@ import pytest
 import sentencepiece
 from safetensors.numpy import load_file, save_file
 
-from povid_jax import convert, errors, generate, score, sharding
+from povid_jax import convert, errors, generate, score
 from tests import small_world
+
+pytestmark = pytest.mark.usefixtures("one_device")
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = "model.safetensors"
@@ -46,12 +48,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
   }
   (root / "pairs.json").write_text(json.dumps([pair]))
   return root
-
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
-  one = small_world.on_one_device(sharding.make_mesh)
-  monkeypatch.setattr(sharding, "make_mesh", one)
 
 
 def _no_weights(src: Path) -> None:

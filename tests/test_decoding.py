@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from povid_jax import checkpoint, decoding, sharding
+from povid_jax import checkpoint, decoding
 from povid_jax.data import text
 from povid_jax.data.questions import Question
 from povid_jax.decoding import Decoding, Noise
@@ -29,9 +29,7 @@ def world(tmp_path_factory):
     Question(i, (root / f"{i}.png",), words[i], {"truth": "x"})
     for i in range(5)
   ]
-  with pytest.MonkeyPatch.context() as patch:
-    one = small_world.on_one_device(sharding.make_mesh)
-    patch.setattr(sharding, "make_mesh", one)
+  with small_world.one_device():
     return decoding.load_policy(str(folder)), questions
 
 

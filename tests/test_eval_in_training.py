@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from povid_jax import eval as eval_command
-from povid_jax import sharding, train
+from povid_jax import train
 from povid_jax.errors import UserError
 from tests import small_world
+
+pytestmark = pytest.mark.usefixtures("one_device")
 
 F1 = "pope/f1"
 # of each evaluation, in order: the second is the best, two more are worse
@@ -45,12 +47,6 @@ def world(tmp_path_factory):
       "".join(json.dumps(row) + "\n" for row in rows)
     )
   return root
-
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-  one = small_world.on_one_device(sharding.make_mesh)
-  monkeypatch.setattr(sharding, "make_mesh", one)
 
 
 def _config(world, **fields):

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from povid_jax import generate, sharding
+from povid_jax import generate
 from povid_jax.errors import UserError
 from tests import small_world
+
+pytestmark = pytest.mark.usefixtures("one_device")
 
 ROOT = Path(generate.__file__).parents[1]
 
@@ -39,12 +41,6 @@ def world(tmp_path_factory):
   return root
 
 
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-  one = small_world.on_one_device(sharding.make_mesh)
-  monkeypatch.setattr(sharding, "make_mesh", one)
-
-
 def _argv(world, out, **flags):
   flags = {
     "checkpoint": world / "model",
@@ -67,9 +63,7 @@ def _rows(path):
 @pytest.fixture(scope="module")
 def answered(world, tmp_path_factory):
   out = tmp_path_factory.mktemp("out") / "answers.jsonl"
-  with pytest.MonkeyPatch.context() as patch:
-    one = small_world.on_one_device(sharding.make_mesh)
-    patch.setattr(sharding, "make_mesh", one)
+  with small_world.one_device():
     assert generate.main(_argv(world, out)) == 0
   return out
 

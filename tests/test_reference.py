@@ -18,9 +18,7 @@ FIELDS = {"steps": STEPS, "lr": 3e-2, "noise.per_epoch": False}
 
 @pytest.fixture(scope="module", autouse=True)
 def one_device():
-  with pytest.MonkeyPatch.context() as patch:
-    one = small_world.on_one_device(sharding.make_mesh)
-    patch.setattr(sharding, "make_mesh", one)
+  with small_world.one_device():
     yield
 
 

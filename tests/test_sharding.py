@@ -102,9 +102,7 @@ def _config(world, **fields):
 def one_device(world, tmp_path_factory):
   """Losses of the run on a single device."""
   workdir = tmp_path_factory.mktemp("one")
-  with pytest.MonkeyPatch.context() as patch:
-    one = small_world.on_one_device(sharding.make_mesh)
-    patch.setattr(sharding, "make_mesh", one)
+  with small_world.one_device():
     train.train_and_evaluate(_config(world), workdir)
   return small_world.losses(workdir)
 

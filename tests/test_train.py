@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from povid_jax import loop, sharding, train
+from povid_jax import loop, train
 from povid_jax.data.records import RecordWriter, shard_name
 from povid_jax.errors import UserError
 from tests import small_world
@@ -40,12 +40,6 @@ def compiled_once(tmp_path_factory):
     jax.config.update(name, value)
 
 
-@pytest.fixture
-def one_device(monkeypatch):
-  one = small_world.on_one_device(sharding.make_mesh)
-  monkeypatch.setattr(sharding, "make_mesh", one)
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
   root = tmp_path_factory.mktemp("train")
@@ -66,9 +60,7 @@ def _config(world, **fields):
 def whole_run(world, tmp_path_factory, compiled_once):
   """The directory of a run that nothing stopped."""
   workdir = tmp_path_factory.mktemp("whole") / "run"
-  with pytest.MonkeyPatch.context() as patch:
-    one = small_world.on_one_device(sharding.make_mesh)
-    patch.setattr(sharding, "make_mesh", one)
+  with small_world.one_device():
     state = train.train_and_evaluate(_config(world), workdir)
   assert int(state.step) == STEPS
   return workdir

@@ -231,19 +231,24 @@ def test_the_corpus_lends_its_sentences():
   assert "cat" not in corpus.sentences  # "it" leans on another sentence
 
 
+def inserted(corpus: Corpus, text: str, seeds: int) -> collections.Counter:
+  """Texts about a picture that the corpus does not have -> how often made."""
+  found = objects.scene(corpus, "new", "Describe it.", text)
+  return collections.Counter(
+    apply(text, list(proposal))[0]
+    for seed in range(seeds)
+    for proposal in objects.insertions(corpus, found, random.Random(seed))
+  )
+
+
 def test_a_lent_sentence_goes_where_the_corpus_has_it():
   corpus = corpus_of(
     "A cup is on the left. There is a dog nearby. A boat is seen.",
     "A cup is on the left. A boat is seen. There is a fork nearby.",
     *["A cup is on the left. A boat is seen."] * 3,
   )
-  text = "A cup is on the left. A boat is seen."
-  found = objects.scene(corpus, "new", "Describe it.", text)
-  made = set()
-  for seed in range(30):
-    for proposal in objects.insertions(corpus, found, random.Random(seed)):
-      made.add(apply(text, list(proposal))[0])
-  assert made == {
+  made = inserted(corpus, "A cup is on the left. A boat is seen.", 30)
+  assert made.keys() == {
     "A cup is on the left. There is a dog nearby. A boat is seen.",
     "A cup is on the left. A boat is seen. There is a fork nearby.",
   }
@@ -255,12 +260,9 @@ def test_what_the_corpus_says_often_is_lent_most():
     "A cup is on the left. There is a red fork at the top.",
   )
   text = "A cup is on the left. A boat is seen."
-  found = objects.scene(corpus, "new", "Describe it.", text)
-  made = collections.Counter()
-  for seed in range(200):
-    for proposal in objects.insertions(corpus, found, random.Random(seed)):
-      made[proposal[0].new.strip()] += 1
-  usual, own = "There is a fork nearby.", "There is a red fork at the top."
+  made = inserted(corpus, text, 200)
+  usual = f"{text} There is a fork nearby."
+  own = f"{text} There is a red fork at the top."
   assert made.keys() <= {usual, own}
   assert made[usual] > 20 * made[own]
 
