@@ -4,7 +4,9 @@ What tool/dpo_trainer_inherent.py of YiyangZhou/POVID runs for one pair (facts
 A2 and D): chosen, rejected and, under the noisy picture, chosen again, each a
 whole sequence of its own, by the policy and by the reference; float32 logits
 and log-softmax over the vocabulary at every position, image tokens included;
-the vision tower for each of the six, and four times more to expand labels.
+the cross-entropy that the language model computes itself wherever it is given
+labels; the vision tower for each of the six, and four times more to expand
+labels.
 Weights, adapters, optimizer and attention are ours, so that what differs is
 the algorithm.
 """
@@ -17,7 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from povid_jax import forward
-from povid_jax.models.attention import self_attention
+from povid_jax.models import backends
 from povid_jax.models.llava import Llava
 from povid_jax.models.params import Params, merge
 from povid_jax.objectives import Logps
@@ -52,22 +54,24 @@ def make(step: StepFn) -> Callable:
     pair = {k: v[0] for k, v in batch.items()}
     mask = pair["loss_mask"]
     counts = forward.counts(pair)
-    reference = _logps(model, pair, clean[2:4], noisy[1], adapter=False)
+    reference, unused = _logps(model, pair, clean[2:4], noisy[1], adapter=False)
     reference = jax.lax.stop_gradient(reference)
 
-    def loss_fn(params: dict) -> Array:
+    def loss_fn(params: dict) -> tuple[Array, Array]:
       policy = merge(step.graph, frozen.params, params)
-      ours = _logps(policy, pair, clean[:2], noisy[0], adapter=True)
-      return step.objective.fn(ours, reference, counts)[0].mean()
+      ours, more = _logps(policy, pair, clean[:2], noisy[0], adapter=True)
+      return step.objective.fn(ours, reference, counts)[0].mean(), more
 
-    loss, grads = jax.value_and_grad(loss_fn)(state.params)
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    (loss, more), grads = grad_fn(state.params)
     updates, opt_state = step.optimizer.update(
       grads, state.opt_state, state.params, loss=loss
     )
     params = cast(Params, optax.apply_updates(state.params, updates))
     # labels are expanded by encoding again and dropping all but the lengths
     spent = clean[4:].astype(jnp.float32).sum()
-    metrics = {"loss": loss, "labels": spent + mask.sum()}
+    metrics = {"loss": loss, "unused": unused, "too": more}
+    metrics |= {"labels": spent + mask.sum()}
     return State(state.step + 1, params, opt_state), metrics
 
   return run
@@ -75,22 +79,25 @@ def make(step: StepFn) -> Callable:
 
 def _logps(
   model: Llava, pair: dict, clean: Array, noisy: Array, adapter: bool
-) -> Logps:
-  """Summed log-probs from three whole sequences."""
+) -> tuple[Logps, Array]:
+  """Summed log-probs from three whole sequences, and cross-entropies."""
   gold = pair["branch_ids"]
   scores = [_log_softmax(model, pair, n, clean[n], adapter) for n in range(2)]
   under_noise = _log_softmax(model, pair, 0, noisy, adapter)
   tokens = jax.lax.stop_gradient(under_noise.argmax(-1))
   # of every position, as the released code gathers before it masks
-  chosen, rejected = (
-    _pick(s, _labels(pair, gold[:, n])) for n, s in enumerate(scores)
-  )
+  labels = [_labels(pair, gold[:, n]) for n in range(2)]
+  chosen, rejected = (_pick(s, labels[n]) for n, s in enumerate(scores))
   noise = _pick(scores[0], tokens)
   start = pair["prefix_ids"].shape[1] - 1
   total = lambda x, n: jnp.where(
     pair["loss_mask"][:, n], x[:, start:-1], 0.0
   ).sum(-1)
-  return Logps(total(chosen, 0), total(rejected, 1), total(noise, 0), None)
+  found = Logps(total(chosen, 0), total(rejected, 1), total(noise, 0), None)
+  # what runs beside it; the compiler shares whatever was computed before
+  entropies = chosen.mean() + rejected.mean()
+  entropies += _pick(under_noise, labels[0]).mean()
+  return found, jax.lax.stop_gradient(entropies)
 
 
 def _labels(pair: dict, answer: Array) -> Array:
@@ -113,8 +120,14 @@ def _log_softmax(
   )
   positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
 
+  row = backends.Row(pair["prefix_ids"].shape[1], 1, answer.shape[1])
+  window = model.config.decoder.sliding_window
+
   def attend(q: Array, k: Array, v: Array, _: None) -> tuple[Array, None]:
-    return self_attention(q, k, v, causal=True), None
+    out = backends.attend(
+      q, k, v, pair["prefix_len"], row, window=window, backend=model.attention
+    )
+    return out, None
 
   hidden, _ = model.decoder(
     x, positions, attend, adapter=adapter, remat=model.remat

@@ -74,11 +74,14 @@ class Case:
 
 
 def measure(cases: list[Case], repeats: int) -> None:
-  """Times the cases in turns, so that a busy moment hits them alike."""
-  for case in cases:
-    case.once()  # the first call moves arrays and warms caches
+  """Times the cases in turns, so that a busy moment hits them alike.
+
+  In each turn a step is run twice and its second run counts: in training a
+  step follows one of its own kind and finds its memory where it left it.
+  """
   for _ in range(repeats):
     for case in cases:
+      case.once()
       case.seconds.append(case.once())
 
 

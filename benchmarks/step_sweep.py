@@ -24,7 +24,7 @@ from typing import Any
 
 import jax
 
-from benchmarks import backend_check
+from benchmarks import backend_check, released_step
 from benchmarks.device import busiest_kernels, matmul_flops
 from benchmarks.step_cases import (
   Case,
@@ -46,18 +46,23 @@ STAGES = {"stage 2": "povid", "stage 1": "dpo"}
 
 @dataclasses.dataclass(frozen=True)
 class What:
-  """One row of the table: see the config fields of these names."""
+  """One row of the table: see the config fields of these names.
+
+  Attributes:
+    work: shared, plain (share_prefix off) or released (released_step).
+  """
 
   stage: str
   batch: int
   attention: str
   remat: str
   reference: str = "online"
+  work: str = "shared"
 
   def __str__(self) -> str:
     return (
       f"{self.stage}  {self.attention:<6} batch {self.batch:>2}  "
-      f"remat {self.remat:<9} reference {self.reference:<6}"
+      f"remat {self.remat:<9} reference {self.reference:<6} {self.work:<8}"
     )
 
 
@@ -66,7 +71,8 @@ def waves(batches: Sequence[int], usable: Sequence[str]) -> list[list[What]]:
 
   The first backend's largest batches come first, with all and with nothing
   recomputed; then what lies between, smaller batches and the cached
-  reference; last the other backends.
+  reference; then other ways to do the same, at the smallest batch, which is
+  the released one, and the largest; last the other backends.
   """
   best, *others = usable
   sizes = sorted(batches, reverse=True)
@@ -84,13 +90,21 @@ def waves(batches: Sequence[int], usable: Sequence[str]) -> list[list[What]]:
   second += both(large[-1], best, "attention")
   for size in small:
     second += both(size, best, "dots")
-  third = [
+  alone, most = sizes[-1], sizes[0]
+  ways = [
+    What("stage 2", alone, best, "dots", work="released"),
+    What("stage 2", alone, best, "dots", work="plain"),
+    What("stage 2", alone, best, "dots", reference="cached"),
+    What("stage 2", most, best, "full", work="plain"),
+    What("stage 2", most, best, "full", reference="cached", work="plain"),
+  ]
+  other = [
     what
     for backend in others
     for size in sizes
     for what in both(size, backend, fitting(size))
   ]
-  return [wave for wave in (first, second, third) if wave]
+  return [wave for wave in (first, second, ways, other) if wave]
 
 
 class Sweep:
@@ -191,13 +205,19 @@ class Sweep:
         "attention": what.attention,
         "remat": what.remat,
         "reference": what.reference,
+        "share_prefix": what.work != "plain",
       },
     )
     parts = (config, self.described, sketch, step)
     structs = abstract_arguments(*parts, self.mesh, self.shape)
     work, _ = step_flops(*parts, self.shape, masked=False)
+    run: Callable = step
+    if what.work == "released":
+      run = released_step.make(step)
+      repeated = jax.eval_shape(released_step.repeat_images, structs[2])
+      structs = (*structs[:2], repeated)
     with jax.set_mesh(self.mesh):
-      lowered = jax.jit(step, donate_argnums=0).lower(*structs)
+      lowered = jax.jit(run, donate_argnums=0).lower(*structs)
       compiled = lowered.compile()
     case = Case(
       name=str(what),

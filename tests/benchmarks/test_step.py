@@ -44,11 +44,11 @@ def test_sweep_of_a_preset(tmp_path):
     f"--details={tmp_path / 'details'}",
   )
   assert result["matmul_flops"] > 0
-  cases = [(r["stage"], r["attention"], r["batch"]) for r in result["rows"]]
+  cases = [(r["stage"], r["work"], r["batch"]) for r in result["rows"]]
   assert cases == [
-    (stage, "xla", batch)
-    for batch in (2, 1)
-    for stage in ("stage 2", "stage 1")
+    *[(s, "shared", n) for n in (2, 1) for s in ("stage 2", "stage 1")],
+    ("stage 2", "released", 1),
+    ("stage 2", "plain", 1),
   ]
   for row in result["rows"]:
     assert row["pairs_per_second"] == pytest.approx(
@@ -67,17 +67,24 @@ def test_a_budget_that_is_spent(tmp_path):
 
 
 def test_what_a_sweep_is_made_of():
-  first, second, third = step_sweep.waves([1, 4, 8, 16], ["cudnn", "xla"])
+  first, second, ways, other = step_sweep.waves([1, 4, 8, 16], ["cudnn", "xla"])
   assert {(w.attention, w.batch) for w in first} == {
     ("cudnn", 16),
     ("cudnn", 8),
   }
-  for backend, wave in (("cudnn", first + second), ("xla", third)):
+  assert {w.work for w in first + second + other} == {"shared"}
+  assert {(w.work, w.batch) for w in ways} == {
+    ("released", 1),
+    ("plain", 1),
+    ("shared", 1),
+    ("plain", 16),
+  }
+  for backend, wave in (("cudnn", first + second), ("xla", other)):
     found = {(w.stage, w.batch) for w in wave if w.attention == backend}
     assert found == {
       (s, b) for s in ("stage 1", "stage 2") for b in (1, 4, 8, 16)
     }
-  rows = [*first, *second, *third]
+  rows = [*first, *second, *ways, *other]
   assert len(set(rows)) == len(rows)
 
 
