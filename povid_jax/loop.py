@@ -49,9 +49,14 @@ class Loop:
     mesh: jax.sharding.Mesh,
   ):
     self.config, self.workdir, self.mesh = config, workdir, mesh
-    self.data, self.rates, self.saved = data, rates, saved
+    self.data, self.saved = data, saved
     self.frozen = model.frozen
     self.total = len(data.plan)
+    # all at once: in the loop each would wait for the step on the device
+    every = np.arange(self.total)
+    self.rates = {
+      group: np.asarray(jax.vmap(rate)(every)) for group, rate in rates.items()
+    }
     self.model = model
     self.objective = step.objective
     self.jitted = jax.jit(step, donate_argnums=0)
@@ -156,7 +161,7 @@ class Loop:
   ) -> dict[str, float]:
     plan = self.data.plan[number]
     rates = {
-      ("lr" if group == "default" else f"lr/{group}"): float(rate(number))
+      ("lr" if group == "default" else f"lr/{group}"): float(rate[number])
       for group, rate in self.rates.items()
     }
     branches = host["branch_ids"].shape[1]

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+import numpy as np
+
 from povid_jax import files
 from povid_jax.errors import UserError
 
@@ -62,6 +64,7 @@ class Rates:
     self._peak = peak
     self._clock = clock
     self._last: float | None = None
+    self._span = np.zeros(4)
 
   def tick(
     self, pairs: float = 0, tokens: float = 0, flops: float = 0
@@ -74,7 +77,18 @@ class Rates:
     self._last = now
     if last is None or now <= last:
       return {}
-    seconds = now - last
+    done = np.array([now - last, pairs, tokens, flops])
+    self._span += done
+    return self._rates(*done.tolist())
+
+  def span(self) -> dict[str, float]:
+    """Rates of all ticks since the last call of `span`."""
+    done, self._span = self._span, np.zeros(4)
+    return self._rates(*done.tolist()) if done[0] else {}
+
+  def _rates(
+    self, seconds: float, pairs: float, tokens: float, flops: float
+  ) -> dict[str, float]:
     rates = {
       "seconds": seconds,
       "pairs_per_s": pairs / seconds,
@@ -91,6 +105,10 @@ class Writer:
   train.jsonl holds one JSON object per step ({"step", "loss", ...}; a number
   that is not finite is null) and is flushed at every row: a killed process
   loses nothing, and half a line is dropped at the next start.
+
+  A line shows the rates since the line before it. A row has those of its step,
+  which looks faster or slower than it was around a save: the host may run ahead
+  of the device and is held up there.
 
   Args:
     workdir: run directory.
@@ -181,7 +199,7 @@ class Writer:
     if self._wandb is not None:
       self._wandb.log(row, step=step)
     if self._every and step % self._every == 0:
-      print(line(step, row, self._total), flush=True)
+      print(line(step, {**row, **self._rates.span()}, self._total), flush=True)
     return row
 
   def close(self) -> None:

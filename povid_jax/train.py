@@ -143,7 +143,8 @@ def _announce(
 ) -> None:
   if jax.process_index():
     return
-  print(optim.trainable_table(model.shapes, model.patterns))
+  held = {**model.frozen.params, **model.params}
+  print(optim.trainable_table(held, model.patterns))
   buckets = data.buckets
   print(
     f"{len(buckets.kept)} samples, lengths {buckets.prefix} + "

@@ -123,6 +123,18 @@ def test_rates_by_hand():
   }
 
 
+def test_a_line_shows_the_rates_since_the_line_before_it(tmp_path, capsys):
+  """2, 1 and 5 pairs in 1, 1 and 2 s: steps 1 to 3 together 2 pairs/s."""
+  with metrics.Writer(tmp_path, every=3, tensorboard=False) as writer:
+    writer._rates = metrics.Rates(clock=iter([0.0, 1.0, 2.0, 4.0]).__next__)
+    for step, pairs in enumerate((9, 2, 1, 5)):
+      writer.write(step, {"loss": 1.0}, pairs=pairs)
+  first, second = capsys.readouterr().out.splitlines()
+  assert "pairs/s" not in first
+  assert "  2 pairs/s" in second
+  assert [r.get("pairs_per_s") for r in rows(tmp_path)] == [None, 2, 1, 2.5]
+
+
 @pytest.mark.parametrize(
   ("kind", "want"),
   [
