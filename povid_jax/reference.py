@@ -5,6 +5,7 @@ and FOLDER/key.json, which says what they were computed from. A cache whose key
 differs in anything is refused, with the entry that differs.
 """
 
+import contextlib
 import json
 import zipfile
 from pathlib import Path
@@ -150,15 +151,16 @@ def _compute(
   bar = progress.bar(
     rows, total=len(plan), desc="reference log-probs", unit="batch"
   )
-  for host in bar:
-    batch = build.place(host, config, mesh)
-    with jax.set_mesh(mesh):
-      out = score(model.frozen, model.params, batch)
-    out = multihost_utils.process_allgather(out, tiled=True)
-    index = np.asarray(out.pop("index")).reshape(-1)
-    real = index != batches.FILLER
-    for name, array in out.items():
-      values[name][index[real]] = np.asarray(array).reshape(-1)[real]
+  with contextlib.closing(rows):
+    for host in bar:
+      batch = build.place(host, config, mesh)
+      with jax.set_mesh(mesh):
+        out = score(model.frozen, model.params, batch)
+      out = multihost_utils.process_allgather(out, tiled=True)
+      index = np.asarray(out.pop("index")).reshape(-1)
+      real = index != batches.FILLER
+      for name, array in out.items():
+        values[name][index[real]] = np.asarray(array).reshape(-1)[real]
   return values
 
 

@@ -9,6 +9,7 @@ Several hosts: --coordinator=HOST:PORT --num-processes=N --process-id=I, or
 """
 
 import argparse
+import contextlib
 import inspect
 import json
 import sys
@@ -90,7 +91,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> State:
   _announce(config, model, data, int(state.step))
   loop = Loop(config, workdir, model, data, step, rates, saved, mesh)
   try:
-    return loop.run(state, rows)
+    with contextlib.closing(rows):  # its processes
+      return loop.run(state, rows)
   finally:
     saved.close()
 

@@ -8,6 +8,7 @@ so a run resumes to the record.
 import dataclasses
 import functools
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -260,6 +261,10 @@ def pipeline(
   if workers:
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # grain asks absl's; ours are argparse's
+    # copied through pipes: containers often have 64 MB of shared memory only,
+    # and what is left of it at the end is complained about
+    piped = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
+    iterable = grain.experimental.WithOptionsIterDataset(iterable, piped)
     iterable = iterable.mp_prefetch(
       grain.MultiprocessingOptions(num_workers=workers)
     )

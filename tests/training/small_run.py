@@ -1,0 +1,39 @@
+"""The config and the command of a small run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from povid_jax import train
+from tests import small_world
+
+ROOT = Path(train.__file__).parents[1]
+STEPS = 6
+
+
+def config(world, **fields):
+  fields = {
+    "steps": STEPS,
+    **{k.replace("__", "."): v for k, v in fields.items()},
+  }
+  return small_world.config(world / "model", world / "data", fields)
+
+
+def command(*argv, devices=1, env=None, **options):
+  """A process of the command with its own devices."""
+  env = {
+    **os.environ,
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    "JAX_PLATFORMS": "cpu",
+    **(env or {}),
+  }
+  return subprocess.Popen(
+    [sys.executable, "-m", "povid_jax.train", *map(str, argv)],
+    cwd=ROOT,
+    env=env,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    **options,
+  )
