@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, SupportsIndex, TypeVar, cast
 
@@ -203,9 +203,10 @@ class RecordSource:
   def __getstate__(self) -> dict:
     return self.__dict__ | {"_files": {}}
 
-  def __del__(self) -> None:
+  def __del__(self, close: Callable[[int], None] = os.close) -> None:
+    # bound here: at the interpreter's end modules may be gone before we are
     for descriptor in self.__dict__.get("_files", {}).values():
-      os.close(descriptor)
+      close(descriptor)
 
   def read(self, i: SupportsIndex) -> bytes:
     """The serialised Example of record i, its CRC checked.
