@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: JSONL, TensorBoard, W&B, standard output."""
+"""Where the numbers of a run go: JSONL, TensorBoard, W&B, the terminal."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from typing import IO, Any, Self
 
 import numpy as np
 
-from povid_jax import files
+from povid_jax import files, progress
 from povid_jax.errors import UserError
 
 # Dense bf16 FLOP/s of one device, from the vendors' data sheets; looked up by
@@ -143,6 +143,7 @@ class Writer:
     self._file: IO[str] | None = None
     self._board: Any = None
     self._wandb: Any = None
+    self._bar: Any = None
     if not enabled:
       return
     folder = Path(workdir) / "metrics"
@@ -156,6 +157,13 @@ class Writer:
       from tensorboardX import SummaryWriter
 
       self._board = SummaryWriter(str(folder), purge_step=start_step)
+    self._bar = progress.bar(  # where nobody watches, the lines do
+      total=total_steps,
+      initial=start_step,
+      desc="training",
+      unit="step",
+      lines=False,
+    )
 
   def write(
     self,
@@ -199,7 +207,10 @@ class Writer:
     if self._wandb is not None:
       self._wandb.log(row, step=step)
     if self._every and step % self._every == 0:
-      print(line(step, {**row, **self._rates.span()}, self._total), flush=True)
+      shown = {**row, **self._rates.span()}
+      progress.say(line(step, shown, self._total))
+    self._bar.set_postfix_str("  ".join(_speed(row)), refresh=False)
+    self._bar.update()
     return row
 
   def close(self) -> None:
@@ -209,7 +220,9 @@ class Writer:
       self._board.close()
     if self._wandb is not None:
       self._wandb.finish()
-    self._file = self._board = self._wandb = None
+    if self._bar is not None:
+      self._bar.close()
+    self._file = self._board = self._wandb = self._bar = None
 
   def __enter__(self) -> Self:
     return self
@@ -227,13 +240,19 @@ def line(step: int, row: Mapping[str, float], total: int | None = None) -> str:
   """One step for a reader: loss, margins, rates."""
   parts = [f"step {step}/{total}" if total else f"step {step}"]
   parts += [form.format(row[name]) for name, form in _SHOWN if name in row]
+  return "  ".join([*parts, *_speed(row)])
+
+
+def _speed(row: Mapping[str, float]) -> list[str]:
+  """The rates of a row that has them."""
+  parts = []
   if row.get("pairs_per_s"):
     parts.append(f"{row['pairs_per_s']:.3g} pairs/s")
   if row.get("tokens_per_s"):
     parts.append(f"{_short(row['tokens_per_s'])} tokens/s")
   if "mfu" in row:
     parts.append(f"MFU {row['mfu']:.1%}")
-  return "  ".join(parts)
+  return parts
 
 
 def _short(number: float) -> str:

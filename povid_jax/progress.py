@@ -16,11 +16,13 @@ def bar(
   desc: str = "",
   unit: str = "it",
   initial: int = 0,
+  lines: bool = True,
 ) -> Any:
   """A tqdm bar on stderr.
 
   Where stderr is no terminal (a log file, a pod) it is a line every ten
-  seconds, the first after ten: what is quickly done says nothing.
+  seconds, the first after ten: what is quickly done says nothing. With `lines`
+  off it is nothing there.
   """
   watched = sys.stderr.isatty()
   return tqdm(
@@ -36,7 +38,14 @@ def bar(
     dynamic_ncols=watched,
     smoothing=0.1,
     leave=watched,
+    disable=not watched and not lines,
   )
+
+
+def say(text: str) -> None:
+  """Prints a line, above the bar where there is one."""
+  tqdm.write(text, file=sys.stdout)
+  sys.stdout.flush()
 
 
 class _Lines:

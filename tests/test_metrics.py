@@ -1,6 +1,7 @@
 """The writer: rows, resuming, half lines, rates."""
 
 import builtins
+import io
 import json
 
 import pytest
@@ -133,6 +134,32 @@ def test_a_line_shows_the_rates_since_the_line_before_it(tmp_path, capsys):
   assert "pairs/s" not in first
   assert "  2 pairs/s" in second
   assert [r.get("pairs_per_s") for r in rows(tmp_path)] == [None, 2, 1, 2.5]
+
+
+class _Terminal(io.StringIO):
+  def isatty(self):
+    return True
+
+
+def test_a_bar_where_somebody_watches(tmp_path, monkeypatch, capsys):
+  terminal = _Terminal()
+  monkeypatch.setattr("sys.stderr", terminal)
+  with metrics.Writer(
+    tmp_path, every=2, start_step=1, total_steps=4, tensorboard=False
+  ) as writer:
+    writer._rates = metrics.Rates(clock=iter([0.0, 1.0, 2.0]).__next__)
+    for step in (1, 2, 3):
+      writer.write(step, {"loss": 1.0}, pairs=3)
+  shown = terminal.getvalue().split("\r")[-1]
+  assert "training: 100%" in shown and "4/4" in shown
+  assert "3 pairs/s" in shown
+  assert capsys.readouterr().out.startswith("step 2/4  loss 1.0000")
+
+
+def test_no_bar_in_a_log(tmp_path, capsys):
+  with metrics.Writer(tmp_path, every=1, tensorboard=False) as writer:
+    writer.write(0, {"loss": 1.0})
+  assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

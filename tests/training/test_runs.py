@@ -9,7 +9,7 @@ import signal
 import jax
 import pytest
 
-from povid_jax import loop, train
+from povid_jax import loop, metrics, train
 from povid_jax.data.records import RecordWriter, shard_name
 from povid_jax.errors import UserError
 from tests import small_world
@@ -225,12 +225,14 @@ def test_bad_samples_are_left_out_and_counted(world, one_device, tmp_path):
   noted = {json.loads(line)["reason"].split("'")[1] for line in lines[:1]}
   assert noted == {"r4"}
   assert json.loads(lines[1])["id"] == "r2"
-  rows = [
-    json.loads(line)
-    for line in (tmp_path / "b/metrics/train.jsonl").read_text().splitlines()
-  ]
-  assert sum(row["rows_used"] for row in rows) == 4
-  assert sum(row["bad_samples"] for row in rows) == 1
+  cached = make({**fields, "reference": "cached"})
+  train.train_and_evaluate(cached, tmp_path / "c")
+  for run in ("b", "c"):
+    rows = metrics.read(tmp_path / run / "metrics/train.jsonl")
+    assert sum(row["rows_used"] for row in rows) == 4
+    assert sum(row["bad_samples"] for row in rows) == 1
+  losses = [small_world.losses(tmp_path / run) for run in ("b", "c")]
+  assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
 def test_errors_are_one_line_and_code_2(world, tmp_path):
