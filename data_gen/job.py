@@ -15,6 +15,7 @@ from data_gen.rules.lexicon import Lexicon
 from povid_jax import progress
 from povid_jax.data.pairs import Sample, write_samples
 from povid_jax.files import atomic_write
+from povid_jax.llm.prices import dollars
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +168,7 @@ class Job:
       return
     troubles = self.journal.gates + self.journal.failures
     worst = ", ".join(f"{k} {n}" for k, n in troubles.most_common(4))
-    cost = f"${self.journal.cost:.2f}" if self.journal.cost else ""
+    cost = dollars(self.journal.cost) if self.journal.cost else ""
     shown = "; ".join(filter(None, (cost, worst)))
     self._bar.set_postfix_str(shown, refresh=False)
     self._bar.update(int(finished))

@@ -17,6 +17,7 @@ from povid_jax.data.pairs import resolve_image
 from povid_jax.errors import UserError
 from povid_jax.llm import Failure, Options, Price, Reply, Request, image_part
 from povid_jax.llm.chat import Chat
+from povid_jax.llm.prices import dollars
 
 # Items in a row that no attempt got through: the server is down, and going on
 # would only burn through the list.
@@ -180,7 +181,9 @@ def dry_run(items: list[Item], options: Options, pictures: Pictures) -> None:
   print(f"about {prompt:,} prompt and {completion:,} completion tokens")
   if price.known:
     half = price.cost(prompt, completion, batch=True)
-    print(f"about ${cost:,.2f}, or ${half:,.2f} with --injector openai-batch")
+    print(
+      f"about {dollars(cost)}, or {dollars(half)} with --injector openai-batch"
+    )
   else:
     print(f"no price for {options.model} in the table; give one with --prices")
   for item in items[:3]:

@@ -17,7 +17,7 @@ from povid_jax import llm
 from povid_jax.errors import UserError
 from povid_jax.evals import judge_batch, needs
 from povid_jax.evals.protocol import Options, Scored
-from povid_jax.llm.prices import message_tokens
+from povid_jax.llm.prices import dollars, message_tokens
 
 Messages = list[dict[str, str]]
 
@@ -296,7 +296,7 @@ def _estimate(
   if not price.known:
     return f"{said}; no price is known for {server.model} (see --prices)"
   most = price.cost(asked, max_tokens * len(requests), batch)
-  return f"{said}, at most ${most:.2f} with {server.model}"
+  return f"{said}, at most {dollars(most)} with {server.model}"
 
 
 def _ask(

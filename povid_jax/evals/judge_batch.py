@@ -18,7 +18,7 @@ from povid_jax.errors import UserError
 from povid_jax.evals import needs
 from povid_jax.files import atomic_write
 from povid_jax.llm import batch, log, wire
-from povid_jax.llm.prices import message_tokens
+from povid_jax.llm.prices import dollars, message_tokens
 
 POLL = 20.0  # seconds between two looks at a batch
 
@@ -69,8 +69,8 @@ def _check_cost(
   )
   if spent + most > max_cost:
     raise UserError(
-      f"a batch of {len(todo)} judgements may cost ${most:.2f}, and "
-      f"${spent:.2f} are spent: more than --max-cost={max_cost:g}"
+      f"a batch of {len(todo)} judgements may cost {dollars(most)}, and "
+      f"{dollars(spent)} are spent: more than --max-cost={max_cost:g}"
     )
 
 

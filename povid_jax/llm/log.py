@@ -15,6 +15,7 @@ from povid_jax import progress
 from povid_jax.errors import UserError
 from povid_jax.files import ensure_parent
 from povid_jax.llm.chat import Chat, Outcome
+from povid_jax.llm.prices import dollars
 from povid_jax.llm.wire import Options, Reply, Request
 
 
@@ -105,7 +106,7 @@ def ask_all(
         append(file, outcome, marks[request.key])
     else:
       failures[outcome.kind] += 1
-    bar.set_postfix_str(f"${spent:.2f}" if spent else "", refresh=False)
+    bar.set_postfix_str(dollars(spent) if spent else "", refresh=False)
     bar.update(1)
 
   async def ask() -> None:

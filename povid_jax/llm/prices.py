@@ -76,6 +76,14 @@ def load_price(model: str, path: str | Path | None = None) -> Price:
     ) from error
 
 
+def dollars(amount: float) -> str:
+  """ "$1,234.50"; below a dollar two significant digits, "$0.0042"."""
+  if not 0 < amount < 1:
+    return f"${amount:,.2f}"
+  digits = 1 - math.floor(math.log10(amount))
+  return f"${amount:.{digits}f}"
+
+
 def text_tokens(text: str) -> int:
   """About how many tokens a text is; not less than it will be, in English."""
   return math.ceil(len(text) / _CHARACTERS_PER_TOKEN)

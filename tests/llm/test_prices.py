@@ -5,7 +5,13 @@ import json
 import pytest
 
 from povid_jax.errors import UserError
-from povid_jax.llm.prices import DEFAULT, Price, load_price, message_tokens
+from povid_jax.llm.prices import (
+  DEFAULT,
+  Price,
+  dollars,
+  load_price,
+  message_tokens,
+)
 
 
 def test_the_longest_name_counts():
@@ -62,3 +68,18 @@ def test_a_malformed_table_is_named(tmp_path, text):
     return
   with pytest.raises(UserError, match="prices.json"):
     load_price("m", path)
+
+
+@pytest.mark.parametrize(
+  ("amount", "shown"),
+  [
+    (0.0, "$0.00"),
+    (0.0042, "$0.0042"),
+    (0.000123, "$0.00012"),
+    (0.63, "$0.63"),
+    (0.999, "$1.00"),
+    (1234.5, "$1,234.50"),
+  ],
+)
+def test_dollars(amount, shown):
+  assert dollars(amount) == shown
