@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 
@@ -44,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(usage(), file=sys.stderr)
     print(f"\nerror: no command {name!r}", file=sys.stderr)
     return 2
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors="replace")  # terminals that are not UTF-8
   module = importlib.import_module(f"data_gen.{name.replace('-', '_')}")
   parser = argparse.ArgumentParser(
     prog=f"python -m data_gen {name}",

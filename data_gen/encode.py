@@ -157,12 +157,15 @@ def _own_noise(sample: Sample, options: Options) -> tuple[bytes, int]:
   """The noisy picture that a sample brings with it, and its step."""
   name = sample.extra["image_noisy"]
   step = sample.extra.get("noise_step", options.noise_step)
+  if not sample.images:
+    raise UserError("image_noisy of a sample that names no image")
   if not isinstance(name, str):
     raise UserError(f"image_noisy is {name!r:.40}; want a file name")
   if type(step) is not int or not 0 <= step < noise.NUM_STEPS:
     raise UserError(f"noise_step is {step!r:.40}; want 0 to 999")
   data = read_picture(options.image_dir, name)
-  check_picture(data, f"image_noisy {name!r}")
+  examine = open_image if options.verify == "full" else check_picture
+  examine(data, f"image_noisy {name!r}")
   return data, step
 
 

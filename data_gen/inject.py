@@ -38,7 +38,7 @@ from data_gen.items import (
   load_samples,
   make_items,
 )
-from data_gen.job import Job, Paths, table
+from data_gen.job import Job, Paths, check_output, table
 from data_gen.journal import Journal, set_aside
 from data_gen.rules.injector import Settings
 from data_gen.rules.lexicon import Lexicon
@@ -54,6 +54,8 @@ INCOMPLETE = 3  # exit code: items are left for the next run
 
 def main(args: argparse.Namespace) -> int:
   check(args)
+  if not args.dry_run:
+    check_output(Path(args.out), args.input)
   annotations = load_annotations(args.annotations)
   lexicon = Lexicon(annotations.categories)
   samples = _read(args, Paths(Path(args.out)))
@@ -85,7 +87,9 @@ def _read(args: argparse.Namespace, paths: Paths) -> list[Sample]:
           f"{args.input}: id {sample.id!a:.80}: {error}"
         ) from error
       on_bad(UserError(f"id {sample.id!a:.80}: {error}"))
-  if problems:
+  if args.dry_run:
+    print(f"{len(problems)} samples left out")
+  elif problems or paths.skipped.exists():
     with atomic_write(paths.skipped) as file:
       file.writelines(json.dumps({"reason": str(p)}) + "\n" for p in problems)
     print(f"{len(problems)} samples left out, see {paths.skipped}")
@@ -160,7 +164,7 @@ def _open(
   """The job on its journal; `record` is what a resumed run must share."""
   paths = Paths(Path(args.out))
   if not args.resume:
-    old = set_aside(paths.journal)
+    old = set_aside(paths.journal, paths.batches)
     if old:
       print(f"the journal of the run before is now {old}")
   bounds = limits(args)

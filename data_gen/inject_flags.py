@@ -1,6 +1,7 @@
 """The options of `data_gen inject`, and what they come to."""
 
 import argparse
+import math
 from pathlib import Path
 
 from data_gen.gates import Limits
@@ -163,6 +164,10 @@ def limits(args: argparse.Namespace) -> Limits:
   return Limits(args.min_length, args.max_length, args.min_similarity)
 
 
+def _flag(name: str) -> str:
+  return "--" + name.replace("_", "-")
+
+
 def check(args: argparse.Namespace) -> None:
   """UserError for options that make no sense."""
   for name in (
@@ -172,11 +177,19 @@ def check(args: argparse.Namespace) -> None:
     "concurrency",
     "image_size",
     "reply_tokens",
+    "batch_requests",
   ):
     value = getattr(args, name)
     if value is not None and value < 1:
-      flag = "--" + name.replace("_", "-")
-      raise UserError(f"{flag}: want 1 or more, got {value}")
+      raise UserError(f"{_flag(name)}: want 1 or more, got {value}")
+  for name in ("timeout", "batch_megabytes"):
+    value = getattr(args, name)
+    if not 0 < value < math.inf:
+      raise UserError(f"{_flag(name)}: want more than 0, got {value:g}")
+  for name in ("max_cost", "poll", "backoff"):
+    value = getattr(args, name)
+    if value is not None and not 0 <= value < math.inf:
+      raise UserError(f"{_flag(name)}: want 0 or more, got {value:g}")
   if Path(args.out).suffix not in (".json", ".jsonl"):
     raise UserError(
       f"--out {args.out}: want a name that ends in .jsonl or .json"

@@ -11,7 +11,6 @@ that needs no other file.
 
 import argparse
 import hashlib
-import io
 import json
 import random
 import shutil
@@ -33,7 +32,7 @@ from data_gen.job import Paths
 from povid_jax.data.pairs import Sample, read_samples, split_turns
 from povid_jax.data.records import Record, RecordSource
 from povid_jax.errors import UserError
-from povid_jax.files import atomic_write
+from povid_jax.files import atomic_write, check_writable
 from povid_jax.html import word_spans
 from povid_jax.progress import bar
 
@@ -251,8 +250,8 @@ def main(args: argparse.Namespace) -> int:
     raise UserError("--noise-step: want 0 to 999")
   if args.image_dir and not Path(args.image_dir).is_dir():
     raise UserError(f"{args.image_dir}: no such folder")
-  if isinstance(sys.stdout, io.TextIOWrapper):
-    sys.stdout.reconfigure(errors="replace")  # terminals that are not UTF-8
+  if args.html:
+    check_writable(args.html)
   pairs, total = read(source, args.image_dir, args.limit)
   stats = measure(pairs, total, left_out(*beside(source)))
   print(report(stats, choose(pairs, args.samples, args.seed)))

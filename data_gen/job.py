@@ -14,8 +14,16 @@ from data_gen.journal import Journal
 from data_gen.rules.lexicon import Lexicon
 from povid_jax import progress
 from povid_jax.data.pairs import Sample, write_samples
-from povid_jax.files import atomic_write
+from povid_jax.errors import UserError
+from povid_jax.files import atomic_write, check_writable
 from povid_jax.llm.prices import dollars
+
+
+def check_output(out: Path, source: str) -> None:
+  """UserError, before any work, for an output that will not do."""
+  check_writable(out)
+  if out.resolve() == Path(source).resolve():
+    raise UserError(f"--out {out} is the input; name another file")
 
 
 @dataclasses.dataclass(frozen=True)

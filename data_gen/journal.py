@@ -67,8 +67,12 @@ class Journal:
     self._synced = time.monotonic()
     self._turn = threading.Lock()
     self._fd = self._open()
-    self._size = self._replay()
-    self._check(dict(settings))
+    try:
+      self._size = self._replay()
+      self._check(dict(settings))
+    except BaseException:
+      os.close(self._fd)  # and lets the lock go
+      raise
 
   def _open(self) -> int:
     ensure_parent(self.path)
@@ -77,12 +81,10 @@ class Journal:
     except OSError as error:
       raise UserError(f"cannot write {self.path}: {error.strerror}") from error
     try:
-      fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+      _lock(fd, self.path)
+    except UserError:
       os.close(fd)
-      raise UserError(
-        f"{self.path} is in use by another process; wait for it to end"
-      ) from error
+      raise
     return fd
 
   def _replay(self) -> int:
@@ -210,12 +212,36 @@ class Journal:
     os.close(self._fd)
 
 
-def set_aside(path: Path) -> Path | None:
-  """Renames a journal, so that a fresh one can start; nothing paid is lost."""
+def _lock(fd: int, path: Path) -> None:
+  try:
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except OSError as error:
+    raise UserError(
+      f"{path} is in use by another process; wait for it to end"
+    ) from error
+
+
+def set_aside(path: Path, *others: Path) -> Path | None:
+  """Renames a journal, so that a fresh one can start; nothing paid is lost.
+
+  Args:
+    others: what belongs to it, renamed alike where it is there.
+
+  Raises:
+    UserError: another process is at work on it.
+  """
   if not path.exists():
     return None
   number = 1
   while (old := path.with_name(f"{path.name}.old-{number}")).exists():
     number += 1
-  path.rename(old)
+  fd = os.open(path, os.O_RDWR)
+  try:
+    _lock(fd, path)
+    for other in others:
+      if other.exists():
+        other.rename(other.with_name(f"{other.name}.old-{number}"))
+    path.rename(old)
+  finally:
+    os.close(fd)
   return old

@@ -171,13 +171,20 @@ class _Handler:
 def dry_run(items: list[Item], options: Options, pictures: Pictures) -> None:
   """Prints counts, tokens and cost, and three prompts; asks nothing."""
   prompt = completion = 0
+  usable: list[Item] = []
   for item in progress.bar(items, desc="estimate", unit="items"):
-    request = pictures.request(item, 0)
+    try:
+      request = pictures.request(item, 0)
+    except UserError:
+      continue
+    usable.append(item)
     prompt += request.tokens
     completion += completion_tokens(item)
   price = options.price
   cost = price.cost(prompt, completion)
-  print(f"model {options.model}: {len(items)} requests")
+  print(f"model {options.model}: {len(usable)} requests")
+  if lost := len(items) - len(usable):
+    print(f"{lost} items have a picture that cannot be read: not asked")
   print(f"about {prompt:,} prompt and {completion:,} completion tokens")
   if price.known:
     half = price.cost(prompt, completion, batch=True)
@@ -186,7 +193,7 @@ def dry_run(items: list[Item], options: Options, pictures: Pictures) -> None:
     )
   else:
     print(f"no price for {options.model} in the table; give one with --prices")
-  for item in items[:3]:
+  for item in usable[:3]:
     print(f"\n--- id {item.sample.id} ({item.category})")
     request = pictures.request(item, 0)
     for message in request.messages:

@@ -7,9 +7,6 @@ large optional package, and the two files are small and stable.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-
-from povid_jax.files import atomic_write
 
 NAME = "povid"
 INFO_FILE = "dataset_info.json"
@@ -93,9 +90,3 @@ def dumps(splits: Mapping[str, Split]) -> dict[str, str]:
     "features.json": json.dumps(features(), indent=4),
     INFO_FILE: json.dumps(dataset_info(splits), indent=2),
   }
-
-
-def write(folder: Path, splits: Mapping[str, Split]) -> None:
-  for name, text in dumps(splits).items():
-    with atomic_write(folder / name) as file:
-      file.write(text)

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_gen.encode import check_picture, read_picture
-from data_gen.job import Paths
+from data_gen.job import Paths, check_output
+from data_gen.shards import source_digest
 from povid_jax.data.pairs import (
   Sample,
   read_samples,
@@ -173,7 +174,7 @@ def _facts(
 
 
 def _claim(answers: Path, facts: dict[str, Any]) -> None:
-  """Holds a file of answers to the settings with which it was begun.
+  """Holds a file of answers to what decided them when it was begun.
 
   Raises:
     UserError: it was begun with others.
@@ -186,8 +187,8 @@ def _claim(answers: Path, facts: dict[str, Any]) -> None:
       file.write(json.dumps(facts))
   elif json.loads(settings.read_text()) != facts:
     raise UserError(
-      f"{answers} was begun with other settings; remove it and {settings.name},"
-      " or name another --out"
+      f"{answers} was begun with other settings or another input; remove it "
+      f"and {settings.name}, or name another --out"
     )
 
 
@@ -220,6 +221,7 @@ def main(args: argparse.Namespace) -> int:
   if args.limit is not None and args.limit < 1:
     raise UserError("--limit: want 1 or more")
   out = Path(args.out)
+  check_output(out, args.input)
   samples, malformed = _read(args)
   asked, bad = make_questions(
     samples, args.image_dir, args.on_bad_sample == "skip"
@@ -237,7 +239,8 @@ def main(args: argparse.Namespace) -> int:
   policy = decoding.load_policy(args.checkpoint, args.dtype)
   facts = _facts(policy.fingerprint, how, noise)
   answers = out.with_name(f"{out.stem}.answers.jsonl")
-  _claim(answers, facts)
+  asked_of = {"input": source_digest(args.input), "images": args.image_dir}
+  _claim(answers, facts | asked_of)
   questions = [question for _, question in asked]
   rows = decoding.answer(policy, questions, how, answers, noise)
   good, texts = [s for s, _ in asked], [row["text"] for row in rows]

@@ -73,8 +73,12 @@ def load(options: Options) -> tuple[list[Sample], list[tuple[str, str]]]:
 
 
 def source_digest(path: str) -> str:
-  with open(path, "rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
+  """SHA-256 of a file; UserError where it cannot be read."""
+  try:
+    with open(path, "rb") as file:
+      return hashlib.file_digest(file, "sha256").hexdigest()
+  except OSError as error:
+    raise UserError(f"{path}: {error.strerror}") from error
 
 
 def digest(options: Options, name: str) -> bytes:

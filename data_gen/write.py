@@ -105,14 +105,26 @@ def run_local(options: Options, out: Path, workers: int) -> None:
 
 
 def is_complete(options: Options, out: Path) -> bool:
-  """Whether `out` holds just what these options and this input give."""
+  """Whether `out` was made with these options of this input.
+
+  Pictures are not looked at again: what was skipped for them stays skipped.
+  """
   try:
     facts = json.loads((out / shards.SETTINGS_FILE).read_text())
   except (OSError, ValueError):
     return False
-  return facts.items() >= shards.settings(options).items() and (
-    facts["pairs_sha256"] == shards.source_digest(options.pairs)
+  return (
+    isinstance(facts, dict)
+    and facts.items() >= shards.settings(options).items()
+    and (facts.get("pairs_sha256") == shards.source_digest(options.pairs))
   )
+
+
+def left_out(out: Path) -> str:
+  """A line on what was skipped, or ""."""
+  skipped = json.loads((out / shards.SETTINGS_FILE).read_text())["skipped"]
+  where = out / shards.SKIPPED_FILE
+  return f"{skipped:,} skipped: {where} says why" if skipped else ""
 
 
 def summary(out: Path, seconds: float) -> str:
@@ -126,17 +138,15 @@ def summary(out: Path, seconds: float) -> str:
     f"{size / 2**20:,.1f} MiB in {seconds:.1f} s "
     f"({total / max(seconds, 1e-9):,.0f} records/s): {out}"
   )
-  if facts["store_noisy"] and (left := total - facts["noisy_stored"]):
+  if facts["store_noisy"] and (plain := total - facts["noisy_stored"]):
     lines.append(
-      f"{left:,} records without a stored noisy picture: they name no "
+      f"{plain:,} records without a stored noisy picture: they name no "
       "picture, or several"
     )
   if facts["val_fraction"] and shards.VALIDATION not in counts:
     lines.append("no validation split: all samples share one picture")
-  if facts["skipped"]:
-    lines.append(
-      f"{facts['skipped']:,} skipped: {out / shards.SKIPPED_FILE} says why"
-    )
+  if left := left_out(out):
+    lines.append(left)
   return "\n".join(lines)
 
 
@@ -145,6 +155,8 @@ def main(args: argparse.Namespace) -> int:
   start = time.monotonic()
   if "://" not in args.out and is_complete(options, Path(args.out)):
     print(f"complete already: {args.out}")
+    if left := left_out(Path(args.out)):
+      print(f"{left}; to try them again remove the folder")
     return 0
   if args.runner != "local":
     from data_gen import beam

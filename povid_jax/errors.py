@@ -48,14 +48,22 @@ def hush_reads() -> None:
 
 def hush_left_behind() -> None:
   """The same for what comes later, writes too."""
+  logging.getLogger("asyncio").addFilter(_was_waited_for)
   shown = sys.unraisablehook
+  if getattr(shown, "hushes", False):
+    return
 
   def hook(unraisable: "sys.UnraisableHookArgs") -> None:
     left_alone = isinstance(unraisable.object, CoroutineType)
     if not left_alone and str(unraisable.exc_value) != "Event loop is closed":
       shown(unraisable)
 
+  hook.hushes = True
   sys.unraisablehook = hook
+
+
+def _was_waited_for(record: logging.LogRecord) -> bool:
+  return "exception was never retrieved" not in record.getMessage()
 
 
 def hush_orbax() -> None:

@@ -1,6 +1,7 @@
 """Files and folders that appear whole or not at all."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -55,24 +56,37 @@ def check_writable(path: str | Path) -> None:
 
 
 @contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+  """Turns what the system refuses into a UserError; a full disk is said once
+  for all, see `errors.run`."""
+  try:
+    yield
+  except OSError as error:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+      raise
+    raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
   """Opens a file that takes its name only when the block ends well.
 
   Raises:
-    UserError: the folder cannot be written to.
+    UserError: the folder cannot be written to, or a folder has the name.
   """
   path = Path(path)
   ensure_parent(path)
   temporary = _temporary(path)
+  encoding = None if "b" in mode else "utf-8"
   try:
-    encoding = None if "b" in mode else "utf-8"
-    with open(temporary, mode, encoding=encoding) as file:
+    with _named(path):
+      opened = open(temporary, mode, encoding=encoding)
+    with opened as file:
       yield file
       file.flush()
       os.fsync(file.fileno())
-    os.replace(temporary, path)
-  except PermissionError as error:
-    raise UserError(f"cannot write {path}: {error.strerror}") from error
+    with _named(path):
+      os.replace(temporary, path)
   finally:
     temporary.unlink(missing_ok=True)
 
@@ -84,18 +98,18 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
   Raises:
     UserError: `path` exists already, or its parent cannot be written to.
   """
-  path = Path(path)
+  path = Path(os.path.realpath(path))  # a link stays one
   if path.exists() and (not path.is_dir() or any(path.iterdir())):
     raise UserError(f"{path} exists already; remove it or name another folder")
   ensure_parent(path)
   temporary = _temporary(path)
   try:
-    temporary.mkdir()
+    with _named(path):
+      temporary.mkdir()
     yield temporary
-    if path.is_dir():
-      path.rmdir()
-    os.replace(temporary, path)
-  except PermissionError as error:
-    raise UserError(f"cannot write {path}: {error.strerror}") from error
+    with _named(path):
+      if path.is_dir():
+        path.rmdir()
+      os.replace(temporary, path)
   finally:
     shutil.rmtree(temporary, ignore_errors=True)

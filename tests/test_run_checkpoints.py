@@ -1,14 +1,16 @@
 """What a run keeps, restores and refuses to restore."""
 
 import json
+import logging
 import resource
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from povid_jax import checkpoint, optim
+from povid_jax import checkpoint, errors, optim
 from povid_jax.errors import UserError
 from povid_jax.run_checkpoints import RunCheckpoints
 from povid_jax.step import State
@@ -140,3 +142,20 @@ def test_settings(tmp_path):
   for keep, mode in ((0, "min"), (1, "median")):
     with pytest.raises(UserError, match="want keep >= 1"):
       _open(tmp_path, keep, "loss", mode)
+
+
+def test_what_asyncio_says_of_writes_left_behind_is_not_shown(capsys):
+  """A full disk fails many writes at once; one line is enough."""
+  errors.hush_left_behind()
+  before = sys.unraisablehook
+  errors.hush_left_behind()
+  assert sys.unraisablehook is before
+  handler = logging.StreamHandler(sys.stderr)
+  logger = logging.getLogger("asyncio")
+  logger.addHandler(handler)
+  try:
+    logger.error("_GatheringFuture exception was never retrieved\nfuture: x")
+    logger.error("something else")
+  finally:
+    logger.removeHandler(handler)
+  assert capsys.readouterr().err == "something else\n"

@@ -199,6 +199,7 @@ def learn(
   corpus = Corpus(lexicon)
   for name, categories in (annotated or {}).items():
     corpus.objects[name] = {lexicon.category(c) for c in categories}
+  colors = set(vocabulary()["colors"].split())
   for answer in answers:
     if len(answer.text) > LONGEST:
       continue
@@ -210,7 +211,7 @@ def learn(
       known |= {
         m.noun.category
         for m in mentions
-        if not (color and m.noun.name in vocabulary()["colors"])
+        if not (color and m.noun.name in colors)
       }
     corpus.names.update(m.noun.name for m in mentions)
     _learn_colors(corpus, answer.text, mentions)

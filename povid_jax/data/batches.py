@@ -227,6 +227,8 @@ class Loader:
         )
       stored = open_image(record.image_noisy, "image_noisy")
       row["images_noisy"][0] = self._prepare(stored)
+      for i, picture in enumerate(pictures[1:], start=1):
+        row["images_noisy"][i] = self._prepare(picture)  # as they are
       return
     for i, picture in enumerate(pictures):
       distorted = noise_lib.distort(

@@ -35,6 +35,8 @@ def read(path: Path) -> dict[tuple[str, str], Reply]:
   with open(path, "rb") as file:
     for number, line in enumerate(file, start=1):
       if not line.endswith(b"\n"):
+        if number == 1 and not b'{"key"'.startswith(line[:6]):
+          raise UserError(f"{path}: not a reply log; name another file")
         os.truncate(path, offset)
         break
       try:

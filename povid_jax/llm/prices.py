@@ -66,7 +66,7 @@ def load_price(model: str, path: str | Path | None = None) -> Price:
     names = [name for name in table if model.startswith(name)]
     if not names:
       return Price(known=False)
-    return Price(**table[max(names, key=len)])
+    return _checked(**table[max(names, key=len)])
   except OSError as error:
     raise UserError(f"{path}: {error.strerror}") from error
   except (ValueError, KeyError, TypeError) as error:
@@ -74,6 +74,17 @@ def load_price(model: str, path: str | Path | None = None) -> Price:
       f"{path}: want {{models: {{name: {{input, output, batch, image}}}}}} "
       f"like {DEFAULT.name} ({error})"
     ) from error
+
+
+def _checked(**fields: Any) -> Price:
+  """TypeError for what is no number."""
+  price = Price(**fields)
+  if not isinstance(price.image, Mapping):
+    raise TypeError(f"image is {price.image!r}")
+  for value in (price.input, price.output, price.batch, *price.image.values()):
+    if type(value) not in (int, float) or not 0 <= value < math.inf:
+      raise TypeError(f"{value!r} is no price")
+  return price
 
 
 def dollars(amount: float) -> str:

@@ -195,6 +195,24 @@ def test_stored_noisy_pictures(tokenizer, tmp_path):
     _loader(source, tokenizer, (0,), noise=other)(step)
 
 
+def test_a_stored_noisy_picture_is_of_the_first_of_two(tokenizer, tmp_path):
+  two = small_world.record(
+    0,
+    images=(small_world.png(1), small_world.png(2)),
+    prompt_turns=("<image>\n<image>\ncat or dog?",),
+    image_noisy=small_world.png(50),
+    noise_step=500,
+  )
+  source = RecordSource(small_world.data_folder(tmp_path, [two], shards=1))
+  fixed = dataclasses.replace(NOISE, per_epoch=False)
+  step = batches.Step(0, 64, 32, (0,))
+  loader = _loader(source, tokenizer, (0,), noise=fixed, max_images=2)
+  noisy = loader(step)["images_noisy"][0]
+  for i, number in enumerate((50, 2)):
+    want = preprocess(small_world.picture(number), 28)
+    np.testing.assert_array_equal(noisy[i], want)
+
+
 def test_noise_at_the_pixels_is_a_seed(source, tokenizer):
   pixels = dataclasses.replace(NOISE, site="pixels")
   batch = _loader(source, tokenizer, (0, 1), noise=pixels)(

@@ -169,3 +169,29 @@ def test_everything_of_a_sample_is_in_its_record(tmp_path, photos):
   assert record.injector == '{"name": "rules", "seed": 1}'
   # One noisy twin has a place in a record; several pictures have none.
   assert (record.image_noisy, record.noise_step) == (None, -1)
+
+
+def test_a_noisy_picture_of_no_picture():
+  lonely = sample(
+    ("What?", "A dog."), images=(), extra={"image_noisy": "0.png"}
+  )
+  with pytest.raises(UserError, match="names no image"):
+    encode.to_record(lonely, Options("pairs", "."))
+
+
+@pytest.mark.parametrize("verify", ["header", "full"])
+def test_damage_in_the_middle_of_a_noisy_picture(tmp_path, photos, verify):
+  photos.make_images(tmp_path, 2)
+  whole = io.BytesIO()
+  pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+  Image.fromarray(pixels).save(whole, "PNG")
+  data = bytearray(whole.getvalue())
+  data[4000:4400] = bytes(400)
+  (tmp_path / "noisy.png").write_bytes(data)
+  options = Options("pairs", str(tmp_path), verify=verify)
+  brings = sample(extra={"image_noisy": "noisy.png"})
+  if verify == "header":
+    assert encode.to_record(brings, options).image_noisy == bytes(data)
+  else:
+    with pytest.raises(UserError, match="image_noisy 'noisy.png'"):
+      encode.to_record(brings, options)

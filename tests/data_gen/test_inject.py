@@ -1,6 +1,7 @@
 """`data_gen inject` as a user runs it: rules, resume, bad input."""
 
 import argparse
+import fcntl
 import json
 import os
 import signal
@@ -300,3 +301,55 @@ def test_help_tells_a_stranger_what_to_do(capsys):
   parser = argparse.ArgumentParser()
   inject.add_arguments(parser)
   assert all(action.help for action in parser._actions)
+
+
+def test_outputs_that_would_cost_something(source, tmp_path):
+  with pytest.raises(UserError, match="is the input"):
+    run("--input", source, "--out", source)
+  assert len(lines(write(tmp_path / "x.jsonl", [1]))) == 1
+  (tmp_path / "d.jsonl").mkdir()
+  with pytest.raises(UserError, match="a folder has that name"):
+    run("--input", source, "--out", tmp_path / "d.jsonl")
+  assert not list(tmp_path.glob("*journal*"))
+
+
+def test_what_was_left_out_is_of_this_run(tmp_path, out, capsys):
+  rows = [row(0), row(1), {"id": "s2"}]
+  path = write(tmp_path / "in.json", rows)
+  args = ["--input", path, "--out", out, "--on-bad-sample", "skip"]
+  assert run(*args, "--dry-run") == 0
+  assert "1 samples left out" in capsys.readouterr().out
+  assert not out.parent.exists()
+  assert run(*args) == 0
+  skipped = out.with_name("skipped.jsonl")
+  assert len(lines(skipped)) == 1
+  write(path, rows[:2])
+  assert run(*args) == 0
+  assert lines(skipped) == []
+
+
+def test_a_journal_in_use_is_not_set_aside(source, out):
+  assert run("--input", source, "--out", out, "--limit", 3) == 0
+  path = out.with_name("journal.jsonl")
+  with open(path) as held:
+    fcntl.flock(held, fcntl.LOCK_EX)
+    with pytest.raises(UserError, match="in use by another process"):
+      run("--input", source, "--out", out, "--no-resume")
+  assert path.exists()
+
+
+@pytest.mark.parametrize(
+  ("flag", "value"),
+  [
+    ("--batch-megabytes", "nan"),
+    ("--batch-requests", "0"),
+    ("--timeout", "nan"),
+    ("--timeout", "0"),
+    ("--max-cost", "nan"),
+    ("--poll", "-1"),
+    ("--backoff", "inf"),
+  ],
+)
+def test_numbers_that_are_none(source, out, flag, value):
+  with pytest.raises(UserError, match=f"{flag}: want"):
+    run("--input", source, "--out", out, flag, value)

@@ -144,3 +144,12 @@ def test_ids_that_come_again_get_keys_of_their_own():
   samples = [Sample(id, (), ("q", "a")) for id in ("a", "a", "a#2", "a")]
   keys = sample_noisy.question_keys(samples)
   assert keys == ["a", "a#2", "a#2#2", "a#3"]
+
+
+def test_answers_to_another_input_are_not_taken(model, tmp_path):
+  out = tmp_path / "pairs.jsonl"
+  sample_pairs(model, out, "--limit=1")
+  rows = (model / "pairs.jsonl").read_text().replace("Describe", "Name")
+  (tmp_path / "other.jsonl").write_text(rows)
+  with pytest.raises(UserError, match="another input"):
+    sample_pairs(model, out, f"--input={tmp_path}/other.jsonl", "--limit=1")

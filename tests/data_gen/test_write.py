@@ -322,3 +322,33 @@ def test_a_huge_answer(tmp_path, photos):
   photos.write_rows(tmp_path / "pairs.jsonl", [row])
   record = RecordSource(write(tmp_path), "train")[0]
   assert (record.chosen, record.rejected) == ((answer,), (answer + "!",))
+
+
+def test_complete_tells_what_was_skipped(tmp_path, photos, capsys):
+  bad_rows(tmp_path, photos)
+  write(tmp_path, "out", "--on-bad-sample=skip")
+  capsys.readouterr()
+  write(tmp_path, "out", "--on-bad-sample=skip")
+  said = capsys.readouterr().out
+  assert "complete already" in said
+  assert "8 skipped:" in said and "remove the folder" in said
+
+
+def test_the_output_may_be_a_link_to_an_empty_folder(tmp_path, photos):
+  photos.make_pairs(tmp_path)
+  (tmp_path / "disk").mkdir()
+  (tmp_path / "out").symlink_to(tmp_path / "disk")
+  write(tmp_path)
+  assert (tmp_path / "out").is_symlink()
+  assert len(RecordSource(tmp_path / "disk", "train")) == 24
+
+
+def test_pairs_that_are_gone(tmp_path, photos):
+  photos.make_pairs(tmp_path)
+  out = write(tmp_path)
+  (tmp_path / "pairs.jsonl").unlink()
+  with pytest.raises(UserError, match="pairs.jsonl: No such file"):
+    write(tmp_path)
+  (out / "povid.json").write_text("[]")
+  with pytest.raises(UserError, match="exists already"):
+    write(tmp_path)

@@ -9,6 +9,7 @@ import pytest
 
 from povid_jax.errors import UserError
 from povid_jax.llm import Options, Request, ask_all
+from povid_jax.llm.log import read
 
 PROVIDER = Path(__file__).parents[1] / "data_gen" / "fake_provider.py"
 
@@ -93,3 +94,13 @@ def test_a_key_is_needed_for_the_public_server(monkeypatch):
   monkeypatch.delenv("OPENAI_API_KEY", raising=False)
   with pytest.raises(UserError, match="OPENAI_API_KEY"):
     ask_all(questions(1), Options("gpt-4o-mini"))
+
+
+def test_a_file_without_a_line_end_is_left_alone(tmp_path):
+  path = tmp_path / "notes.json"
+  path.write_text('{"precious": 1}')
+  with pytest.raises(UserError, match="not a reply log"):
+    read(path)
+  assert path.read_text() == '{"precious": 1}'
+  path.write_text('{"ke')  # the first line, torn by a kill
+  assert read(path) == {} and path.read_text() == ""

@@ -58,7 +58,18 @@ def test_tokens_of_messages_count_text_only():
 
 
 @pytest.mark.parametrize(
-  "text", ["", "[]", "{}", '{"models": {"m": {"price": 1}}}', '{"models": []}']
+  "text",
+  [
+    "",
+    "[]",
+    "{}",
+    '{"models": {"m": {"price": 1}}}',
+    '{"models": {"m": {"input": "1"}}}',
+    '{"models": {"m": {"output": -1}}}',
+    '{"models": {"m": {"image": 5}}}',
+    '{"models": {"m": {"image": {"base": null}}}}',
+    '{"models": []}',
+  ],
 )
 def test_a_malformed_table_is_named(tmp_path, text):
   path = tmp_path / "prices.json"
