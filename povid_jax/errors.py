@@ -4,6 +4,7 @@ import errno
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from types import CoroutineType
 
@@ -49,6 +50,8 @@ def hush_reads() -> None:
 def hush_left_behind() -> None:
   """The same for what comes later, writes too."""
   logging.getLogger("asyncio").addFilter(_was_waited_for)
+  never = "coroutine .* was never awaited"
+  warnings.filterwarnings("ignore", never, RuntimeWarning)
   shown = sys.unraisablehook
   if getattr(shown, "hushes", False):
     return
