@@ -111,3 +111,14 @@ def test_an_old_journal_is_kept(path):
     fill(path)
     assert set_aside(path).name == f"journal.jsonl.old-{number}"
   assert not path.exists()
+
+
+def test_what_belongs_to_an_old_journal_goes_with_it(path):
+  """Request files of batches that are open: a fresh run would remove them."""
+  Journal(path, {}).close()
+  batches = path.with_name("batches")
+  batches.mkdir()
+  (batches / "open.jsonl").write_text("paid")
+  assert set_aside(path, batches) == path.with_name(f"{path.name}.old-1")
+  assert not batches.exists()
+  assert (path.with_name("batches.old-1") / "open.jsonl").read_text() == "paid"
