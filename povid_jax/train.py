@@ -121,7 +121,10 @@ def _check_workdir(config: ConfigDict, workdir: Path) -> None:
   old = config_lib.flat(files.read_json(path, "it describes the run"))
   # a field that is younger than the run had its default
   old = config_lib.flat(config_lib.default().to_dict()) | old
-  for name, value in config_lib.flat(_described(config)).items():
+  new = config_lib.flat(_described(config))
+  # one that is set no more is back at its default: another run
+  gone = {n for n in old if n.startswith("objective.hyper.")} - set(new)
+  for name, value in {**new, **dict.fromkeys(gone)}.items():
     if not name.startswith(_FREE) and old.get(name) != _as_json(value):
       raise UserError(
         f"{workdir} holds a run with config.{name}={old.get(name)!r}, this "
