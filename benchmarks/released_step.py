@@ -54,7 +54,9 @@ def make(step: StepFn) -> Callable:
     pair = {k: v[0] for k, v in batch.items()}
     mask = pair["loss_mask"]
     counts = forward.counts(pair)
-    reference, unused = _logps(model, pair, clean[2:4], noisy[1], adapter=False)
+    reference, entropy = _logps(
+      model, pair, clean[2:4], noisy[1], adapter=False
+    )
     reference = jax.lax.stop_gradient(reference)
 
     def loss_fn(params: dict) -> tuple[Array, Array]:
@@ -70,8 +72,11 @@ def make(step: StepFn) -> Callable:
     params = cast(Params, optax.apply_updates(state.params, updates))
     # labels are expanded by encoding again and dropping all but the lengths
     spent = clean[4:].astype(jnp.float32).sum()
-    metrics = {"loss": loss, "unused": unused, "too": more}
-    metrics |= {"labels": spent + mask.sum()}
+    metrics = {
+      "loss": loss,
+      "entropies": entropy + more,
+      "labels": spent + mask.sum(),
+    }
     return State(state.step + 1, params, opt_state), metrics
 
   return run

@@ -68,6 +68,7 @@ class Journal:
     self._turn = threading.Lock()
     self._fd = self._open()
     try:
+      _lock(self._fd, self.path)
       self._size = self._replay()
       self._check(dict(settings))
     except BaseException:
@@ -77,15 +78,9 @@ class Journal:
   def _open(self) -> int:
     ensure_parent(self.path)
     try:
-      fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+      return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     except OSError as error:
       raise UserError(f"cannot write {self.path}: {error.strerror}") from error
-    try:
-      _lock(fd, self.path)
-    except UserError:
-      os.close(fd)
-      raise
-    return fd
 
   def _replay(self) -> int:
     offset = 0

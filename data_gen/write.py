@@ -110,7 +110,7 @@ def is_complete(options: Options, out: Path) -> bool:
   Pictures are not looked at again: what was skipped for them stays skipped.
   """
   try:
-    facts = json.loads((out / shards.SETTINGS_FILE).read_text())
+    facts = _facts(out)
   except (OSError, ValueError):
     return False
   return (
@@ -120,16 +120,19 @@ def is_complete(options: Options, out: Path) -> bool:
   )
 
 
-def left_out(out: Path) -> str:
+def _facts(out: Path) -> dict:
+  return json.loads((out / shards.SETTINGS_FILE).read_text())
+
+
+def left_out(facts: dict, out: Path) -> str:
   """A line on what was skipped, or ""."""
-  skipped = json.loads((out / shards.SETTINGS_FILE).read_text())["skipped"]
-  where = out / shards.SKIPPED_FILE
+  skipped, where = facts["skipped"], out / shards.SKIPPED_FILE
   return f"{skipped:,} skipped: {where} says why" if skipped else ""
 
 
 def summary(out: Path, seconds: float) -> str:
   """What was written, from the folder itself."""
-  facts = json.loads((out / shards.SETTINGS_FILE).read_text())
+  facts = _facts(out)
   counts = facts["records"]
   total = sum(counts.values())
   size = sum(path.stat().st_size for path in out.iterdir())
@@ -145,7 +148,7 @@ def summary(out: Path, seconds: float) -> str:
     )
   if facts["val_fraction"] and shards.VALIDATION not in counts:
     lines.append("no validation split: all samples share one picture")
-  if left := left_out(out):
+  if left := left_out(facts, out):
     lines.append(left)
   return "\n".join(lines)
 
@@ -155,7 +158,7 @@ def main(args: argparse.Namespace) -> int:
   start = time.monotonic()
   if "://" not in args.out and is_complete(options, Path(args.out)):
     print(f"complete already: {args.out}")
-    if left := left_out(Path(args.out)):
+    if left := left_out(_facts(Path(args.out)), Path(args.out)):
       print(f"{left}; to try them again remove the folder")
     return 0
   if args.runner != "local":

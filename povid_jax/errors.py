@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Callable
 from types import CoroutineType
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)  # errors of a full disk
+
 
 class UserError(Exception):
   """Bad input, said in one line: what, where, and what was expected."""
@@ -24,7 +26,7 @@ def run(main: Callable[[], int | None]) -> None:
     sys.stderr.close()
     sys.exit(141)
   except OSError as error:
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno not in NO_ROOM:
       raise
     where = f" ({error.filename})" if error.filename else ""
     print(

@@ -1,7 +1,6 @@
 """Files and folders that appear whole or not at all."""
 
 import contextlib
-import errno
 import json
 import os
 import shutil
@@ -10,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from povid_jax.errors import UserError
+from povid_jax.errors import NO_ROOM, UserError
 
 
 def _temporary(path: Path) -> Path:
@@ -62,7 +61,7 @@ def _named(path: Path) -> Iterator[None]:
   try:
     yield
   except OSError as error:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in NO_ROOM:
       raise
     raise UserError(f"cannot write {path}: {error.strerror}") from error
 

@@ -109,6 +109,13 @@ def data_folder(
   return folder
 
 
+def folders(root: Path, records: list[Record] | int) -> Path:
+  """`root`, with a model in root/model and these records in root/data."""
+  model_folder(root)
+  data_folder(root / "data", records)
+  return root
+
+
 # one bucket and no warm-up: few steps that all do something, one compilation
 FIELDS = {
   "objective.name": "povid",

@@ -14,10 +14,7 @@ from tests import small_world
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-  root = tmp_path_factory.mktemp("build")
-  small_world.model_folder(root)
-  small_world.data_folder(root / "data", 10)
-  return root
+  return small_world.folders(tmp_path_factory.mktemp("build"), 10)
 
 
 def _config(world, **fields):

@@ -25,9 +25,7 @@ def one_device():
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
   root = tmp_path_factory.mktemp("reference")
-  small_world.model_folder(root)
-  small_world.data_folder(root / "data", small_world.odd_records())
-  return root
+  return small_world.folders(root, small_world.odd_records())
 
 
 def _config(world, **fields):

@@ -86,10 +86,7 @@ def test_heads_and_batch_must_divide():
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-  root = tmp_path_factory.mktemp("sharding")
-  small_world.model_folder(root)
-  small_world.data_folder(root / "data", 24)
-  return root
+  return small_world.folders(tmp_path_factory.mktemp("sharding"), 24)
 
 
 def _config(world, **fields):

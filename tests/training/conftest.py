@@ -25,7 +25,4 @@ def compiled_once(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-  root = tmp_path_factory.mktemp("train")
-  small_world.model_folder(root)
-  small_world.data_folder(root / "data", 10)
-  return root
+  return small_world.folders(tmp_path_factory.mktemp("train"), 10)

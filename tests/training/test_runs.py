@@ -105,6 +105,14 @@ def test_fields_that_change_no_number_may_change(
     train.train_and_evaluate(small_run.config(world), tmp_path)
   with pytest.raises(UserError, match="config.lr=0.01, this one has 0.02"):
     train.train_and_evaluate(small_run.config(world, lr=0.02), tmp_path)
+  path = tmp_path / "config.json"
+  text = path.read_text()
+  described = json.loads(text)
+  described["objective"]["hyper"]["loss_type"] = "ipo"  # set no more
+  path.write_text(json.dumps(described))
+  with pytest.raises(UserError, match="objective.hyper.loss_type='ipo', this"):
+    train.train_and_evaluate(small_run.config(world), tmp_path)
+  path.write_text(text)
   train.train_and_evaluate(
     small_run.config(world, checkpoint__every=1, checkpoint__keep=2), tmp_path
   )
