@@ -35,6 +35,7 @@ test-all: $(INSTALLED_DEV)  ## the slow ones as well
 lint: types  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 
 types: $(INSTALLED_DEV)
 	$(BIN)/basedpyright --level error --pythonpath $(BIN)/python

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from povid_jax import forward
 from povid_jax.models import params as params_lib
 from povid_jax.models.config import (
   DecoderConfig,
@@ -21,6 +20,7 @@ from povid_jax.models.config import (
   VisionConfig,
 )
 from povid_jax.models.llava import IMAGE_TOKEN
+from povid_jax.objectives import logps
 
 DECODER = DecoderConfig(
   vocab_size=512,
@@ -77,9 +77,9 @@ def _one(backend: str, decoder: DecoderConfig) -> dict[str, Any]:
 
     def loss(trained: dict) -> jax.Array:
       model = params_lib.merge(graph, frozen, trained)
-      spec = forward.Spec(frozenset({"rejected"}))
-      embeds = forward.encode(model, batch)
-      found = forward.logps(model, batch, embeds, spec, adapter=True)
+      spec = logps.Spec(frozenset({"rejected"}))
+      embeds = logps.encode(model, batch)
+      found = logps.logps(model, batch, embeds, spec, adapter=True)
       assert found.rejected is not None
       return (0.3 * found.rejected - found.chosen).mean() / 10
 

@@ -20,8 +20,8 @@ import numpy as np
 
 from povid_jax import errors
 from povid_jax.errors import UserError
-from povid_jax.evals import bootstrap, needs
-from povid_jax.evals.bootstrap import Difference
+from povid_jax.eval import bootstrap, needs
+from povid_jax.eval.bootstrap import Difference
 
 # columns of the counts of one picture
 MENTIONS, WRONG, SEEN, TRUTH = range(4)

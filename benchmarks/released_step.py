@@ -18,12 +18,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from povid_jax import forward
 from povid_jax.models import backends
 from povid_jax.models.llava import Llava
 from povid_jax.models.params import Params, merge
-from povid_jax.objectives import Logps
-from povid_jax.step import Frozen, State, StepFn
+from povid_jax.objectives import Logps, logps
+from povid_jax.training.step import Frozen, State, StepFn
 
 Array = jax.Array
 CLEAN, NOISY = 8, 2  # vision tower runs for a pair
@@ -53,7 +52,7 @@ def make(step: StepFn) -> Callable:
     noisy = jax.lax.map(lambda x: model.encode_images(x), batch["images_noisy"])
     pair = {k: v[0] for k, v in batch.items()}
     mask = pair["loss_mask"]
-    counts = forward.counts(pair)
+    counts = logps.counts(pair)
     reference, entropy = _logps(
       model, pair, clean[2:4], noisy[1], adapter=False
     )

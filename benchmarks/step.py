@@ -34,11 +34,11 @@ import jax.numpy as jnp
 from benchmarks import device, released_step, step_sweep
 from benchmarks.step_cases import measure, other, ours
 from povid_jax import errors, files
-from povid_jax.abstract import Shape
 from povid_jax.errors import UserError
 from povid_jax.models.config import DecoderConfig, LlavaConfig, VisionConfig
 from povid_jax.models.presets import preset
 from povid_jax.models.scoring import token_logps
+from povid_jax.plan.abstract import Shape
 
 SMALL = LlavaConfig(
   vision=VisionConfig(

@@ -12,14 +12,15 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.stages import Compiled
 
-from povid_jax import build, sharding
 from povid_jax import config as config_lib
-from povid_jax.abstract import Shape, abstract_arguments
+from povid_jax.models import sharding
 from povid_jax.models.config import LlavaConfig
 from povid_jax.models.llava import IMAGE_TOKEN
-from povid_jax.outline import Outline, outline
-from povid_jax.planning import step_flops
-from povid_jax.step import Frozen, State, StepFn
+from povid_jax.plan.abstract import Shape, abstract_arguments
+from povid_jax.plan.planning import step_flops
+from povid_jax.training import build
+from povid_jax.training.outline import Outline, outline
+from povid_jax.training.step import Frozen, State, StepFn
 
 Struct = jax.ShapeDtypeStruct
 

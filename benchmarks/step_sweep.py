@@ -34,11 +34,12 @@ from benchmarks.step_cases import (
   single_mesh,
   step_of,
 )
-from povid_jax import build, files
-from povid_jax.abstract import Shape, abstract_arguments
+from povid_jax import files
 from povid_jax.models.config import LlavaConfig
-from povid_jax.planning import step_flops
-from povid_jax.step import Frozen, State
+from povid_jax.plan.abstract import Shape, abstract_arguments
+from povid_jax.plan.planning import step_flops
+from povid_jax.training import build
+from povid_jax.training.step import Frozen, State
 
 THREAD = "compiles a step"
 STAGES = {"stage 2": "povid", "stage 1": "dpo"}

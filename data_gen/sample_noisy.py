@@ -33,7 +33,7 @@ from povid_jax.errors import UserError
 from povid_jax.files import atomic_write
 
 if TYPE_CHECKING:  # JAX is imported when the command runs, not for its --help
-  from povid_jax.decoding import Decoding, Noise
+  from povid_jax.generate.answering import Decoding, Noise
 
 
 SAME = "answer equal to the correct one"
@@ -226,23 +226,23 @@ def main(args: argparse.Namespace) -> int:
   asked, bad = make_questions(
     samples, args.image_dir, args.on_bad_sample == "skip"
   )
-  from povid_jax import decoding
+  from povid_jax.generate import answering
 
-  how = decoding.Decoding(
+  how = answering.Decoding(
     max_new_tokens=args.max_new_tokens,
     temperature=args.temperature,
     top_p=args.top_p,
     seed=args.seed,
     batch_size=args.batch_size,
   )
-  noise = decoding.Noise(args.noise_step, args.overflow, args.seed)
-  policy = decoding.load_policy(args.checkpoint, args.dtype)
+  noise = answering.Noise(args.noise_step, args.overflow, args.seed)
+  policy = answering.load_policy(args.checkpoint, args.dtype)
   facts = _facts(policy.fingerprint, how, noise)
   answers = out.with_name(f"{out.stem}.answers.jsonl")
   asked_of = {"input": source_digest(args.input), "images": args.image_dir}
   _claim(answers, facts | asked_of)
   questions = [question for _, question in asked]
-  rows = decoding.answer(policy, questions, how, answers, noise)
+  rows = answering.answer(policy, questions, how, answers, noise)
   good, texts = [s for s, _ in asked], [row["text"] for row in rows]
   pairs, left = split_pairs(good, texts, facts)
   _finish(out, pairs, malformed + bad + left)

@@ -18,14 +18,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from povid_jax import checkpoint, errors, files
+from povid_jax import errors, files
+from povid_jax.checkpoints import restore
+from povid_jax.checkpoints.stream import Pieces
 from povid_jax.data.text import TEMPLATES, Template, find_template
 from povid_jax.data.tokenizer import load_tokenizer
 from povid_jax.errors import UserError
 from povid_jax.models import params as params_lib
 from povid_jax.models.config import LlavaConfig
 from povid_jax.models.presets import PRESETS, preset
-from povid_jax.stream import Pieces
 from povid_jax.weights import (
   export,
   keys,
@@ -101,7 +102,7 @@ def from_torch(args: argparse.Namespace) -> None:
     tokenizers.copy_files(words, Path(staged))
     # not the copy: an error names a file that the user has
     _check_tokenizer(words, source.config.decoder.vocab_size)
-    checkpoint.save_model_folder(
+    restore.save_model_folder(
       args.dst,
       source.config,
       _read(source, dtype, adapter),
@@ -158,7 +159,7 @@ def chat_template(template: Template) -> str | None:
 
 def to_hf(args: argparse.Namespace) -> None:
   """A checkpoint of ours to a folder of LlavaForConditionalGeneration."""
-  weights, tuned = checkpoint.open_chain(args.src)
+  weights, tuned = restore.open_chain(args.src)
   if tuned and tuned[-1][1] is not None and not args.merge:
     tuned = tuned[:-1]
     _say(
@@ -201,10 +202,10 @@ def to_hf(args: argparse.Namespace) -> None:
 
 def to_peft(args: argparse.Namespace) -> None:
   """The adapter of a run to a PEFT folder."""
-  trained, lora, init = checkpoint.load_trained(args.src)
+  trained, lora, init = restore.load_trained(args.src)
   if lora is None:
     raise UserError(f"{args.src} was trained without an adapter: use to-hf")
-  config = checkpoint.describe(args.src)
+  config = restore.describe(args.src)
   base = args.base or str(init)
   with files.atomic_dir(args.dst) as folder:
     peft_export.write_adapter(
@@ -231,7 +232,7 @@ def init(args: argparse.Namespace) -> None:
   find_template(template)
   with tempfile.TemporaryDirectory() as staged:
     tokenizers.copy_files(Path(args.tokenizer), Path(staged))
-    checkpoint.save_model_folder(
+    restore.save_model_folder(
       args.dst,
       config,
       params,

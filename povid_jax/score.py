@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from povid_jax import checkpoint, errors, files, forward, objectives, progress
+from povid_jax import errors, files, objectives, progress
+from povid_jax.checkpoints import restore
 from povid_jax.data import noise as noise_lib
 from povid_jax.data import pairs, text
 from povid_jax.data.image import open_image, preprocess
@@ -29,7 +30,7 @@ from povid_jax.data.tokenizer import Tokenizer, load_tokenizer
 from povid_jax.errors import UserError
 from povid_jax.models import params as params_lib
 from povid_jax.models.config import LoraConfig
-from povid_jax.objectives import Counts, Logps
+from povid_jax.objectives import Counts, Logps, logps
 from povid_jax.weights import peft_load
 
 OBJECTIVES = ("dpo", "povid", "povid_shared", "povid_paper")
@@ -49,7 +50,7 @@ class Scorer(NamedTuple):
   policy: Model
   reference: Model
   tokenizer: Tokenizer
-  weights: checkpoint.Weights
+  weights: restore.Weights
 
 
 class Options(NamedTuple):
@@ -77,13 +78,13 @@ def load_scorer(
     UserError: see `checkpoint.load` and `peft_load.read_adapter`; an adapter
       given on a run that has one.
   """
-  spec = checkpoint.resolve(spec)
+  spec = restore.resolve(spec)
   lora, trained, start = None, {}, spec
   if not (Path(spec) / "model.json").is_file():
     if adapter is not None:
       raise UserError(f"{spec} is a run; --adapter wants a model folder")
-    trained, lora, start = checkpoint.load_trained(spec)
-  weights = checkpoint.load(start, dtype=jnp.dtype(dtype)).merged()
+    trained, lora, start = restore.load_trained(spec)
+  weights = restore.load(start, dtype=jnp.dtype(dtype)).merged()
   if adapter is not None:
     read = peft_load.read_adapter(adapter, weights.config)
     if said := peft_load.skipped(read):
@@ -134,7 +135,7 @@ def _noisy(
 
 
 def _pictures(
-  images: Sequence[Image.Image], weights: checkpoint.Weights
+  images: Sequence[Image.Image], weights: restore.Weights
 ) -> np.ndarray:
   """uint8[1, I, S, S, 3]."""
   size = weights.config.vision.image_size
@@ -187,19 +188,19 @@ def make_batch(
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "spec"))
-def _noise_tokens(graph: Any, params: Any, batch: Any, spec: forward.Spec):
+def _noise_tokens(graph: Any, params: Any, batch: Any, spec: logps.Spec):
   model = params_lib.merge(graph, params)
-  embeds = forward.encode_noisy(model, batch, spec)
-  return forward.noise_tokens(model, batch, embeds, spec, adapter=True)
+  embeds = logps.encode_noisy(model, batch, spec)
+  return logps.noise_tokens(model, batch, embeds, spec, adapter=True)
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "spec"))
 def _logps(
-  graph: Any, params: Any, batch: Any, noise_ids: Any, spec: forward.Spec
+  graph: Any, params: Any, batch: Any, noise_ids: Any, spec: logps.Spec
 ) -> Logps:
   model = params_lib.merge(graph, params)
-  embeds = forward.encode(model, batch)
-  return forward.logps(
+  embeds = logps.encode(model, batch)
+  return logps.logps(
     model, batch, embeds, spec, adapter=True, noise_ids=noise_ids
   )
 
@@ -239,7 +240,7 @@ def score_pair(
     raise UserError(f"pair {sample.id!r}: {error}") from error
   policy, reference = scorer.policy, scorer.reference
   exclude = options.token_rule == "argmax_exclude_gold"
-  spec = forward.Spec(frozenset({"rejected"}), exclude_gold=exclude)
+  spec = logps.Spec(frozenset({"rejected"}), exclude_gold=exclude)
   own: list[Any] = [None, None]
   if "images_noisy" in batch:
     own = [_noise_tokens(*m, batch, spec=spec) for m in (policy, reference)]
@@ -250,10 +251,10 @@ def score_pair(
     shared = _logps(*reference, batch, own[0], spec=spec).noise
   mask = batch["loss_mask"][0]
   number = lambda x: None if x is None else float(x[0])
-  named = lambda logps: {
-    "chosen_logps": number(logps.chosen),
-    "rejected_logps": number(logps.rejected),
-    "noise_logps": number(logps.noise),
+  named = lambda sums: {
+    "chosen_logps": number(sums.chosen),
+    "rejected_logps": number(sums.rejected),
+    "noise_logps": number(sums.noise),
   }
   tokens = lambda ids: (
     [] if ids is None else np.asarray(ids)[0][mask[0]].tolist()

@@ -21,23 +21,17 @@ import jax
 from ml_collections import ConfigDict
 
 from povid_jax import (
-  build,
-  checkpoint,
-  errors,
-  files,
-  optim,
-  outline,
-  reference,
-  sharding,
-)
-from povid_jax import (
   config as config_lib,
 )
+from povid_jax import errors, files
+from povid_jax.checkpoints import restore
 from povid_jax.data import batches
 from povid_jax.errors import UserError
-from povid_jax.loop import Loop, check_evaluation
-from povid_jax.run_checkpoints import RunCheckpoints
-from povid_jax.step import State
+from povid_jax.models import sharding
+from povid_jax.training import build, optim, outline, reference
+from povid_jax.training.loop import Loop, check_evaluation
+from povid_jax.training.run_checkpoints import RunCheckpoints
+from povid_jax.training.step import State
 
 # fields that may differ when a run continues: they do not change its numbers
 _FREE = (
@@ -66,7 +60,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> State:
   _check_workdir(config, workdir)
   check_evaluation(config)
   mesh = sharding.make_mesh(config.mesh)
-  described = checkpoint.describe(config.init)
+  described = restore.describe(config.init)
   sharding.check(mesh, described, config.batch_size // config.grad_accum)
   model = build.build_model(config, mesh)
   data = build.build_data(config, model.weights, workdir)
@@ -101,7 +95,7 @@ def _pin_init(config: ConfigDict) -> ConfigDict:
   """`init` with its step made explicit: what the reference is, for good."""
   config = config.copy_and_resolve_references()
   with config.unlocked():
-    config.init = checkpoint.resolve(config.init)
+    config.init = restore.resolve(config.init)
   return config
 
 
@@ -115,7 +109,7 @@ def _described(config: ConfigDict) -> dict[str, Any]:
 
 def _check_workdir(config: ConfigDict, workdir: Path) -> None:
   """Refuses a workdir with checkpoints of another config."""
-  if not checkpoint.steps_of(workdir):
+  if not restore.steps_of(workdir):
     return
   path = workdir / "config.json"
   old = config_lib.flat(files.read_json(path, "it describes the run"))

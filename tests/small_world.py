@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from povid_jax import checkpoint, sharding
 from povid_jax import config as config_lib
+from povid_jax.checkpoints import restore
 from povid_jax.data import batches, lengths
 from povid_jax.data.records import (
   Record,
@@ -24,7 +24,7 @@ from povid_jax.data.records import (
   shard_name,
 )
 from povid_jax.data.tokenizer import load_tokenizer
-from povid_jax.models import params
+from povid_jax.models import params, sharding
 from povid_jax.models.config import LlavaConfig
 from povid_jax.models.presets import preset
 from tests import small_tokenizer
@@ -51,7 +51,7 @@ def arrays(config: LlavaConfig = MODEL, seed: int = 0) -> dict[str, np.ndarray]:
 
 def model_folder(root: Path, weights: Mapping[str, Any] | None = None) -> Path:
   folder = root / "model"
-  checkpoint.save_model_folder(
+  restore.save_model_folder(
     folder,
     MODEL,
     dict(weights) if weights is not None else arrays(),

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from povid_jax import build, outline
 from povid_jax import config as config_lib
 from povid_jax.errors import UserError
 from povid_jax.models import params, presets
+from povid_jax.training import build, outline
 
 FOLDER = Path(__file__).parent.parent / "configs"
 FILES = sorted(FOLDER.glob("*.py"))
@@ -112,3 +112,14 @@ def test_full_decoder_trains_no_adapter():
   config = load("dpo_full.py")
   assert outline.lora_of(config) is None
   assert outline.trainable_patterns(config) == ["^decoder/"]
+
+
+def test_configs_import_only_ml_collections():
+  for path in FILES:
+    names = {
+      node.module if isinstance(node, ast.ImportFrom) else alias.name
+      for node in ast.walk(ast.parse(path.read_text()))
+      if isinstance(node, ast.Import | ast.ImportFrom)
+      for alias in node.names
+    }
+    assert names <= {"ml_collections"}, path.name

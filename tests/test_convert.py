@@ -22,7 +22,8 @@ from safetensors.numpy import load_file, save_file
 torch = pytest.importorskip("torch")
 import transformers  # noqa: E402
 
-from povid_jax import checkpoint, convert  # noqa: E402
+from povid_jax import convert  # noqa: E402
+from povid_jax.checkpoints import restore  # noqa: E402
 from povid_jax.data import text  # noqa: E402
 from povid_jax.data.tokenizer import load_tokenizer  # noqa: E402
 from povid_jax.errors import UserError  # noqa: E402
@@ -110,7 +111,7 @@ def _same_params(folder: Path) -> None:
     stack.callback(shutil.rmtree, temporary)
     _torch_model().save_pretrained(temporary)
     want = load.open_checkpoint(temporary).params()
-  got = checkpoint.load(folder).params
+  got = restore.load(folder).params
   assert set(got) == set(want)
   for path, value in want.items():
     np.testing.assert_array_equal(got[path], value, err_msg=path)
@@ -126,7 +127,7 @@ def test_original_layouts(tmp_path: Path, tower_inside: bool, ending: str):
     ["from-torch", str(tmp_path / "src"), str(dst), "--dtype=float32", *flags]
   )
   _same_params(dst)
-  weights = checkpoint.load(dst)
+  weights = restore.load(dst)
   assert (weights.template, weights.image_mode) == ("vicuna_v1", "pad")
   assert load_tokenizer(weights.tokenizer).eos_id == 2
 
@@ -164,7 +165,7 @@ def test_the_dtype_is_cast(tmp_path: Path):
   src = small_tokenizer.write(tmp_path / "src")
   _torch_model().save_pretrained(src)
   convert.main(["from-torch", str(src), str(tmp_path / "dst")])
-  params = checkpoint.load(tmp_path / "dst").params
+  params = restore.load(tmp_path / "dst").params
   assert {leaf.dtype for leaf in params.values()} == {jnp.dtype("bfloat16")}
   want = load.open_checkpoint(src).params(jnp.bfloat16)
   for path, value in want.items():
@@ -172,7 +173,7 @@ def test_the_dtype_is_cast(tmp_path: Path):
 
 
 def test_parts_go_straight_into_a_sharding(tmp_path: Path):
-  from povid_jax.sharding import make_mesh, sharding_for
+  from povid_jax.models.sharding import make_mesh, sharding_for
 
   _torch_model().save_pretrained(tmp_path)
   source = load.open_checkpoint(tmp_path)
@@ -229,7 +230,7 @@ def test_original_to_ours_to_transformers(tmp_path: Path):
   # and in again: nothing is lost, nothing grows twice
   again = tmp_path / "again"
   convert.main(["from-torch", str(out), str(again), "--dtype=float32"])
-  first, second = checkpoint.load(base), checkpoint.load(again)
+  first, second = restore.load(base), restore.load(again)
   assert (second.template, second.image_mode) == ("vicuna_v1", "pad")
   for path, value in first.params.items():
     other = second.params[path]
@@ -262,7 +263,7 @@ def test_the_processor_gives_our_tokens_and_pixels(tmp_path: Path):
     images=[image],
     return_tensors="np",
   )
-  config = checkpoint.describe(base)
+  config = restore.describe(base)
   want = text.encode_prompt(
     ("<image>\n" + said[0], *said[1:]),
     load_tokenizer(base / "tokenizer"),
@@ -287,7 +288,7 @@ def test_init_is_a_function_of_the_seed(tmp_path: Path):
   )  # fmt: skip
   for name, seed in (("a", 0), ("b", 0), ("c", 1)):
     make(name, seed)
-  a, b, c = (checkpoint.load(tmp_path / name) for name in "abc")
+  a, b, c = (restore.load(tmp_path / name) for name in "abc")
   assert a.config.decoder.vocab_size == 448
   assert a.config.vision == preset("test").vision
   path = "decoder/lm_head/kernel"
@@ -432,7 +433,7 @@ def test_a_destination_that_exists(tmp_path: Path):
 def _run(root: Path, base: Path, projector: bool, seed: int = 0) -> Path:
   """A run directory as training leaves it: adapters at step 7."""
   lora = LoraConfig(rank=3, alpha=6.0)
-  _, shapes = params_lib.abstract(checkpoint.describe(base), lora)
+  _, shapes = params_lib.abstract(restore.describe(base), lora)
   rng = np.random.default_rng(seed)
   trained = {
     path: (0.1 * rng.standard_normal(leaf.shape)).astype(np.float32)
@@ -446,7 +447,7 @@ def _run(root: Path, base: Path, projector: bool, seed: int = 0) -> Path:
   with ocp.StandardCheckpointer() as checkpointer:
     checkpointer.save(
       (run / "checkpoints" / "7" / "params").absolute(),
-      checkpoint.nest(trained),
+      restore.nest(trained),
     )
   return run
 
@@ -462,7 +463,7 @@ def base(tmp_path: Path) -> Path:
 
 
 def _our_logits(spec: Path | str, merged: bool) -> np.ndarray:
-  weights = checkpoint.load(spec)
+  weights = restore.load(spec)
   weights = weights.merged() if merged else weights
   graph, _ = params_lib.abstract(weights.config, weights.lora)
   model = params_lib.merge(graph, weights.params)
@@ -521,7 +522,7 @@ def test_a_chain_of_two_runs(tmp_path: Path, base: Path):
   for spec, *flags in ((second, "--merge"), (second,)):
     out = tmp_path / f"hf{len(flags)}"
     convert.main(["to-hf", str(spec), str(out), *flags])
-    want = checkpoint.load(second if flags else first).merged().params
+    want = restore.load(second if flags else first).merged().params
     got = load.open_checkpoint(out).params()
     for path, value in want.items():
       if "embed_tokens" in path or "lm_head" in path:
@@ -538,8 +539,8 @@ def test_an_adapter_folds_in_on_the_way_in(tmp_path: Path, base: Path):
     ["from-torch", str(tmp_path / "src"), str(tmp_path / "folded"),
      "--dtype=float32", f"--adapter={tmp_path / 'adapter'}"]
   )  # fmt: skip
-  want = checkpoint.load(run).merged().params
-  got = checkpoint.load(tmp_path / "folded").params
+  want = restore.load(run).merged().params
+  got = restore.load(tmp_path / "folded").params
   assert set(got) == set(want)
   for path, value in want.items():
     np.testing.assert_allclose(got[path], value, atol=1e-6, err_msg=path)

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from povid_jax import metrics
 from povid_jax.data.pairs import Sample, read_samples
 from povid_jax.errors import UserError
 from povid_jax.report.files import read_json, read_lines
 from povid_jax.report.pictures import Pictures
+from povid_jax.training import metrics
 
 # Stages in the order in which they are run; others come after, by name.
 ORDER = ("pretrain", "sft", "base", "stage1", "stage2")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from povid_jax.evals.bootstrap import Difference
+from povid_jax.eval.bootstrap import Difference
 from povid_jax.html import escape
 from povid_jax.report import charts
 from povid_jax.report.load import Evaluation, Run, Score

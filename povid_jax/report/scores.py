@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from povid_jax.errors import UserError
-from povid_jax.evals import compare
-from povid_jax.evals.bootstrap import Difference
+from povid_jax.eval import compare
+from povid_jax.eval.bootstrap import Difference
 from povid_jax.report import charts
 from povid_jax.report.load import SPLITS, Evaluation, Run
 

@@ -20,7 +20,7 @@ from povid_jax.weights.shards import (
   read_json,
 )
 
-# (path, shape) -> sharding, as povid_jax.checkpoint.load takes it
+# (path, shape) -> sharding, as povid_jax.checkpoints.restore.load takes it
 Shardings = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
 _BLOCK = 512  # columns of a transposed copy; keeps both sides in the cache
 

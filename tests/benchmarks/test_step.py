@@ -13,10 +13,10 @@ from benchmarks import (
   step_cases,
   step_sweep,
 )
-from povid_jax.abstract import Shape
 from povid_jax.errors import UserError
 from povid_jax.models import backends
 from povid_jax.models.presets import preset
+from povid_jax.plan.abstract import Shape
 
 SHAPE = Shape(prefix=12, branch=6)
 FIELDS = {

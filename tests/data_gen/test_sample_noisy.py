@@ -14,7 +14,7 @@ from povid_jax.errors import UserError
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, photos):
   """A folder with pairs, pictures and a model folder of the test preset."""
-  from povid_jax import checkpoint
+  from povid_jax.checkpoints import restore
   from povid_jax.models import params
   from povid_jax.models.presets import preset
 
@@ -29,7 +29,7 @@ def model(tmp_path_factory, photos):
     path: random.normal(0, 0.3, leaf.shape).astype(np.float32)
     for path, leaf in shapes.items()
   }
-  checkpoint.save_model_folder(
+  restore.save_model_folder(
     root / "model",
     config,
     weights,

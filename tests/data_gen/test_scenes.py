@@ -11,7 +11,7 @@ from data_gen.__main__ import main
 from data_gen.scenes import text, world
 from data_gen.scenes.draw import COLORS, Camera, draw
 from data_gen.scenes.sprites import SPRITES
-from povid_jax.evals.pope import says_yes
+from povid_jax.eval.benchmarks.pope import says_yes
 
 SMALL = [
   *("--pretrain", "3", "--train", "130", "--val", "2"),

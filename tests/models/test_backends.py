@@ -10,9 +10,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from povid_jax import sharding
 from povid_jax.errors import UserError
-from povid_jax.models import backends
+from povid_jax.models import backends, sharding
 from povid_jax.models.backends import Row
 from povid_jax.models.config import DecoderConfig
 

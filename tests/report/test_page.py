@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from povid_jax.errors import UserError
-from povid_jax.evals.bootstrap import Difference
+from povid_jax.eval.bootstrap import Difference
 from povid_jax.report import captions, scores, training
 from povid_jax.report.__main__ import main
 from povid_jax.report.load import Evaluation, Run, Score, load

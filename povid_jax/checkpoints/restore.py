@@ -1,0 +1,350 @@
+"""Model folders and run directories: what is on disk, written and read.
+
+A model folder holds frozen weights:
+
+  model.json   dimensions, conversation template, image mode
+  params/      Orbax checkpoint of the parameters
+  tokenizer/   tokenizer.model or tokenizer.json
+
+A run directory holds what a training run changed, and names what it started
+from (which may be another run, so a chain of stages copies no weights):
+
+  config.json            the whole training config, `init` with its step
+  checkpoints/<step>/    Orbax: trained parameters, optimizer state, data
+                         iterator, step
+  metrics/train.jsonl
+
+Everywhere a checkpoint is asked for, either kind will do: FOLDER, RUN or
+RUN@STEP.
+"""
+
+import dataclasses
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import jax
+import orbax.checkpoint as ocp
+
+from povid_jax import errors, files
+from povid_jax.checkpoints import model_json
+from povid_jax.checkpoints.stream import (
+  Pieces,
+  nest,
+  open_pieces,
+  save_pieces,
+  whole,
+)
+from povid_jax.errors import UserError
+from povid_jax.models.config import LlavaConfig, LoraConfig
+from povid_jax.models.params import (
+  Params,
+  abstract,
+  check_shapes,
+  is_lora,
+  merge_lora,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+  """A restored model: arrays by path, and how to talk to it.
+
+  `params` hold lora_a / lora_b arrays when `lora` is not None.
+  """
+
+  config: LlavaConfig
+  params: Params
+  lora: LoraConfig | None
+  template: str
+  image_mode: model_json.ImageMode
+  tokenizer: Path
+  fingerprint: str
+
+  def merged(self) -> "Weights":
+    """The same model with its adapters folded into the kernels."""
+    if self.lora is None:
+      return self
+    params = merge_lora(self.params, self.lora.scale)
+    return dataclasses.replace(self, params=params, lora=None)
+
+
+def unnest(nested: dict[str, Any], prefix: str = "") -> Params:
+  """The inverse of `nest`."""
+  flat: Params = {}
+  for name, value in nested.items():
+    path = f"{prefix}{name}"
+    if isinstance(value, dict):
+      flat.update(unnest(value, f"{path}/"))
+    else:
+      flat[path] = value
+  return flat
+
+
+def save_model_folder(
+  path: str | Path,
+  config: LlavaConfig,
+  params: Params,
+  *,
+  template: str,
+  image_mode: str,
+  tokenizer: str | Path,
+) -> None:
+  """Writes a model folder; it appears whole or not at all.
+
+  Args:
+    params: arrays by path, or `Pieces` that are made while they are written.
+    tokenizer: folder that is copied.
+  """
+  pieces = {
+    path: leaf if isinstance(leaf, Pieces) else whole(leaf)
+    for path, leaf in params.items()
+  }
+  with files.atomic_dir(path) as folder:
+    model_json.write(folder, config, template, image_mode)
+    shutil.copytree(tokenizer, folder / "tokenizer")
+    save_pieces(folder / "params", pieces)
+
+
+def _split_spec(spec: str) -> tuple[Path, int | None]:
+  folder, at, step = spec.rpartition("@")
+  if at and step.isdigit():
+    return Path(folder), int(step)
+  return Path(spec), None
+
+
+def steps_of(run: Path) -> list[int]:
+  """Steps of the complete checkpoints of a run, in order."""
+  folder = run / "checkpoints"
+  if not folder.is_dir():
+    return []
+  return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+
+
+def resolve(spec: str | Path) -> str:
+  """FOLDER, or RUN@STEP with the step made explicit.
+
+  Raises:
+    UserError: nothing there, or neither a model folder nor a run.
+  """
+  path, step = _split_spec(str(spec))
+  if not path.exists():
+    raise UserError(
+      f"no checkpoint at {path}; want a model folder (povid_jax.convert makes "
+      "one) or the directory of a finished training run"
+    )
+  if (path / "model.json").is_file():
+    return str(path)
+  steps = steps_of(path)
+  if not steps:
+    raise UserError(
+      f"{path} is neither a model folder (no model.json) nor a run with a "
+      "saved step (nothing in checkpoints/); run the stage before this one"
+    )
+  if step is None:
+    return f"{path}@{steps[-1]}"
+  if step not in steps:
+    raise UserError(f"{path} has no step {step}; it has {steps}")
+  return f"{path}@{step}"
+
+
+def fingerprint(spec: str | Path) -> str:
+  """Hash of every byte that decides the model's outputs, as 16 hex digits."""
+  spec = resolve(spec)
+  path, step = _split_spec(spec)
+  digest = hashlib.sha256()
+  if step is None:
+    parts = [path / "model.json", path / "params", path / "tokenizer"]
+  else:
+    run = files.read_json(path / "config.json", "it describes the run")
+    digest.update(fingerprint(_init_of(path, run)).encode())
+    parts = [path / "checkpoints" / str(step) / "params"]
+  for part in parts:
+    names = [part] if part.is_file() else sorted(part.rglob("*"))
+    for name in names:
+      # Orbax writes the time of the save into this one
+      if name.is_file() and name.name != "_CHECKPOINT_METADATA":
+        relative = name.relative_to(path).as_posix()
+        digest.update(f"{relative}:{_crc(name)}".encode())
+  return digest.hexdigest()[:16]
+
+
+def _crc(path: Path) -> str:
+  crc = google_crc32c.Checksum()
+  with open(path, "rb") as file:
+    while block := file.read(1 << 22):
+      crc.update(block)
+  return crc.hexdigest().decode()
+
+
+def _init_of(run: Path, config: dict[str, Any]) -> str:
+  """What a run started from; a relative path may be relative to the run."""
+  init = config["init"]
+  folder, _ = _split_spec(init)
+  beside = run.parent / folder.name
+  if not folder.exists() and beside.exists():
+    return init.replace(str(folder), str(beside))
+  return init
+
+
+def load(
+  spec: str | Path,
+  shardings: Any = None,
+  dtype: Any = None,
+  keep: Callable[[str], bool] = lambda path: False,
+) -> Weights:
+  """Restores a model folder, or a run on top of what it started from.
+
+  Args:
+    spec: FOLDER, RUN or RUN@STEP.
+    shardings: None (first device), or a function from a parameter path and
+      shape to a jax.sharding.Sharding.
+    dtype: the dtype that floating-point parameters are restored in; adapters
+      stay float32. None: as stored.
+    keep: paths that are restored as stored all the same (trained ones, whose
+      small updates bfloat16 would lose).
+
+  Raises:
+    UserError: nothing to load there, or a folder that is not whole.
+  """
+  spec = resolve(spec)
+  path, step = _split_spec(spec)
+  if step is None:
+    return _load_folder(path, shardings, dtype, keep)
+  run = files.read_json(path / "config.json", "it describes the run")
+  base = load(_init_of(path, run), shardings, dtype, keep).merged()
+  folder = path / "checkpoints" / str(step) / "params"
+  trained = _restore(folder, shardings, dtype, keep)
+  lora = LoraConfig.from_dict(run["lora"]) if run.get("lora") else None
+  return dataclasses.replace(
+    base,
+    params={**base.params, **trained},
+    lora=lora,
+    fingerprint=fingerprint(spec),
+  )
+
+
+def load_trained(
+  spec: str | Path,
+) -> tuple[Params, LoraConfig | None, str]:
+  """What a run changed, alone.
+
+  Returns:
+    (trained parameters by path, its adapters' dimensions or None, the
+    checkpoint that it started from).
+
+  Raises:
+    UserError: a model folder, which holds nothing trained here.
+  """
+  spec = resolve(spec)
+  path, step = _split_spec(spec)
+  if step is None:
+    raise UserError(
+      f"{path} is a model folder; want the directory of a training run"
+    )
+  run = files.read_json(path / "config.json", "it describes the run")
+  folder = path / "checkpoints" / str(step) / "params"
+  lora = LoraConfig.from_dict(run["lora"]) if run.get("lora") else None
+  trained = _restore(folder, None, None, lambda path: False)
+  return trained, lora, _init_of(path, run)
+
+
+def open_chain(
+  spec: str | Path,
+) -> tuple[Weights, list[tuple[Params, LoraConfig | None]]]:
+  """A checkpoint with its frozen weights left on disk.
+
+  Returns:
+    (the model folder at the bottom, its params `stream.Stored` arrays and no
+    fingerprint; what each run on top of it trained, the first run first).
+
+  Raises:
+    UserError: nothing there, or a folder that is not whole.
+  """
+  trained = []
+  spec = resolve(spec)
+  while not (Path(spec) / "model.json").is_file():
+    params, lora, init = load_trained(spec)
+    trained.insert(0, (params, lora))
+    spec = resolve(init)
+  folder = Path(spec)
+  described = model_json.read(folder)
+  params = open_pieces(folder / "params")
+  # an export writes sizes first: it would notice half-way, or not at all
+  check_shapes(str(folder), params, abstract(described.config)[1])
+  weights = Weights(
+    **described._asdict(),
+    params=params,
+    lora=None,
+    tokenizer=folder / "tokenizer",
+    fingerprint="",
+  )
+  return weights, trained
+
+
+def describe(spec: str | Path) -> LlavaConfig:
+  """The dimensions of a checkpoint, without reading its weights."""
+  path, step = _split_spec(resolve(spec))
+  if step is not None:
+    run = files.read_json(path / "config.json", "it describes the run")
+    return describe(_init_of(path, run))
+  return model_json.read(path).config
+
+
+def _load_folder(
+  path: Path, shardings: Any, dtype: Any, keep: Callable[[str], bool]
+) -> Weights:
+  described = model_json.read(path)
+  return Weights(
+    **described._asdict(),
+    params=_restore(path / "params", shardings, dtype, keep),
+    lora=None,
+    tokenizer=path / "tokenizer",
+    fingerprint=fingerprint(path),
+  )
+
+
+def _restore(
+  folder: Path, shardings: Any, dtype: Any, keep: Callable[[str], bool]
+) -> Params:
+  if not folder.is_dir():
+    raise UserError(f"no weights in {folder}; the folder is not whole")
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  # the handler, not a Checkpointer: that looks for metadata which a run keeps
+  # one folder up, and warns
+  handler = ocp.StandardCheckpointHandler()
+  try:
+    where: Any = folder.absolute()  # Orbax is typed for etils' paths
+    stored = unnest(_tree(handler.metadata(where)))
+
+    def target(name: str, leaf: Any) -> jax.ShapeDtypeStruct:
+      wanted = None if is_lora(name) or keep(name) else dtype
+      sharding = shardings(name, leaf.shape) if shardings else device
+      return jax.ShapeDtypeStruct(
+        leaf.shape, wanted or leaf.dtype, sharding=sharding
+      )
+
+    wanted = {name: target(name, leaf) for name, leaf in stored.items()}
+    restored = handler.restore(
+      where, args=ocp.args.StandardRestore(nest(wanted))
+    )
+  except Exception as error:  # Orbax raises bare ones for a cut file
+    errors.hush_reads()
+    cause: BaseException = error
+    while cause.__cause__ is not None:  # the innermost names the file
+      cause = cause.__cause__
+    reason = str(cause).splitlines()[0] if str(cause) else repr(cause)
+    raise UserError(f"{folder} cannot be restored: {reason}") from error
+  finally:
+    handler.close()
+  return dict(sorted(unnest(restored).items()))
+
+
+def _tree(metadata: Any) -> dict[str, Any]:
+  """The tree inside Orbax's metadata, whose wrapper differs by version."""
+  for name in ("item_metadata", "tree"):
+    metadata = getattr(metadata, name, metadata)
+  return metadata

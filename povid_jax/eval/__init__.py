@@ -1,0 +1,1 @@
+"""Benchmarks: asking a model, scoring its answers, comparing the scores."""

@@ -1,0 +1,92 @@
+"""Asks a model a benchmark's questions; a killed run continues."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from povid_jax.data.questions import Question
+from povid_jax.errors import UserError
+from povid_jax.eval import needs, results
+from povid_jax.eval.protocol import Benchmark, Options
+from povid_jax.files import atomic_write
+
+
+def prepare(
+  benchmark: Benchmark, folder: Path, options: Options, out: Path
+) -> list[Question]:
+  """The questions, with every picture in place, before a model is loaded.
+
+  Raises:
+    UserError: there are no questions, or pictures are missing.
+  """
+  # a benchmark that is asked has questions; the others have `measure`
+  assert benchmark.questions is not None
+  questions = benchmark.questions(folder, options)
+  if not questions:
+    raise UserError(f"{benchmark.name}: there are no questions in {folder}")
+  if benchmark.prepare is not None:
+    benchmark.prepare(out, questions, options)
+  paths = dict.fromkeys(path for q in questions for path in q.images)
+  missing = [path for path in paths if not path.is_file()]
+  if missing:
+    raise UserError(
+      f"{benchmark.name}: {len(missing)} of {len(paths)} pictures are missing, "
+      f"first {missing[0]}; --images names their folder"
+    )
+  return questions
+
+
+def ask(
+  benchmark: Benchmark,
+  policy: Any,
+  questions: Sequence[Question],
+  how: Mapping[str, Any],
+  out: Path,
+  overwrite: bool,
+) -> list[str]:
+  """The policy's answers, kept in OUT/answers/<benchmark>.jsonl as they come.
+
+  Args:
+    policy: from `decoding.load_policy`.
+    how: keywords of `decoding.Decoding`.
+    overwrite: drop answers of other settings instead of refusing.
+  """
+  from povid_jax.generate import answering
+
+  path = out / "answers" / f"{benchmark.name}.jsonl"
+  keep(path, {"checkpoint": policy.fingerprint, **how}, questions, overwrite)
+  rows = answering.answer(policy, questions, answering.Decoding(**how), path)
+  return [row["text"] for row in rows]
+
+
+def keep(
+  path: Path,
+  how: Mapping[str, Any],
+  questions: Sequence[Question],
+  overwrite: bool,
+) -> None:
+  """Keeps earlier answers only if they come from the same model and prompts.
+
+  Raises:
+    UserError: they come from others; says which setting differs.
+  """
+  texts = [[str(question.question_id), question.text] for question in questions]
+  how = {**how, "questions": results.digest(texts)}
+  held = path.with_suffix(".settings.json")
+  before = needs.read_json(held) if held.exists() else {}
+  # batching does not change answers, so it may change between attempts
+  changed = [
+    name
+    for name in how
+    if how[name] != before.get(name) and name != "batch_size"
+  ]
+  if path.exists() and changed:
+    if not overwrite:
+      raise UserError(
+        f"{path} holds answers made with another {', '.join(changed)}; choose "
+        "another --out, or --overwrite"
+      )
+    path.unlink()
+  with atomic_write(held) as file:
+    json.dump(how, file, indent=1)

@@ -1,0 +1,319 @@
+"""Does the policy prefer the right answer? Implicit rewards on held-out pairs.
+
+The reward of an answer is DPO's (arXiv 2305.18290, section 4):
+beta * (log-prob under the policy - log-prob under the reference), log-probs
+summed over the answer. The reference is the checkpoint with its adapter
+switched off, or --reference.
+
+  accuracy         pairs whose chosen answer has the greater reward / pairs
+  margin           mean reward of chosen - mean reward of rejected
+  chosen_reward, rejected_reward   the two means
+  likelier         pairs whose chosen answer has the greater log-prob / pairs,
+                   without any reference; reference_likelier: under it
+  <category>/accuracy, <category>/margin   by category of the pairs
+
+A checkpoint without adapter and without --reference has `likelier` only.
+"""
+
+import functools
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from povid_jax import progress
+from povid_jax.data import pairs
+from povid_jax.data.records import Record, Records, RecordSource
+from povid_jax.errors import UserError
+from povid_jax.eval import needs, results
+from povid_jax.eval.protocol import (
+  Benchmark,
+  Column,
+  Metrics,
+  Options,
+  Scored,
+  Totals,
+  ratio,
+)
+
+SPLITS = ("validation", "val", "test", "train")  # in order of choice
+_NOT_PAIRS = ("features.json", "dataset_info.json")
+
+
+def measure(policy: Any, data: Path, options: Options) -> Scored:
+  """Scores every pair under policy and reference; a unit is a picture."""
+  source = open_pairs(data, options)
+  files = pair_files(data, options)
+  scored = Scored(data_hash=results.hash_files(files))
+  own = _logps(policy, source, options, adapter=True)
+  reference = _reference(policy, source, options, scored)
+  beta = options.extra.get("beta", 0.1)
+  scored.settings |= {"beta": beta, "pairs": len(source)}
+  for i in range(len(source)):
+    rewards = None if reference is None else beta * (own[i] - reference[i])
+    before = None if reference is None else reference[i]
+    _count(scored, source[i], own[i], before, rewards)
+  return scored
+
+
+def open_pairs(data: Path, options: Options) -> list[Record]:
+  """Held-out pairs: --pairs, else TFRecords or JSON in the data folder.
+
+  Raises:
+    UserError: there are none, or they have no rejected answers.
+  """
+  path = options.extra.get("pairs") or data
+  source: Records
+  if _holds_records(path):
+    source = RecordSource(path, options.split or _split(path))
+  else:
+    source = _from_json(_json_file(path), options)
+  kept = [source[i] for i in range(len(source))[: options.limit]]
+  without = [record.id for record in kept if not record.rejected]
+  if without or not kept:
+    raise UserError(
+      f"preference: {path}: "
+      + (f"{without[0]!r} has no rejected answer" if kept else "no pairs")
+    )
+  return kept
+
+
+def _holds_records(path: Path) -> bool:
+  return path.is_dir() and any(path.glob("*.tfrecord-*"))
+
+
+def pair_files(data: Path, options: Options) -> list[Path]:
+  """The files that `open_pairs` reads, pictures of JSON apart."""
+  path = options.extra.get("pairs") or data
+  if not _holds_records(path):
+    return [_json_file(path)]
+  split = options.split or _split(path)
+  return sorted(path.glob(f"*-{split}.tfrecord-*"))
+
+
+def _split(folder: Path) -> str:
+  for split in SPLITS:
+    if any(folder.glob(f"*-{split}.tfrecord-*")):
+      return split
+  raise UserError(
+    f"preference: {folder} has none of the splits {', '.join(SPLITS)}; "
+    "--split names another"
+  )
+
+
+def _json_file(path: Path) -> Path:
+  if path.is_file():
+    return path
+  found = sorted([*path.glob("*.jsonl"), *path.glob("*.json")])
+  found = [file for file in found if file.name not in _NOT_PAIRS]
+  if len(found) != 1:
+    names = ", ".join(file.name for file in found) or "none"
+    raise UserError(
+      f"preference: want TFRecords (`python -m data_gen write`) or one .json "
+      f"or .jsonl of pairs in {path}, found {names}; --pairs names another"
+    )
+  return found[0]
+
+
+def _from_json(path: Path, options: Options) -> list[Record]:
+  images = needs.image_folder(path.parent, options)
+  return [
+    _record(sample, images)
+    for sample in pairs.read_samples(path)[: options.limit]
+  ]
+
+
+def _record(sample: pairs.Sample, images: Path) -> Record:
+  prompt, chosen, rejected = pairs.split_turns(sample)
+  try:
+    pictures = [pairs.resolve_image(images, name) for name in sample.images]
+  except UserError as error:
+    raise UserError(f"id {sample.id!a}: {error}") from error
+  return Record(
+    id=sample.id,
+    images=tuple(picture.read_bytes() for picture in pictures),
+    image_noisy=None,
+    noise_step=-1,
+    noise_seed=0,
+    prompt_turns=prompt,
+    chosen=chosen,
+    rejected=rejected or (),
+    category=str(sample.extra.get("category", "")),
+    injector=str(sample.extra.get("injector", "")),
+  )
+
+
+def _reference(
+  policy: Any, source: Sequence[Record], options: Options, scored: Scored
+) -> np.ndarray | None:
+  spec = options.extra.get("reference")
+  if spec:
+    from povid_jax.generate.answering import load_policy
+
+    other = load_policy(spec)
+    scored.settings["reference"] = other.fingerprint
+    return _logps(other, source, options, adapter=True)
+  if policy.weights.lora is None:
+    scored.notes.append(
+      "the checkpoint has no adapter to switch off and no --reference was "
+      "given: no rewards"
+    )
+    return None
+  scored.settings["reference"] = "adapter off"
+  return _logps(policy, source, options, adapter=False)
+
+
+def _logps(
+  policy: Any, source: Sequence[Record], options: Options, adapter: bool
+) -> np.ndarray:
+  """float64[n, 2]: summed log-probs of the chosen and the rejected answer."""
+  import jax
+
+  from povid_jax.models import sharding
+
+  run = _scorer()
+  size = options.extra.get("decoding", {}).get("batch_size", 16)
+  size = -(-size // policy.mesh.devices.size) * policy.mesh.devices.size
+  placed = jax.sharding.NamedSharding(policy.mesh, sharding.BATCH)
+  sums = np.zeros((len(source), 2))
+  name = "policy" if adapter else "reference"
+  bar = progress.bar(total=len(source), desc=f"{name} log-probs", unit="pair")
+  for batch in _batches(policy, source, size):
+    rows = batch.pop("index")
+    del batch["skipped"]
+    with jax.set_mesh(policy.mesh):
+      out = run(
+        policy.graph,
+        policy.params,
+        jax.device_put(batch, placed),
+        adapter=adapter,
+      )
+    sums[rows[rows >= 0]] = np.stack([np.asarray(x) for x in out], 1)[rows >= 0]
+    bar.update(int((rows >= 0).sum()))
+  bar.close()
+  return sums
+
+
+@functools.cache  # policy and reference share what is compiled
+def _scorer() -> Any:
+  import jax
+
+  from povid_jax.models.params import merge
+  from povid_jax.objectives import logps
+
+  spec = logps.Spec(needs=frozenset({"rejected"}))
+
+  @functools.partial(jax.jit, static_argnames=("graph", "adapter"))
+  def run(graph: Any, params: Any, batch: Any, *, adapter: bool) -> Any:
+    model = merge(graph, params)
+    embeds = logps.encode(model, batch)
+    sums = logps.logps(model, batch, embeds, spec, adapter=adapter)
+    return sums.chosen, sums.rejected
+
+  return run
+
+
+def _batches(
+  policy: Any, source: Sequence[Record], size: int
+) -> Iterator[dict[str, np.ndarray]]:
+  """Pairs of like length together; the last batch of a length is filled up."""
+  from povid_jax.data import batches, lengths
+
+  text = lengths.TextSpec(policy.template, policy.config.image_tokens, 2)
+  measured = lengths.measure(source, policy.tokenizer, text)
+  buckets = lengths.assign(measured, count=4, multiple=32, num_branches=2)
+  loader = batches.Loader(
+    source=source,
+    tokenizer=policy.tokenizer,
+    text=text,
+    image_size=policy.config.vision.image_size,
+    image_mode=policy.image_mode,
+    max_images=int(measured.images.max()),
+    noise=None,
+    local_rows=tuple(range(size)),
+  )
+  for p, c in np.unique(buckets.of, axis=0):
+    members = np.flatnonzero((buckets.of == (p, c)).all(axis=1))
+    for start in range(0, len(members), size):
+      rows = [int(i) for i in members[start : start + size]]
+      rows += [batches.FILLER] * (size - len(rows))
+      yield loader(
+        batches.Step(0, buckets.prefix[p], buckets.branch[c], tuple(rows))
+      )
+
+
+def _count(
+  scored: Scored,
+  record: Record,
+  logps: np.ndarray,
+  before: np.ndarray | None,
+  rewards: np.ndarray | None,
+) -> None:
+  counts = {"n": 1.0, "likelier": logps[0] > logps[1]}
+  verdict = {"logps": logps.tolist(), "correct": bool(logps[0] > logps[1])}
+  if before is not None and rewards is not None:
+    right, margin = rewards[0] > rewards[1], rewards[0] - rewards[1]
+    counts |= {
+      "rewarded": 1.0,
+      "right": right,
+      "chosen": rewards[0],
+      "rejected": rewards[1],
+      "reference_likelier": before[0] > before[1],
+    }
+    if record.category:
+      counts |= {
+        f"{record.category}/n": 1.0,
+        f"{record.category}/right": right,
+        f"{record.category}/margin": margin,
+      }
+    verdict |= {
+      "reference_logps": before.tolist(),
+      "rewards": rewards.tolist(),
+      "correct": bool(right),
+    }
+  unit = record.id
+  if record.images:
+    unit = hashlib.sha256(record.images[0]).hexdigest()[:16]
+  scored.count(unit, counts)
+  scored.verdicts.append(
+    {
+      "question_id": record.id,
+      "unit": unit,
+      "category": record.category,
+      **verdict,
+    }
+  )
+
+
+def metrics(totals: Totals, options: Options) -> Metrics:
+  """See the module's text."""
+  if "rewarded" in totals:
+    n = totals["rewarded"]
+    yield "accuracy", ratio(totals["right"], n)
+    yield "margin", ratio(totals["chosen"] - totals["rejected"], n)
+    yield "chosen_reward", ratio(totals["chosen"], n)
+    yield "rejected_reward", ratio(totals["rejected"], n)
+    yield "reference_likelier", ratio(totals["reference_likelier"], n)
+  yield "likelier", ratio(totals["likelier"], totals["n"])
+  for name in sorted(n for n in totals if n.endswith("/margin")):
+    category = name.removesuffix("/margin")
+    n = totals[f"{category}/n"]
+    yield f"{category}/accuracy", ratio(totals[f"{category}/right"], n)
+    yield f"{category}/margin", ratio(totals[name], n)
+
+
+BENCHMARK = Benchmark(
+  name="preference",
+  title="Preference",
+  needs=(),
+  metrics=metrics,
+  measure=measure,
+  columns=(
+    Column("accuracy", "accuracy"),
+    Column("margin", "margin", 1.0),
+    Column("likelier", "likelier"),
+  ),
+  keep_adapter=True,
+)

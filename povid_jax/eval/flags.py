@@ -1,0 +1,245 @@
+"""Flags of `povid_jax.eval`: what to ask, how to decode, how to judge."""
+
+import argparse
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from povid_jax.errors import UserError
+from povid_jax.eval import benchmarks as registry
+from povid_jax.eval import inside, judge
+from povid_jax.eval.protocol import Benchmark, Options
+
+# Options that change a score; runs that differ in one cannot be compared
+RULES = (
+  "clean_rules",
+  "singular",
+  "objects",
+  "nouns",
+  "similarity",
+  "seed",
+)
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of an evaluation to a parser."""
+  _add_what(parser)
+  _add_questions(parser)
+  _add_decoding(parser)
+  _add_rules(parser)
+  judge.add_flags(parser)
+  inside.add_flags(parser)
+
+
+def _add_what(parser: argparse.ArgumentParser) -> None:
+  what = parser.add_mutually_exclusive_group(required=True)
+  what.add_argument(
+    "--checkpoint",
+    metavar="RUN[@STEP]",
+    help="a run directory (its last step, or STEP) or a model folder",
+  )
+  what.add_argument(
+    "--answers",
+    type=Path,
+    metavar="FILE",
+    help="score these answers instead: LLaVA's JSONL (question_id, text), the "
+    "released one (id, answer), CHAIR's (image_id, caption), AMBER's (id, "
+    "response); or a folder with one file per benchmark",
+  )
+  parser.add_argument(
+    "--benchmarks",
+    required=True,
+    metavar="NAME,...",
+    help=f"any of {', '.join(registry.MODULES)}",
+  )
+  parser.add_argument(
+    "--data",
+    type=Path,
+    metavar="DIR",
+    help="holds DIR/<benchmark>/ with the official files",
+  )
+  parser.add_argument(
+    "--out", type=Path, required=True, metavar="DIR", help="for the results"
+  )
+
+
+def _add_questions(parser: argparse.ArgumentParser) -> None:
+  group = parser.add_argument_group(
+    "questions",
+    "values may be given for one benchmark: --limit=500 or --limit=chair=500; "
+    "a flag may be repeated",
+  )
+  group.add_argument(
+    "--images",
+    type=Path,
+    metavar="DIR",
+    help="pictures (default: images/ in the benchmark's folder or in --data)",
+  )
+  for flag, meta, text in (
+    ("--split", "NAME", "one part of a benchmark that has several"),
+    ("--prompt", "TEXT", "instead of the benchmark's own prompt or suffix"),
+    ("--limit", "N", "only this many pictures or questions"),
+    ("--max-new-tokens", "N", "longest answer (default: the benchmark's own)"),
+  ):
+    group.add_argument(
+      flag,
+      action="append",
+      default=[],
+      metavar=f"[BENCHMARK=]{meta}",
+      help=text,
+    )
+  group.add_argument(
+    "--missing",
+    choices=("error", "skip", "empty"),
+    help="questions without an answer: refuse, leave out, or score as empty "
+    "(default: the benchmark's own rule)",
+  )
+
+
+def _add_decoding(parser: argparse.ArgumentParser) -> None:
+  group = parser.add_argument_group("decoding")
+  group.add_argument(
+    "--temperature", type=float, default=0.0, help="0 is greedy (the default)"
+  )
+  group.add_argument("--top-p", type=float, default=1.0, help="default 1")
+  group.add_argument("--top-k", type=int, default=0, help="0 (default): all")
+  group.add_argument("--batch-size", type=int, default=16, help="default 16")
+  group.add_argument("--dtype", help="of the weights (default: by the device)")
+  group.add_argument(
+    "--seed",
+    type=int,
+    default=0,
+    help="of sampling, of the choice of pictures and of the intervals",
+  )
+  group.add_argument(
+    "--overwrite",
+    action="store_true",
+    help="drop answers that --out holds from other settings",
+  )
+
+
+def _add_rules(parser: argparse.ArgumentParser) -> None:
+  group = parser.add_argument_group("rules of scoring")
+  group.add_argument(
+    "--clean-rules",
+    action="store_true",
+    help="the clean rule where the original has a quirk that changes a score",
+  )
+  group.add_argument(
+    "--synonyms", type=Path, metavar="FILE", help="CHAIR: the original's table"
+  )
+  group.add_argument(
+    "--singular",
+    choices=("inflect", "pattern"),
+    help="CHAIR: pattern misses 'bus' and 'ties' as the original does; default "
+    "with --synonyms, while inflect is without and with --clean-rules",
+  )
+  group.add_argument(
+    "--objects",
+    choices=("table", "annotated"),
+    default="table",
+    help="CHAIR: look for all objects of the table, or only for those that are "
+    "categories of the annotations",
+  )
+  group.add_argument(
+    "--nouns",
+    choices=("vocabulary", "nltk"),
+    default="vocabulary",
+    help="AMBER: nltk needs the package and its data",
+  )
+  group.add_argument(
+    "--similarity",
+    choices=("exact", "spacy"),
+    default="exact",
+    help="AMBER: spacy needs the package and en_core_web_lg",
+  )
+  group.add_argument(
+    "--resamples", type=int, default=1000, help="of the bootstrap (1000)"
+  )
+
+
+def benchmarks(names: str) -> list[Benchmark]:
+  """The benchmarks of a comma-separated list, each once."""
+  chosen = [name.strip() for name in names.split(",") if name.strip()]
+  if not chosen:
+    raise UserError(f"--benchmarks: want any of {', '.join(registry.MODULES)}")
+  return [registry.get(name) for name in dict.fromkeys(chosen)]
+
+
+def chosen(values: Sequence[str], name: str) -> str | None:
+  """The value for a benchmark: its own if given, else the general one."""
+  general = own = None
+  for value in values:
+    head, equals, rest = value.partition("=")
+    if equals and head in registry.MODULES:
+      own = rest if head == name else own
+    else:
+      general = value
+  return own if own is not None else general
+
+
+def whole(values: Sequence[str], name: str, flag: str) -> int | None:
+  """The same for a positive whole number."""
+  value = chosen(values, name)
+  if value is None:
+    return None
+  if not re.fullmatch(r"[0-9]{1,9}", value) or int(value) < 1:
+    raise UserError(f"{flag}={value}: want a whole number of at least 1")
+  return int(value)
+
+
+def options(args: argparse.Namespace, benchmark: Benchmark) -> Options:
+  """The options of one benchmark."""
+  return Options(
+    clean_rules=args.clean_rules,
+    prompt=chosen(args.prompt, benchmark.name),
+    limit=whole(args.limit, benchmark.name, "--limit"),
+    seed=args.seed,
+    images=args.images,
+    split=chosen(args.split, benchmark.name),
+    synonyms=args.synonyms,
+    singular=args.singular or _singular(args),
+    objects=args.objects,
+    nouns=args.nouns,
+    similarity=args.similarity,
+    out=args.out,
+    extra={
+      "judge": judge.from_args(args),
+      **inside.from_args(args, decoding(args, benchmark)),
+    },
+  )
+
+
+def _singular(args: argparse.Namespace) -> str:
+  """With the original's table captions are read as the original reads them."""
+  as_original = args.synonyms is not None and not args.clean_rules
+  return "pattern" if as_original else "inflect"
+
+
+def rules(held: Options) -> dict[str, Any]:
+  """What results.json keeps of the options."""
+  kept = {name: getattr(held, name) for name in RULES}
+  if held.synonyms is not None:
+    try:
+      digest = hashlib.sha256(held.synonyms.read_bytes()).hexdigest()
+    except OSError as error:
+      raise UserError(
+        f"--synonyms={held.synonyms}: {error.strerror}"
+      ) from error
+    kept["synonyms"] = digest[:16]
+  return kept
+
+
+def decoding(args: argparse.Namespace, benchmark: Benchmark) -> dict[str, Any]:
+  """How one benchmark's answers are decoded, as keywords of `Decoding`."""
+  length = whole(args.max_new_tokens, benchmark.name, "--max-new-tokens")
+  return {
+    "max_new_tokens": length or benchmark.max_new_tokens,
+    "temperature": args.temperature,
+    "top_p": args.top_p,
+    "top_k": args.top_k,
+    "seed": args.seed,
+    "batch_size": args.batch_size,
+  }

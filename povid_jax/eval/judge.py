@@ -1,0 +1,336 @@
+"""LLM judges: their flags, their prompts, and replies that are paid for once.
+
+Replies are kept in OUT/judge.jsonl, one line each, as they come. A run that was
+killed, or that stopped at --max-cost, continues with the same command; answers
+that did not change are not judged again.
+"""
+
+import argparse
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from povid_jax import llm
+from povid_jax.errors import UserError
+from povid_jax.eval import judge_batch, needs
+from povid_jax.eval.protocol import Options, Scored
+from povid_jax.llm.prices import dollars, message_tokens
+
+Messages = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Judge:
+  """Who judges, and how.
+
+  Attributes:
+    server: model, address and limits; an empty model: none was named.
+    prompts: benchmark (or "" for all) -> file that replaces our prompt.
+    runs: how often MM-Vet judges each answer.
+    temperature: "official", "default" (not sent) or a number.
+    max_tokens: of a reply; None: the benchmark's own.
+    batch: through the Batch API.
+    max_cost: dollars for all judgements of the folder.
+    dry_run: say what it would cost, and ask nothing.
+    log: where replies are kept.
+  """
+
+  server: llm.Options
+  prompts: Mapping[str, Path] = field(default_factory=dict)
+  runs: int = 1
+  temperature: str = "official"
+  max_tokens: int | None = None
+  batch: bool = False
+  max_cost: float | None = None
+  dry_run: bool = False
+  log: Path | None = None
+
+
+@dataclass(frozen=True)
+class Prompt:
+  """A judging prompt: its text, and a name and hash that results keep."""
+
+  text: str
+  version: str
+
+  @property
+  def hash(self) -> str:
+    return hashlib.sha256(self.text.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Task:
+  """Something to be judged.
+
+  Attributes:
+    key: unique within the benchmark.
+    messages: what the judge is sent, by attempt (0, 1, ...).
+  """
+
+  key: str
+  messages: Callable[[int], Messages]
+
+
+@dataclass(frozen=True)
+class Verdict:
+  """The value read from a reply; None where no attempt gave one."""
+
+  value: Any
+  text: str
+  attempts: int
+
+
+class DryRun(Exception):
+  """Instead of judgements: what they would take."""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of judged benchmarks."""
+  group = parser.add_argument_group(
+    "judged benchmarks (mmhal, mmvet, llava_bench)",
+    "any OpenAI-compatible server; the key is read from OPENAI_API_KEY",
+  )
+  add = group.add_argument
+  add("--judge-model", metavar="NAME", help="the model that judges")
+  add("--judge-base-url", metavar="URL", help="its server (default: OpenAI's)")
+  add(
+    "--judge-prompt",
+    action="append",
+    default=[],
+    metavar="[BENCHMARK=]FILE",
+    help="instead of our wording: MMHal-Bench's template with four {}, "
+    "MM-Vet's table, LLaVA's rule.json; may be repeated",
+  )
+  add(
+    "--judge-runs",
+    type=int,
+    default=1,
+    metavar="N",
+    help="MM-Vet: judge every answer N times (1; its paper 5)",
+  )
+  add(
+    "--judge-temperature",
+    default="official",
+    metavar="T",
+    help="official (default): the benchmark's own; default: do not send one, "
+    "for models that allow no other; or a number",
+  )
+  add(
+    "--judge-max-tokens",
+    type=int,
+    metavar="N",
+    help="longest reply (default: the benchmark's own; MM-Vet's 3 is too few "
+    "for models that think first)",
+  )
+  add(
+    "--judge-batch",
+    action="store_true",
+    help="use the Batch API: half the price, minutes to hours",
+  )
+  add("--judge-concurrency", type=int, default=8, metavar="N", help="default 8")
+  add(
+    "--max-cost",
+    type=float,
+    metavar="DOLLARS",
+    help="stop judging once this is spent; the same command continues",
+  )
+  add("--prices", metavar="FILE", help="prices of models (llm/prices.json)")
+  add(
+    "--dry-run",
+    action="store_true",
+    help="print how many judgements, tokens and dollars; ask nothing",
+  )
+
+
+def from_args(args: argparse.Namespace) -> Judge:
+  """The judge that the flags describe.
+
+  Raises:
+    UserError: a value that makes no sense.
+  """
+  for flag, least in (("runs", 1), ("max_tokens", 1), ("concurrency", 1)):
+    value = getattr(args, f"judge_{flag}")
+    if value is not None and value < least:
+      raise UserError(
+        f"--judge-{flag.replace('_', '-')}={value}: want {least} or more"
+      )
+  if args.judge_temperature not in ("official", "default"):
+    try:
+      float(args.judge_temperature)
+    except ValueError as error:
+      raise UserError(
+        f"--judge-temperature={args.judge_temperature}: want official, default "
+        "or a number"
+      ) from error
+  return Judge(
+    server=llm.Options(
+      model=args.judge_model or "",
+      base_url=args.judge_base_url,
+      concurrency=args.judge_concurrency,
+      prices=args.prices,
+    ),
+    prompts=dict(_named(value) for value in args.judge_prompt),
+    runs=args.judge_runs,
+    temperature=args.judge_temperature,
+    max_tokens=args.judge_max_tokens,
+    batch=args.judge_batch,
+    max_cost=args.max_cost,
+    dry_run=args.dry_run,
+    log=args.out / "judge.jsonl",
+  )
+
+
+def _named(value: str) -> tuple[str, Path]:
+  head, equals, rest = value.partition("=")
+  known = ("mmhal", "mmvet", "llava_bench")
+  return (head, Path(rest)) if equals and head in known else ("", Path(value))
+
+
+def of(options: Options) -> Judge:
+  """The judge among a benchmark's options; UserError if none was named."""
+  judge: Judge | None = options.extra.get("judge")
+  if judge is None or not judge.server.model:
+    raise UserError(
+      "this benchmark is judged by a language model: name one with "
+      "--judge-model (and --judge-base-url for a server of your own); "
+      "the papers' gpt-4-0314 and gpt-4-0613 are not offered any more, so say "
+      "which one you used beside the score"
+    )
+  return judge
+
+
+def load_prompt(judge: Judge, benchmark: str, version: str) -> Prompt:
+  """The user's file for a benchmark, or our own wording."""
+  path = judge.prompts.get(benchmark, judge.prompts.get(""))
+  if path is not None:
+    return Prompt(needs.read_text(path), f"file {path.name}")
+  own = Path(__file__).with_name(f"judge_{benchmark}.txt")
+  return Prompt(needs.read_text(own), version)
+
+
+def fill(prompt: Prompt, values: Mapping[str, str]) -> str:
+  """Puts values into a prompt's {name}s, or into as many {} in their order.
+
+  Other braces, also those inside the values, stay as they are.
+  """
+  if prompt.text.count("{}") == len(values):
+    rest = iter(values.values())
+    return re.sub(r"\{\}", lambda _: next(rest), prompt.text)
+  names = "|".join(values)
+  found = set(re.findall(rf"\{{({names})\}}", prompt.text))
+  if found != set(values):
+    wanted = ", ".join(f"{{{name}}}" for name in values)
+    raise UserError(
+      f"judge prompt ({prompt.version}): want {wanted}, or {len(values)} {{}}"
+    )
+  return re.sub(rf"\{{({names})\}}", lambda m: values[m[1]], prompt.text)
+
+
+def settle(
+  judge: Judge,
+  benchmark: str,
+  tasks: Sequence[Task],
+  read: Callable[[str], Any],
+  temperatures: Sequence[float],
+  max_tokens: int,
+) -> dict[str, Verdict]:
+  """Has every task judged; those without a readable reply are asked again.
+
+  Args:
+    read: a reply's value, or None where it has none.
+    temperatures: of the attempts; their number is how often is asked.
+    max_tokens: of a reply, unless the user says otherwise.
+
+  Returns:
+    task key -> verdict.
+
+  Raises:
+    DryRun: instead of asking, if that is wanted.
+    UserError: replies are missing after all retries or beyond --max-cost.
+  """
+  verdicts: dict[str, Verdict] = {}
+  limit = judge.max_tokens or max_tokens
+  for attempt, official in enumerate(temperatures):
+    requests = [
+      llm.Request(
+        key=f"{benchmark}/{task.key}#{attempt}",
+        messages=task.messages(attempt),
+        max_tokens=limit,
+      )
+      for task in tasks
+    ]
+    server = replace(judge.server, temperature=_temperature(judge, official))
+    if judge.dry_run:
+      raise DryRun(_estimate(server, requests, limit, judge.batch))
+    replies = _ask(judge, server, requests, benchmark)
+    left = []
+    for task, request in zip(tasks, requests, strict=True):
+      text = replies[request.key].text
+      value = read(text)
+      verdicts[task.key] = Verdict(value, text, attempt + 1)
+      left += [task] if value is None else []
+    tasks = left
+    if not tasks:
+      break
+  return verdicts
+
+
+def _temperature(judge: Judge, official: float) -> float | None:
+  if judge.temperature == "official":
+    return official
+  return None if judge.temperature == "default" else float(judge.temperature)
+
+
+def _estimate(
+  server: llm.Options,
+  requests: Sequence[llm.Request],
+  max_tokens: int,
+  batch: bool,
+) -> str:
+  asked = sum(message_tokens(request.messages) for request in requests)
+  said = f"{len(requests)} judgements, about {asked} prompt tokens"
+  price = server.price
+  if not price.known:
+    return f"{said}; no price is known for {server.model} (see --prices)"
+  most = price.cost(asked, max_tokens * len(requests), batch)
+  return f"{said}, at most {dollars(most)} with {server.model}"
+
+
+def _ask(
+  judge: Judge,
+  server: llm.Options,
+  requests: Sequence[llm.Request],
+  benchmark: str,
+) -> dict[str, llm.Reply]:
+  if judge.batch:
+    assert judge.log is not None
+    judge_batch.ask(requests, server, judge.log, judge.max_cost)
+  # also after a batch: its log has the replies, what is missing is asked
+  replies = llm.ask_all(
+    requests, server, judge.log, judge.max_cost, f"judging {benchmark}"
+  )
+  if missing := len(requests) - len(replies):
+    why = "the server gave no usable reply"
+    if judge.max_cost is not None:
+      why += f", or --max-cost={judge.max_cost:g} is spent"
+    raise UserError(
+      f"{benchmark}: {missing} of {len(requests)} judgements are missing: "
+      f"{why}; the others are kept in {judge.log}, the same command continues"
+    )
+  return replies
+
+
+def record(scored: Scored, judge: Judge, prompt: Prompt) -> None:
+  """Notes in the results who judged, and by which prompt."""
+  scored.settings |= {
+    "judge_model": judge.server.model,
+    "judge_prompt": prompt.version,
+    "judge_prompt_hash": prompt.hash,
+    "judge_temperature": judge.temperature,
+  }
+  scored.notes.insert(
+    0, f"judged by {judge.server.model}, prompt {prompt.version}"
+  )

@@ -1,0 +1,100 @@
+"""Finds a benchmark's files, and says what is missing and where it is from."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from povid_jax.errors import UserError
+from povid_jax.eval.protocol import Benchmark, Need, Options
+
+
+def _missing(benchmark: Benchmark, folder: Path) -> list[Need]:
+  return [
+    need
+    for need in benchmark.needs
+    if not need.optional and not any(folder.glob(need.pattern))
+  ]
+
+
+def check(benchmark: Benchmark, folder: Path) -> None:
+  """Raises a UserError that names every missing file and its source."""
+  missing = _missing(benchmark, folder)
+  if missing:
+    lines = "; ".join(
+      f"{need.pattern} (from {need.source})" for need in missing
+    )
+    raise UserError(
+      f"{benchmark.name}: not found in {folder}: {lines}. "
+      "Nothing is downloaded: put the official files there under these names"
+    )
+
+
+def locate(data: Path, benchmark: Benchmark) -> Path:
+  """The benchmark's folder: DATA/<name>, else DATA/annotations, else DATA.
+
+  Raises:
+    UserError: names what is missing in DATA/<name>.
+  """
+  for folder in (data / benchmark.name, data / "annotations", data):
+    if folder.is_dir() and not _missing(benchmark, folder):
+      return folder
+  check(benchmark, data / benchmark.name)
+  raise AssertionError("check() accepts what the loop refused")
+
+
+def image_folder(folder: Path, options: Options) -> Path:
+  """Where the pictures are: --images, else images/ here, beside, or here."""
+  if options.images is not None:
+    return options.images
+  for candidate in (folder / "images", folder.parent / "images"):
+    if candidate.is_dir():
+      return candidate
+  return folder
+
+
+def read_text(path: Path) -> str:
+  """A file's text; a UserError names the file when it is not UTF-8."""
+  try:
+    return path.read_text(encoding="utf-8-sig")
+  except UnicodeDecodeError as error:
+    raise UserError(
+      f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8"
+    ) from error
+  except OSError as error:
+    raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def read_json(
+  path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None
+) -> Any:
+  """A JSON file's value; a UserError names file and place."""
+  try:
+    return json.loads(read_text(path), object_hook=object_hook)
+  except json.JSONDecodeError as error:
+    raise UserError(
+      f"{path}: not JSON (line {error.lineno}: {error.msg})"
+    ) from error
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+  """The objects of a file with one JSON object per line; blank lines pass."""
+  for number, line in enumerate(read_text(path).split("\n"), 1):
+    if not line.strip():
+      continue
+    try:
+      row = json.loads(line)
+    except json.JSONDecodeError as error:
+      raise UserError(
+        f"{path}: line {number} is not JSON: {error.msg}"
+      ) from error
+    if not isinstance(row, dict):
+      raise UserError(f"{path}: line {number} is not a JSON object")
+    yield row
+
+
+def field(row: dict[str, Any], name: str, path: Path, number: int) -> Any:
+  """row[name], or a UserError that names file, entry and field."""
+  if name not in row:
+    raise UserError(f"{path}: entry {number} has no field {name!r}")
+  return row[name]

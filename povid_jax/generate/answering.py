@@ -1,0 +1,332 @@
+"""Questions in, answers out: restore a model, batch by length, resume."""
+
+import dataclasses
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from PIL import Image
+
+from povid_jax import files, progress
+from povid_jax.checkpoints import restore
+from povid_jax.data import noise as noise_lib
+from povid_jax.data import text
+from povid_jax.data.image import Mode, open_image, preprocess
+from povid_jax.data.questions import Question
+from povid_jax.data.tokenizer import Tokenizer, load_tokenizer
+from povid_jax.errors import UserError
+from povid_jax.generate.decode import Decoding, write_answers
+from povid_jax.models import params as params_lib
+from povid_jax.models import sharding
+from povid_jax.models.config import LlavaConfig
+from povid_jax.models.llava import Llava
+
+__all__ = ["Decoding", "Noise", "Policy", "Question", "answer", "load_policy"]
+
+LENGTH_MULTIPLE = 32  # prefixes are padded to multiples, so few are compiled
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+  """Diffusion noise put on every picture before it is shown."""
+
+  step: int
+  overflow: noise_lib.Overflow = "wrap"
+  seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+  """A restored model, ready to be asked."""
+
+  weights: restore.Weights
+  tokenizer: Tokenizer
+  graph: Any
+  params: params_lib.Params
+  mesh: Mesh
+
+  @property
+  def config(self) -> LlavaConfig:
+    return self.weights.config
+
+  @property
+  def template(self) -> str:
+    return self.weights.template
+
+  @property
+  def image_mode(self) -> Mode:
+    return self.weights.image_mode
+
+  @property
+  def fingerprint(self) -> str:
+    return self.weights.fingerprint
+
+  @property
+  def model(self) -> Llava:
+    return params_lib.merge(self.graph, self.params)
+
+
+def load_policy(
+  spec: str, dtype: str | None = None, *, merge_adapter: bool = True
+) -> Policy:
+  """Restores FOLDER, RUN or RUN@STEP over all devices.
+
+  Args:
+    spec: the checkpoint.
+    dtype: of weights and activations; None: bfloat16 on accelerators,
+      float32 on CPUs.
+    merge_adapter: fold LoRA into the kernels; else it stays apart and the
+      model's `adapter=False` is the reference.
+
+  Raises:
+    UserError: see `checkpoint.load`.
+  """
+  if dtype is None:
+    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+  mesh = sharding.make_mesh({"data": 1, "fsdp": -1, "tensor": 1})
+  weights = restore.load(spec, sharding.sharding_for(mesh), jnp.dtype(dtype))
+  if merge_adapter:
+    weights = weights.merged()
+  graph, shapes = params_lib.abstract(
+    weights.config, weights.lora, dtype=jnp.dtype(dtype)
+  )
+  params_lib.check_shapes(spec, weights.params, shapes)
+  return Policy(
+    weights=weights,
+    tokenizer=load_tokenizer(weights.tokenizer),
+    graph=graph,
+    params=weights.params,
+    mesh=mesh,
+  )
+
+
+def read_answers(path: Path) -> dict[str, dict[str, Any]]:
+  """Answers of an earlier run by question_id (as text); a torn last line,
+  left by a killed run, is cut off the file."""
+  if not path.exists():
+    return {}
+  data = path.read_bytes()
+  whole = data.rfind(b"\n") + 1
+  if whole < len(data):
+    with open(path, "r+b") as file:
+      file.truncate(whole)
+  rows = {}
+  for number, line in enumerate(data[:whole].splitlines(), 1):
+    try:
+      row = json.loads(line)
+      rows[str(row["question_id"])] = row
+    except (ValueError, KeyError, TypeError) as error:
+      raise UserError(
+        f"{path} line {number}: want an answer with question_id; "
+        "remove the file or name another --out"
+      ) from error
+  return rows
+
+
+def answer(
+  policy: Policy,
+  questions: Sequence[Question],
+  decoding: Decoding,
+  out: Path | None = None,
+  noise: Noise | None = None,
+) -> list[dict[str, Any]]:
+  """Answers questions in batches of like length.
+
+  Args:
+    policy: from `load_policy`.
+    questions: with unique question_ids.
+    decoding: lengths and sampling.
+    out: JSONL to which each batch is appended; ids already there are skipped,
+      so that a killed run continues.
+    noise: distort every picture first.
+
+  Returns:
+    LLaVA's answer rows {question_id, prompt, text, answer_id, model_id,
+    metadata}, in the order of the questions.
+
+  Raises:
+    UserError: a picture or question that cannot be used, named by id.
+  """
+  ids = [str(q.question_id) for q in questions]
+  if len(set(ids)) != len(ids):
+    twice = next(i for i in ids if ids.count(i) > 1)
+    raise UserError(f"question_id {twice!r} is there more than once")
+  done: dict[str, dict[str, Any]] = {}
+  if out is not None:
+    files.check_writable(out)
+    done = read_answers(out)
+  asked = [q for q in questions if str(q.question_id) not in done]
+  bar = progress.bar(
+    total=len(questions),
+    initial=len(questions) - len(asked),
+    desc="answers",
+    unit="answer",
+  )
+  tokens = 0
+  try:
+    for rows, count in _rows(policy, asked, decoding, noise):
+      done |= {str(row["question_id"]): row for row in rows}
+      if out is not None:  # opened here: no answer, no file
+        with open(out, "a", encoding="utf-8") as sink:
+          for row in rows:
+            sink.write(json.dumps(row, ensure_ascii=False) + "\n")
+      tokens += count
+      bar.update(len(rows))
+      elapsed = max(bar.format_dict["elapsed"] or 0, 1e-9)
+      bar.set_postfix_str(f"{tokens / elapsed:.0f} tokens/s")
+  finally:
+    bar.close()
+  return [done[i] for i in ids]
+
+
+def _rows(
+  policy: Policy,
+  questions: Sequence[Question],
+  decoding: Decoding,
+  noise: Noise | None,
+) -> Iterator[tuple[list[dict[str, Any]], int]]:
+  """Batches of answer rows and how many tokens were written.
+
+  Where nothing is drawn by a question's id, a question that is asked twice
+  (POPE's splits share every second one) is answered once.
+  """
+  drawn = decoding.temperature > 0 or noise is not None
+  twins: dict[Any, list[Question]] = {}
+  for question in questions:
+    asked = question.question_id if drawn else (question.images, question.text)
+    twins.setdefault(asked, []).append(question)
+  alike = list(twins.values())
+  questions = [group[0] for group in alike]
+  prompts = [_prompt_ids(policy, q) for q in questions]
+  order = sorted(range(len(questions)), key=lambda i: len(prompts[i]))
+  groups: dict[tuple[int, int], list[int]] = {}
+  for i in order:
+    padded = -(-len(prompts[i]) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    groups.setdefault((padded, len(questions[i].images)), []).append(i)
+  devices = policy.mesh.devices.size
+  size = -(-decoding.batch_size // devices) * devices
+  batches = [
+    (padded, group[start : start + size])
+    for (padded, _), group in groups.items()
+    for start in range(0, len(group), size)
+  ]
+  with ThreadPoolExecutor(max_workers=4) as pool:
+    load = lambda batch: [
+      pool.submit(_images, policy, questions[i], noise) for i in batch[1]
+    ]
+    coming = load(batches[0]) if batches else []
+    for number, (padded, members) in enumerate(batches):
+      images = np.stack([job.result() for job in coming])
+      if number + 1 < len(batches):
+        coming = load(batches[number + 1])
+      chosen = [questions[i] for i in members]
+      ids = [prompts[i] for i in members]
+      written = _write(policy, chosen, ids, images, padded, size, decoding)
+      pairs = [
+        (question, tokens)
+        for i, tokens in zip(members, written, strict=True)
+        for question in alike[i]
+      ]
+      yield _describe(policy, pairs, decoding), sum(map(len, written))
+
+
+def _prompt_ids(policy: Policy, question: Question) -> np.ndarray:
+  turn = "<image>\n" * len(question.images) + question.text
+  return text.encode_prompt(
+    (turn,), policy.tokenizer, policy.template, policy.config.image_tokens
+  )
+
+
+def _images(
+  policy: Policy, question: Question, noise: Noise | None
+) -> np.ndarray:
+  """uint8[I, S, S, 3] of one question."""
+  size = policy.config.vision.image_size
+  pictures = []
+  for path in question.images:
+    try:
+      image = open_image(path)
+      if noise is not None:
+        seed = noise_lib.seed_for(noise.seed, str(question.question_id), None)
+        distorted = noise_lib.distort(
+          np.asarray(image), noise.step, seed, noise.overflow
+        )
+        image = Image.fromarray(distorted)
+      pictures.append(preprocess(image, size, policy.image_mode))
+    except UserError as error:
+      raise UserError(f"question {question.question_id!r}: {error}") from error
+  return np.stack(pictures) if pictures else np.zeros((0, size, size, 3), "u1")
+
+
+def _write(
+  policy: Policy,
+  questions: Sequence[Question],
+  prompts: Sequence[np.ndarray],
+  images: np.ndarray,
+  padded: int,
+  size: int,
+  decoding: Decoding,
+) -> list[list[int]]:
+  """Token ids of each answer without what follows the stop token."""
+  rows = len(questions)
+  prefix = np.zeros((size, padded), np.int32)
+  lengths = np.zeros(size, np.int32)  # 0: only fills the batch up
+  seeds = np.zeros(size, np.uint32)
+  for row, (question, ids) in enumerate(zip(questions, prompts, strict=True)):
+    prefix[row, : len(ids)] = ids
+    lengths[row] = len(ids)
+    seeds[row] = zlib.crc32(str(question.question_id).encode())
+  filler = np.zeros((size - rows, *images.shape[1:]), np.uint8)
+  batch = (prefix, lengths, np.concatenate([images, filler]), seeds)
+  placed = [
+    jax.device_put(x, NamedSharding(policy.mesh, sharding.BATCH)) for x in batch
+  ]
+  template = text.find_template(policy.template)
+  stops = text.stop_ids(policy.tokenizer, template)
+  with jax.set_mesh(policy.mesh):
+    out = write_answers(
+      policy.graph, policy.params, *placed, decoding=decoding, stop_ids=stops
+    )
+  answers = []
+  for ids in np.asarray(out)[:rows].tolist():
+    end = next((i for i, t in enumerate(ids) if t in stops), len(ids))
+    answers.append(ids[:end])
+  return answers
+
+
+def facts(decoding: Decoding) -> dict[str, Any]:
+  """What of the decoding decides an answer, as its metadata keeps it."""
+  how = dataclasses.asdict(decoding)
+  del how["batch_size"]
+  if decoding.temperature == 0:  # greedy: nothing is drawn
+    how.update(top_p=1.0, top_k=0, seed=0)
+  return how
+
+
+def _describe(
+  policy: Policy,
+  written: Sequence[tuple[Question, list[int]]],
+  decoding: Decoding,
+) -> list[dict[str, Any]]:
+  rows = []
+  for question, ids in written:
+    key = f"{policy.fingerprint}:{question.question_id}"
+    rows.append(
+      {
+        "question_id": question.question_id,
+        "prompt": question.text,
+        "text": policy.tokenizer.decode(ids).strip(),
+        "answer_id": hashlib.sha256(key.encode()).hexdigest()[:22],
+        "model_id": policy.fingerprint,
+        "metadata": {"tokens": len(ids), **facts(decoding)},
+      }
+    )
+  return rows

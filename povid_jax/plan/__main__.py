@@ -1,0 +1,116 @@
+"""Will this config fit that hardware? The real step is compiled for it.
+
+  python -m povid_jax.plan --config=configs/povid_stage2.py:7b \\
+    --topology=v5e:4x4 --config.batch_size=16
+  python -m povid_jax.plan --config=... --topology=gpu:8x80GB --json plan.json
+
+No weights, no data and no accelerator are needed. TPU slices (v4, v5e, v5p,
+v6e) are compiled for by libtpu (pip install "povid_jax[tpu]"), cpu:N by virtual
+devices; gpu:NxMGB is an estimate from the dimensions, and says so.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from povid_jax import errors, files
+from povid_jax.errors import UserError
+from povid_jax.plan.topology import Topology, parse
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command."""
+  # below, so that the virtual devices of cpu:N are asked for before JAX starts
+  from povid_jax import config as config_lib
+
+  arguments = list(sys.argv[1:] if argv is None else argv)
+  overrides, rest = config_lib.take_overrides(arguments)
+  args = _parser().parse_args(rest)
+  topology = parse(args.topology)
+  _check(args)
+  _before_jax(topology)
+  from povid_jax.plan import planning, suggest, text
+  from povid_jax.plan.abstract import Shape
+
+  config = config_lib.load(args.config, overrides)
+  described = planning.dimensions(args.preset, config.init, args.config)
+  shape = Shape(args.prefix, args.branch, args.images)
+  plan = planning.make(config, described, topology, shape)
+  if not args.no_suggestions:
+    plan = suggest.complete(plan, config, described, topology, shape)
+  print(text.text(plan, args.mfu, not args.no_suggestions))
+  if args.json:
+    out = {
+      "config": args.config,
+      "topology": args.topology,
+      **dataclasses.asdict(plan),
+      **text.rates(plan, args.mfu),
+    }
+    with files.atomic_write(Path(args.json)) as file:
+      json.dump(out, file, indent=2)
+  return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="povid_jax.plan",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add("--config", required=True, metavar="FILE[:VARIANT]", help="what to run")
+  add(
+    "--topology",
+    required=True,
+    help="v5e:4x4, v5p:2x2x2, v6e:2x4, gpu:8x80GB or cpu:8",
+  )
+  add(
+    "--preset",
+    default="",
+    help="dimensions by name, llava-1.5-7b for example; without it those of "
+    "config.init, or of the variant",
+  )
+  add("--prefix", type=int, default=704, help="P, tokens of image and question")
+  add("--branch", type=int, default=256, help="C, tokens of an answer")
+  add("--images", type=int, default=1, help="pictures per pair")
+  add(
+    "--mfu",
+    type=float,
+    default=0.4,
+    help="share of the peak FLOP/s that you expect, for pairs/s (0.4)",
+  )
+  add("--json", metavar="FILE", help="write the plan there too")
+  add(
+    "--no-suggestions",
+    action="store_true",
+    help="do not look for settings that fit",
+  )
+  return parser
+
+
+def _check(args: argparse.Namespace) -> None:
+  """Raises UserError for what would fail only after minutes of compiling."""
+  for name, least in (("prefix", 1), ("branch", 1), ("images", 0)):
+    if getattr(args, name) < least:
+      raise UserError(f"--{name}={getattr(args, name)}: want at least {least}")
+  if not 0 < args.mfu <= 1:
+    raise UserError(f"--mfu={args.mfu}: want a share of the peak, 0.4 say")
+  if args.json:
+    files.check_writable(args.json)
+
+
+def _before_jax(topology: Topology) -> None:
+  """Virtual devices can only be asked for before JAX has started."""
+  # the plan itself needs no accelerator, and must not take one
+  os.environ["JAX_PLATFORMS"] = "cpu"
+  if topology.platform == "cpu":
+    flag = f"--xla_force_host_platform_device_count={topology.devices}"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"
+
+
+if __name__ == "__main__":
+  errors.run(main)

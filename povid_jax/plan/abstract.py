@@ -1,0 +1,176 @@
+"""The step's arguments without a weight, on devices that need not exist."""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from povid_jax.errors import UserError
+from povid_jax.models import sharding
+from povid_jax.models.config import LlavaConfig
+from povid_jax.plan.topology import Topology
+from povid_jax.training import build, reference
+from povid_jax.training.outline import Outline
+from povid_jax.training.step import CACHED, Frozen, State, StepFn
+
+
+class Shape(NamedTuple):
+  """Static lengths of a batch: P, C and pictures per pair."""
+
+  prefix: int = 704
+  branch: int = 256
+  images: int = 1
+
+
+def make_mesh(
+  config: ConfigDict, topology: Topology, compiled: bool
+) -> Mesh | AbstractMesh:
+  """Devices that can be compiled for (described or virtual), or a count."""
+  if not compiled:
+    sizes = sharding.axis_sizes(config.mesh, topology.devices)
+    return AbstractMesh(sizes, sharding.AXES)
+  if topology.platform == "tpu":
+    return sharding.make_mesh(config.mesh, _tpu_devices(topology))
+  devices = jax.devices("cpu")
+  if len(devices) < topology.devices:
+    raise UserError(
+      f"{topology.name}: JAX has started with {len(devices)} devices; set "
+      f"XLA_FLAGS=--xla_force_host_platform_device_count={topology.devices}"
+    )
+  return sharding.make_mesh(config.mesh, devices[: topology.devices])
+
+
+def _tpu_devices(topology: Topology) -> list:
+  """Devices that exist only for the compiler.
+
+  Raises:
+    UserError: no libtpu, or a slice that it does not know.
+  """
+  from jax.experimental import topologies
+
+  try:
+    import libtpu  # noqa: F401
+  except ImportError as error:
+    raise UserError(
+      f'{topology.name} needs libtpu: pip install "jax[tpu]"'
+    ) from error
+  # libtpu asks a metadata server where it runs unless told not to
+  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  # and locks the machine's TPUs, which no plan uses: two may run at a time
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+  # JAX runs a v4 chip as one device; libtpu would describe its two halves
+  v4 = topology.name.startswith("v4:")
+  options = {"chip_config_name": "megacore"} if v4 else {}
+  try:
+    with _quiet():
+      found = topologies.get_topology_desc(
+        platform="tpu", topology_name=topology.name, **options
+      )
+  except Exception as error:
+    lines = str(error).splitlines() or [repr(error)]
+    raise UserError(
+      f"{topology.name}: libtpu does not know it ({lines[0]})"
+    ) from error
+  return list(found.devices)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """libtpu writes to standard error that there is no TPU: here, no news."""
+  saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+  os.dup2(sink, 2)
+  try:
+    yield
+  finally:
+    os.dup2(saved, 2)
+    os.close(saved)
+    os.close(sink)
+
+
+def abstract_arguments(
+  config: ConfigDict,
+  described: LlavaConfig,
+  sketch: Outline,
+  step: StepFn,
+  mesh: Mesh | AbstractMesh,
+  shape: Shape,
+) -> tuple[State, Frozen, dict[str, jax.ShapeDtypeStruct]]:
+  """The arguments of the step: shapes and shardings, nothing allocated."""
+  dtype = jnp.dtype(config.dtype)
+
+  def put(path: str, dtype: jnp.dtype) -> jax.ShapeDtypeStruct:
+    size = sketch.shapes[path].shape
+    placed = NamedSharding(mesh, sharding.spec_for(path, size, mesh))
+    return jax.ShapeDtypeStruct(size, dtype, sharding=placed)
+
+  trained = {path: put(path, jnp.float32) for path in sketch.trained}
+  frozen = Frozen(
+    {path: put(path, dtype) for path in sketch.shapes if path not in trained},
+    {path: put(path, dtype) for path in sketch.copied},
+  )
+  state = build.describe_state(step, trained, mesh)
+  return state, frozen, abstract_batch(config, described, step, mesh, shape)
+
+
+def abstract_batch(
+  config: ConfigDict,
+  described: LlavaConfig,
+  step: StepFn,
+  mesh: Mesh | AbstractMesh,
+  shape: Shape,
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """A batch as `build.place` makes it."""
+  cut = NamedSharding(mesh, P(None, *sharding.BATCH))
+  lead = (config.grad_accum, config.batch_size // config.grad_accum)
+
+  def put(*size: int, dtype: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((*lead, *size), dtype, sharding=cut)
+
+  branches = 2 if "rejected" in step.spec.needs else 1
+  side = described.vision.image_size
+  images = put(shape.images, side, side, 3, dtype=jnp.uint8)
+  batch = {
+    "prefix_ids": put(shape.prefix, dtype=jnp.int32),
+    "prefix_len": put(dtype=jnp.int32),
+    "branch_ids": put(branches, shape.branch, dtype=jnp.int32),
+    "loss_mask": put(branches, shape.branch, dtype=jnp.bool_),
+    "images": images,
+  }
+  if step.spec.uses_noise and step.spec.noise_scale is None:
+    batch["images_noisy"] = images
+  elif step.spec.uses_noise:
+    batch["noise_seed"] = put(dtype=jnp.uint32)
+  if config.reference == "cached" and "reference" in step.objective.needs:
+    for name in reference.terms_of(step):
+      batch[f"{CACHED}{name}"] = put(dtype=jnp.float32)
+  return batch
+
+
+def compiled_temporaries(
+  step: StepFn, arguments: tuple, mesh: Mesh
+) -> tuple[int | None, str]:
+  """Bytes of temporaries as the compiler lays them out, or why there are none.
+
+  Results take the place of the donated state, so only temporaries (gradients
+  and activations among them) come on top of the arguments.
+  """
+  try:
+    with jax.set_mesh(mesh):
+      lowered = jax.jit(step, donate_argnums=0).lower(*arguments)
+      memory = lowered.compile().memory_analysis()
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    used = re.search(r"Used ([\d.]+)([GM]) of ([\d.]+)G hbm", str(error))
+    said = f": {used[0]}" if used else ""
+    return None, f"the compiler finds no layout that fits{said}"
+  assert memory is not None  # CPU, GPU and TPU all have it
+  kept = memory.output_size_in_bytes - memory.alias_size_in_bytes
+  return memory.temp_size_in_bytes + max(0, kept), ""

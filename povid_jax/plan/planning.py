@@ -1,0 +1,280 @@
+"""What a step takes on given hardware: compiled where it can be."""
+
+import dataclasses
+import re
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, Mesh
+from ml_collections import ConfigDict
+
+from povid_jax.checkpoints import restore
+from povid_jax.errors import UserError
+from povid_jax.models import flops, footprint, sharding
+from povid_jax.models.config import LlavaConfig
+from povid_jax.models.presets import preset
+from povid_jax.plan.abstract import (
+  Shape,
+  abstract_arguments,
+  compiled_temporaries,
+  make_mesh,
+)
+from povid_jax.plan.topology import Topology
+from povid_jax.training import build
+from povid_jax.training.outline import Outline, outline
+from povid_jax.training.step import StepFn
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What was found out. Bytes are those of one device.
+
+  Attributes:
+    fits: bytes_per_device is within memory_per_device.
+    estimated: by formula, not by the compiler.
+    bytes: by kind; they add up to bytes_per_device.
+    flops_per_step: all devices, without rematerialisation (for MFU).
+    hardware_flops_per_step: with it.
+    arithmetic_intensity: hardware FLOPs by byte of memory traffic; the traffic
+      is a bound from below, see footprint.traffic.
+    ridge: the intensity above which the chip computes rather than waits.
+    peak_flops: FLOP/s of all devices together, or None.
+  """
+
+  fits: bool
+  estimated: bool
+  bytes_per_device: int
+  memory_per_device: int
+  bytes: dict[str, int]
+  flops_per_step: float
+  hardware_flops_per_step: float
+  arithmetic_intensity: float
+  ridge: float | None
+  peak_flops: float | None
+  batch_pairs: int
+  grad_accum: int
+  prefix: int
+  branch: int
+  devices: int
+  mesh: dict[str, int]
+  remat: str
+  head_chunk: int
+  attention: str
+  compile_seconds: float | None
+  notes: list[str]
+  suggestions: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+
+def dimensions(name: str, init: str, spec: str) -> LlavaConfig:
+  """Those of a preset, else of the config's checkpoint, else of the variant.
+
+  Args:
+    name: of a preset, or "".
+    init: config.init, or "".
+    spec: FILE:VARIANT; 13b means LLaVA-1.5 13B.
+  """
+  if name:
+    return preset(name)
+  if init:
+    return restore.describe(init)
+  variant = spec.rpartition(":")[2]
+  return preset(
+    f"llava-1.5-{variant if re.fullmatch(r'[0-9]+b', variant) else '7b'}"
+  )
+
+
+def complete(
+  config: ConfigDict, topology: Topology
+) -> tuple[ConfigDict, list[str]]:
+  """The config with what a plan can do without, and a batch that divides."""
+  notes = []
+  config = config.copy_and_resolve_references()
+  sizes = sharding.axis_sizes(config.mesh, topology.devices)
+  with config.unlocked():
+    config.init = config.init or "(any)"
+    config.data.train = config.data.train or "(any)"
+    multiple = sizes[0] * sizes[1] * config.grad_accum
+    if config.batch_size % multiple:
+      whole = -(-config.batch_size // multiple) * multiple
+      notes.append(
+        f"batch_size={config.batch_size} does not divide over the mesh; "
+        f"planned for {whole}: train with --config.batch_size={whole}"
+      )
+      config.batch_size = whole
+  build.check(config)
+  return config, notes
+
+
+def make(
+  config: ConfigDict,
+  described: LlavaConfig,
+  topology: Topology,
+  shape: Shape,
+  compiled: bool = True,
+) -> Plan:
+  """Plans one config.
+
+  Args:
+    compiled: False: by formula, in a moment.
+
+  Raises:
+    UserError: a config that cannot run there, however large the memory.
+  """
+  config, notes = complete(config, topology)
+  pictures = shape.images * described.image_tokens
+  if shape.prefix <= pictures:
+    raise UserError(
+      f"--prefix={shape.prefix} leaves no room for a question: its pictures "
+      f"are {pictures} tokens"
+    )
+  sketch = outline(config, described, topology.platform)
+  compiled &= topology.platform != "gpu"
+  mesh = make_mesh(config, topology, compiled)
+  sharding.check(mesh, described, config.batch_size // config.grad_accum)
+  step, _ = build.make_step(config, sketch, 1000)
+  arguments = abstract_arguments(config, described, sketch, step, mesh, shape)
+  load = load_of(config, described, sketch, step, mesh, shape)
+  held = held_bytes(arguments)
+  seconds, temporary, problem = None, None, ""
+  if compiled:
+    assert isinstance(mesh, Mesh)  # only an estimate has an abstract one
+    start = time.monotonic()
+    temporary, problem = compiled_temporaries(step, arguments, mesh)
+    seconds = time.monotonic() - start
+    notes += [problem] if problem else []
+  elif topology.assumed:
+    notes.append(
+      f"an estimate by formula; speed is that of a {topology.assumed}"
+    )
+  kinds = by_kind(held, load, temporary)
+  total = sum(kinds.values())
+  work, runs = step_flops(config, described, sketch, step, shape)
+  # the run with a gradient reads the weights three times: there, again, back
+  moved = footprint.traffic(load, kinds, (runs + 2) * config.grad_accum)
+  chip = topology.chip
+  memory = chip.memory
+  if topology.platform == "cpu":
+    memory //= topology.devices
+  return Plan(
+    fits=total <= memory and not problem,
+    estimated=temporary is None,
+    bytes_per_device=total,
+    memory_per_device=memory,
+    bytes=kinds,
+    flops_per_step=work.model,
+    hardware_flops_per_step=work.hardware,
+    arithmetic_intensity=work.hardware / topology.devices / moved,
+    ridge=chip.flops / chip.bandwidth
+    if chip.flops and chip.bandwidth
+    else None,
+    peak_flops=chip.flops * topology.devices if chip.flops else None,
+    batch_pairs=config.batch_size,
+    grad_accum=config.grad_accum,
+    prefix=shape.prefix,
+    branch=shape.branch,
+    devices=topology.devices,
+    mesh=dict(mesh.shape),
+    remat=config.remat,
+    head_chunk=config.head_chunk,
+    attention=sketch.attention,
+    compile_seconds=seconds,
+    notes=notes,
+  )
+
+
+def held_bytes(arguments: tuple) -> dict[str, int]:
+  """Bytes of one device by kind, of what outlives a step."""
+  state, frozen, batch = arguments
+  size = lambda tree: footprint.held(jax.tree.leaves(tree))
+  return {
+    "weights": size(frozen),
+    "trained": size(state.params),
+    "optimizer": size(state.opt_state),
+    "batch": size(batch),
+  }
+
+
+def by_kind(
+  held: dict[str, int], load: footprint.Load, temporary: int | None
+) -> dict[str, int]:
+  """Bytes by kind; the compiler's temporaries split by what we know of them."""
+  gradients = held["trained"]
+  kept = footprint.activations(load)
+  if temporary is None:
+    rest = footprint.temporaries(load)
+  else:
+    gradients = min(gradients, temporary)
+    kept = min(kept, temporary - gradients)
+    rest = temporary - gradients - kept
+  return {
+    **held,
+    "gradients": gradients,
+    "activations": kept,
+    "temporaries": rest,
+  }
+
+
+def load_of(
+  config: ConfigDict,
+  described: LlavaConfig,
+  sketch: Outline,
+  step: StepFn,
+  mesh: Mesh | AbstractMesh,
+  shape: Shape,
+) -> footprint.Load:
+  """What one device runs at a time."""
+  rows = config.grad_accum * mesh.shape["data"] * mesh.shape["fsdp"]
+  return footprint.Load(
+    config=described,
+    lora=sketch.lora,
+    rows=config.batch_size // rows,
+    prefix=shape.prefix,
+    branch=shape.branch,
+    branches=2 if "rejected" in step.spec.needs else 1,
+    tensor=mesh.shape["tensor"],
+    itemsize=jnp.dtype(config.dtype).itemsize,
+    remat=config.remat,
+    head_chunk=config.head_chunk,
+    attention=sketch.attention,
+  )
+
+
+def step_flops(
+  config: ConfigDict,
+  described: LlavaConfig,
+  sketch: Outline,
+  step: StepFn,
+  shape: Shape,
+  masked: bool = True,
+) -> tuple[flops.Work, int]:
+  """Work of a step, and how many times the decoder runs in it.
+
+  Args:
+    masked: False: without the pairs of tokens that the attention mask closes.
+  """
+  uses = config.reference if "reference" in step.spec.needs else "none"
+  described_step = flops.Step(
+    batch=config.batch_size,
+    prefix=shape.prefix,
+    branches=2 if "rejected" in step.spec.needs else 1,
+    length=shape.branch,
+    images=shape.images,
+    reference=uses,
+    noise=step.objective.noise_reference
+    if "noise" in step.spec.needs
+    else None,
+    corrupted="corrupted" in step.spec.needs,
+    share_prefix=config.share_prefix,
+  )
+  trained = frozenset(sketch.trained)
+  model = flops.Model(
+    config=described,
+    lora=sketch.lora,
+    trains=trained.__contains__,
+    remat=config.remat,
+    chunk=config.head_chunk,
+    masked=masked,
+  )
+  return flops.of(model, described_step)["total"], len(described_step.passes())

@@ -1,0 +1,83 @@
+"""A plan in words."""
+
+from povid_jax.plan.planning import Plan
+
+_KINDS = {
+  "weights": "frozen weights",
+  "trained": "trained weights (float32)",
+  "optimizer": "optimizer state",
+  "gradients": "gradients",
+  "activations": "activations kept",
+  "temporaries": "temporaries",
+  "batch": "batch",
+}
+
+
+def rates(plan: Plan, mfu: float) -> dict[str, float | None]:
+  """Expected speed at a share of the peak FLOP/s."""
+  if plan.peak_flops is None:
+    return {"mfu": mfu, "seconds_per_step": None, "pairs_per_second": None}
+  seconds = plan.flops_per_step / (mfu * plan.peak_flops)
+  return {
+    "mfu": mfu,
+    "seconds_per_step": seconds,
+    "pairs_per_second": plan.batch_pairs / seconds,
+  }
+
+
+def text(plan: Plan, mfu: float, searched: bool = True) -> str:
+  """Lines to print; `searched`: for settings that fit."""
+  mesh = ", ".join(f"{name} {size}" for name, size in plan.mesh.items())
+  lines = [
+    f"{plan.devices} devices (mesh {mesh}), {plan.batch_pairs} pairs a step"
+    f" in {plan.grad_accum}, P={plan.prefix}, C={plan.branch}",
+    f"remat {plan.remat}, attention {plan.attention}, "
+    f"head_chunk {plan.head_chunk}",
+    "",
+    f"{'bytes of one device':<28}{'GB':>8}",
+  ]
+  for kind, label in _KINDS.items():
+    lines.append(f"  {label:<26}{plan.bytes[kind] / 1e9:>8.2f}")
+  lines.append(
+    f"  {'total':<26}{plan.bytes_per_device / 1e9:>8.2f}  of "
+    f"{plan.memory_per_device / 1e9:.2f}: "
+    + ("fits" if plan.fits else "DOES NOT FIT")
+    + (" (estimated)" if plan.estimated else "")
+  )
+  lines += ["", *_speed(plan, mfu)]
+  if plan.compile_seconds is not None:
+    lines.append(f"compiled in {plan.compile_seconds:.0f} s")
+  lines += [f"note: {note}" for note in plan.notes]
+  if searched and not plan.fits:
+    lines += _suggested(plan)
+  return "\n".join(lines)
+
+
+def _speed(plan: Plan, mfu: float) -> list[str]:
+  again = plan.hardware_flops_per_step / plan.flops_per_step - 1
+  ridge = f" (ridge {plan.ridge:.0f})" if plan.ridge else ""
+  lines = [
+    f"FLOPs of a step: {plan.flops_per_step:.3g}, and {again:.0%} more for "
+    "rematerialisation",
+    f"arithmetic intensity: {plan.arithmetic_intensity:.0f} FLOPs/byte{ridge}",
+  ]
+  speed = rates(plan, mfu)
+  if speed["pairs_per_second"] is not None:
+    lines.append(
+      f"at {mfu:.0%} MFU: {speed['pairs_per_second']:.2f} pairs/s, "
+      f"{speed['seconds_per_step']:.2f} s a step"
+    )
+  return lines
+
+
+def _suggested(plan: Plan) -> list[str]:
+  if not plan.suggestions:
+    return ["no mesh, remat or batch near this one fits: take more devices"]
+  lines = []
+  for suggestion in plan.suggestions:
+    fields = " ".join(
+      f"--config.{name}={value}" for name, value in suggestion["set"].items()
+    )
+    size = suggestion["bytes_per_device"] / 1e9
+    lines.append(f"this fits ({size:.2f} GB): {fields}")
+  return lines

@@ -1,0 +1,306 @@
+"""A config and a mesh to everything a training run is made of."""
+
+import dataclasses
+import functools
+import math
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from povid_jax.checkpoints import restore
+from povid_jax.data import batches, lengths
+from povid_jax.data.lengths import Buckets, Lengths, TextSpec
+from povid_jax.data.noise import ALPHA_BAR
+from povid_jax.data.records import RecordSource
+from povid_jax.data.tokenizer import Tokenizer, load_tokenizer
+from povid_jax.errors import UserError
+from povid_jax.models import backends, sharding
+from povid_jax.models import params as params_lib
+from povid_jax.models.llama import REMAT
+from povid_jax.models.params import Params
+from povid_jax.training import adapters, optim
+from povid_jax.training.outline import (
+  Outline,
+  get_objective,
+  make_spec,
+  outline,
+)
+from povid_jax.training.step import Frozen, State, StepFn
+
+_CHOICES = {
+  "data.on_too_long": ("refuse", "drop"),
+  "data.on_bad_sample": ("raise", "skip"),
+  "noise.tokens": ("argmax", "argmax_exclude_gold"),
+  "noise.overflow": ("wrap", "clip"),
+  "noise.site": ("image", "pixels"),
+  "reference": ("online", "cached"),
+  "on_nonfinite": ("raise", "skip"),
+  "dtype": ("bfloat16", "float32"),
+  "attention": backends.BACKENDS,
+  "remat": tuple(REMAT),
+}
+
+
+def check(config: ConfigDict) -> None:
+  """Raises UserError for values that make no sense, before anything runs."""
+  for path, valid in _CHOICES.items():
+    value = config
+    for name in path.split("."):
+      value = value[name]
+    if value not in valid:
+      raise UserError(f"config.{path}: want one of {valid}, got {value!r}")
+  if not 0 <= config.noise.step < len(ALPHA_BAR):
+    raise UserError(f"config.noise.step: want 0..999, got {config.noise.step}")
+  if config.batch_size < 1 or config.grad_accum < 1:
+    raise UserError("config.batch_size and grad_accum: want at least 1")
+  if config.batch_size % config.grad_accum:
+    raise UserError(
+      f"config.grad_accum={config.grad_accum} does not divide "
+      f"batch_size={config.batch_size}"
+    )
+  for path in ("init", "data.train"):
+    value = config.init if path == "init" else config.data.train
+    if not value:
+      raise UserError(f"config.{path} is empty; see --help for what it names")
+  get_objective(config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model(Outline):
+  """An outline with its arrays, trained (float32) and frozen."""
+
+  weights: restore.Weights  # of `init`; its params are not kept
+  params: Params
+  frozen: Frozen
+
+
+def build_model(config: ConfigDict, mesh: Mesh) -> Model:
+  """Restores `config.init` onto the mesh and adds adapters, new or given.
+
+  Raises:
+    UserError: nothing to restore, nothing matched as trainable, an adapter
+      of other dimensions.
+  """
+  dtype = jnp.dtype(config.dtype)
+  place = sharding.sharding_for(mesh)
+  described = restore.describe(config.init)
+  sketch = outline(config, described)
+  adapter = adapters.read(config, described, sketch)
+  trained = frozenset(sketch.trained)
+  weights = restore.load(
+    config.init, place, dtype, keep=lambda path: path in trained
+  ).merged()
+  arrays = dict(weights.params)
+  own = {path for path in sketch.shapes if not params_lib.is_lora(path)}
+  missing = sorted(own ^ set(arrays))
+  if missing:
+    raise UserError(
+      f"{config.init}: parameter {missing[0]} does not fit the architecture"
+    )
+  # copies: the trained arrays are donated to the step
+  reference = {
+    path: jnp.array(arrays[path], dtype, copy=True) for path in sketch.copied
+  }
+  arrays |= adapters.start(config, adapter, sketch, arrays, place)
+  fields = {f.name: getattr(sketch, f.name) for f in dataclasses.fields(sketch)}
+  return Model(
+    **fields,
+    weights=dataclasses.replace(weights, params={}),
+    params={path: arrays[path].astype(jnp.float32) for path in sketch.trained},
+    frozen=Frozen(
+      {path: arrays[path] for path in sketch.shapes if path not in trained},
+      reference,
+    ),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """The records of a run, their lengths and the plan of all steps."""
+
+  source: RecordSource
+  tokenizer: Tokenizer
+  text: TextSpec
+  lengths: Lengths
+  buckets: Buckets
+  plan: batches.Plan
+
+
+def build_data(
+  config: ConfigDict, weights: restore.Weights, workdir: Path
+) -> Data:
+  """Measures every record and lays out all steps.
+
+  Raises:
+    UserError: no records, or some too long (listed by id in WORKDIR).
+  """
+  source = RecordSource(config.data.train, config.data.split)
+  if not len(source):
+    raise UserError(f"{config.data.train} holds no {config.data.split} record")
+  tokenizer = load_tokenizer(weights.tokenizer)
+  needs = get_objective(config).needs
+  text = lengths.TextSpec(
+    template=weights.template,
+    image_tokens=weights.config.image_tokens,
+    num_branches=2 if "rejected" in needs else 1,
+  )
+  note = functools.partial(batches.note_skipped, workdir / "skipped.jsonl")
+  measured = lengths.measure(
+    source,
+    tokenizer,
+    text,
+    config.data.limit,
+    on_bad=(
+      (lambda i, error: note(i, "", error))
+      if config.data.on_bad_sample == "skip"
+      else None
+    ),
+  )
+  buckets = lengths.assign(
+    measured,
+    count=config.data.buckets,
+    multiple=config.data.bucket_multiple,
+    num_branches=text.num_branches,
+    max_prefix=config.data.max_prefix,
+    max_branch=config.data.max_branch,
+  )
+  lengths.report_too_long(
+    source,
+    measured,
+    buckets,
+    str(workdir / "too_long.tsv"),
+    config.data.on_too_long,
+  )
+  one = batches.Plan(buckets, config.batch_size, config.seed, 1)
+  per_epoch = one.steps_per_epoch
+  steps = config.steps or max(1, math.ceil(config.epochs * per_epoch))
+  plan = batches.Plan(buckets, config.batch_size, config.seed, steps)
+  return Data(source, tokenizer, text, measured, buckets, plan)
+
+
+def build_loader(
+  config: ConfigDict,
+  data: Data,
+  weights: restore.Weights,
+  mesh: Mesh,
+  workdir: Path,
+  extra: dict[str, np.ndarray] | None = None,
+) -> batches.Loader:
+  """Reads the rows that belong to this process."""
+  uses_noise = bool(get_objective(config).needs & {"noise", "corrupted"})
+  noise = batches.NoiseSpec(
+    step=config.noise.step,
+    overflow=config.noise.overflow,
+    site=config.noise.site,
+    seed=config.seed,
+    per_epoch=config.noise.per_epoch,
+  )
+  microbatch = config.batch_size // config.grad_accum
+  placed = NamedSharding(mesh, sharding.BATCH)
+  shards = placed.addressable_devices_indices_map((microbatch,)).values()
+  return batches.Loader(
+    source=data.source,
+    tokenizer=data.tokenizer,
+    text=data.text,
+    image_size=weights.config.vision.image_size,
+    image_mode=weights.image_mode,
+    max_images=int(data.lengths.images[data.buckets.kept].max()),
+    noise=noise if uses_noise else None,
+    local_rows=batches.local_rows(
+      [s[0] for s in shards if s is not None], microbatch, config.grad_accum
+    ),
+    skipped=(
+      workdir / "skipped.jsonl" if config.data.on_bad_sample == "skip" else None
+    ),
+    extra=extra or {},
+  )
+
+
+def make_step(
+  config: ConfigDict, model: Outline, num_steps: int
+) -> tuple[StepFn, dict[str, Any]]:
+  """The step function and the learning rate of each group by step."""
+  objective = get_objective(config)
+  groups = {}
+  if config.projector_lr > 0:
+    groups = {r"^projector/": config.projector_lr}
+  transform, rates = optim.make(
+    learning_rate=config.lr,
+    total_steps=num_steps,
+    paths=model.trained,
+    schedule_kind=config.schedule,
+    warmup_ratio=config.warmup_ratio,
+    warmup_steps=None if config.warmup_steps < 0 else config.warmup_steps,
+    group_rates=groups,
+    weight_decay=config.weight_decay,
+    b1=config.b1,
+    b2=config.b2,
+    eps=config.eps,
+    clip_norm=config.clip_norm,
+  )
+  step = StepFn(
+    graph=model.graph,
+    objective=objective,
+    spec=make_spec(config, objective),
+    optimizer=optim.finite_guard(transform),
+    train_vision=any(
+      path.startswith(("vision/", "projector/")) for path in model.trained
+    ),
+  )
+  return step, rates
+
+
+def describe_state(
+  step: StepFn, params: Params, mesh: Mesh | AbstractMesh
+) -> State:
+  """Shapes and shardings of a State: optimizer state cut like the parameters.
+
+  Args:
+    params: arrays, or ShapeDtypeStructs with a sharding.
+  """
+  whole = NamedSharding(mesh, P())
+
+  def cut(path: tuple, leaf: Any) -> jax.ShapeDtypeStruct:
+    name = getattr(path[-1], "key", None) if path else None
+    like = params.get(name) if name is not None else None
+    placed = whole
+    if like is not None and like.shape == leaf.shape:
+      placed = like.sharding
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed)
+
+  shapes = jax.eval_shape(step.optimizer.init, params)
+  opt_state = jax.tree_util.tree_map_with_path(cut, shapes)
+  number = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
+  return State(cast(jax.Array, number), params, opt_state)
+
+
+def init_state(step: StepFn, params: Params, mesh: Mesh) -> State:
+  """Optimizer state cut like the parameters; step 0."""
+  described = describe_state(step, params, mesh)
+  placed = jax.tree.map(lambda leaf: leaf.sharding, described.opt_state)
+  opt_state = jax.jit(step.optimizer.init, out_shardings=placed)(params)
+  number = jax.device_put(jnp.int32(0), described.step.sharding)
+  return State(number, params, opt_state)
+
+
+def place(
+  host: batches.Batch, config: ConfigDict, mesh: Mesh
+) -> dict[str, jax.Array]:
+  """This process's rows to global arrays [A, b, ...] on the mesh."""
+  parts = config.grad_accum
+  cut = NamedSharding(mesh, P(None, *sharding.BATCH))
+  microbatch = config.batch_size // parts
+
+  def put(x: np.ndarray) -> jax.Array:
+    local = x.reshape(parts, -1, *x.shape[1:])
+    return jax.make_array_from_process_local_data(
+      cut, local, (parts, microbatch, *x.shape[1:])
+    )
+
+  return {name: put(x) for name, x in host.items()}

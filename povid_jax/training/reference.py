@@ -1,0 +1,182 @@
+"""Reference log-probs of a whole dataset, computed once and kept on disk.
+
+Stored as FOLDER/logps.npz (one float32[n] per fixed term of the objective)
+and FOLDER/key.json, which says what they were computed from. A cache whose key
+differs in anything is refused, with the entry that differs.
+"""
+
+import contextlib
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from povid_jax import files, progress
+from povid_jax.checkpoints import restore
+from povid_jax.data import batches
+from povid_jax.errors import UserError
+from povid_jax.objectives import Logps, logps
+from povid_jax.training import build
+from povid_jax.training.step import CACHED, StepFn
+
+
+def terms_of(step: StepFn) -> tuple[str, ...]:
+  """The terms of the reference that do not change while the policy trains."""
+  terms = ["chosen"]
+  if "rejected" in step.spec.needs:
+    terms.append("rejected")
+  if "noise" in step.spec.needs and step.objective.noise_reference == "own":
+    terms.append("noise")
+  if "corrupted" in step.spec.needs:
+    terms.append("corrupted")
+  return tuple(terms)
+
+
+def key_of(
+  config: ConfigDict, model: build.Model, data: build.Data, step: StepFn
+) -> dict[str, Any]:
+  """Everything that the numbers depend on."""
+  needs_noise = bool(step.spec.needs & {"noise", "corrupted"})
+  return {
+    "terms": list(terms_of(step)),
+    "weights": restore.fingerprint(config.init),
+    "data": data.source.fingerprint(),
+    "records": len(data.lengths.prefix),
+    "template": model.weights.template,
+    "image_mode": model.weights.image_mode,
+    "dtype": config.dtype,
+    "noise": config.noise.to_dict() if needs_noise else None,
+    "noise_seed": config.seed if needs_noise else None,
+  }
+
+
+def cached(
+  config: ConfigDict,
+  model: build.Model,
+  data: build.Data,
+  step: StepFn,
+  mesh: Mesh,
+  workdir: Path,
+) -> dict[str, np.ndarray]:
+  """{"reference_chosen": float32[n], ...}: read, or computed and written.
+
+  Raises:
+    UserError: a stale cache, or noise that is drawn anew each epoch.
+  """
+  needs_noise = {"noise", "corrupted"} & set(terms_of(step))
+  epochs = len(data.plan) / data.plan.steps_per_epoch
+  if needs_noise and config.noise.per_epoch and epochs > 1:
+    raise UserError(
+      "config.reference=cached with noise drawn anew each epoch: set "
+      "config.noise.per_epoch=False or reference=online"
+    )
+  folder = Path(config.reference_cache or workdir / "reference")
+  key = key_of(config, model, data, step)
+  if (folder / "key.json").exists():
+    values = _read(folder, key)
+    _check_complete(values, config, data, folder)
+    return values
+  values = _compute(config, model, data, step, mesh, workdir)
+  if jax.process_index() == 0:
+    with files.atomic_dir(folder) as temporary:
+      # numpy's stub takes every name for allow_pickle
+      np.savez(temporary / "logps.npz", **values)  # pyright: ignore[reportArgumentType]
+      (temporary / "key.json").write_text(json.dumps(key, indent=2))
+  return {f"{CACHED}{name}": array for name, array in values.items()}
+
+
+def _read(folder: Path, key: dict[str, Any]) -> dict[str, np.ndarray]:
+  stored = files.read_json(folder / "key.json", "it names the cache")
+  for name, value in json.loads(json.dumps(key)).items():
+    if stored.get(name) != value:
+      raise UserError(
+        f"reference cache {folder} is stale: its {name} is "
+        f"{stored.get(name)!r}, this run has {value!r}. Remove the folder to "
+        "compute it again"
+      )
+  try:
+    # opened here: numpy leaves a damaged file open
+    with open(folder / "logps.npz", "rb") as raw, np.load(raw) as file:
+      return {f"{CACHED}{name}": file[name] for name in file.files}
+  except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    raise UserError(
+      f"{folder / 'logps.npz'} cannot be read ({error}); remove the folder to "
+      "compute it again"
+    ) from error
+
+
+def _check_complete(
+  values: dict[str, np.ndarray],
+  config: ConfigDict,
+  data: build.Data,
+  folder: Path,
+) -> None:
+  """A cache of fewer samples (other limits of length) does not do."""
+  absent = np.isnan(values[f"{CACHED}chosen"][data.buckets.kept])
+  if absent.any() and config.data.on_bad_sample == "raise":
+    first = int(data.buckets.kept[absent][0])
+    raise UserError(
+      f"reference cache {folder} is stale: it lacks {int(absent.sum())} "
+      f"samples, record {first} the first. Remove the folder to compute it "
+      "again"
+    )
+
+
+def _compute(
+  config: ConfigDict,
+  model: build.Model,
+  data: build.Data,
+  step: StepFn,
+  mesh: Mesh,
+  workdir: Path,
+) -> dict[str, np.ndarray]:
+  """One pass over every sample, forward only, in the run's own batches."""
+  one = batches.Plan(data.buckets, config.batch_size, config.seed, 1)
+  plan = batches.Plan(
+    data.buckets, config.batch_size, config.seed, one.steps_per_epoch
+  )
+  loader = build.build_loader(config, data, model.weights, mesh, workdir)
+  score = jax.jit(
+    lambda frozen, params, batch: _score(step, frozen, params, batch)
+  )
+  values = {
+    name: np.full(len(data.lengths.prefix), np.nan, np.float32)
+    for name in terms_of(step)
+  }
+  rows = batches.pipeline(plan, loader, config.data.workers)
+  bar = progress.bar(
+    rows, total=len(plan), desc="reference log-probs", unit="batch"
+  )
+  with contextlib.closing(rows):
+    for host in bar:
+      batch = build.place(host, config, mesh)
+      with jax.set_mesh(mesh):
+        out = score(model.frozen, model.params, batch)
+      out = multihost_utils.process_allgather(out, tiled=True)
+      index = np.asarray(out.pop("index")).reshape(-1)
+      real = index != batches.FILLER
+      for name, array in out.items():
+        values[name][index[real]] = np.asarray(array).reshape(-1)[real]
+  return values
+
+
+def _score(
+  step: StepFn, frozen: Any, params: Any, batch: logps.Batch
+) -> dict[str, jax.Array]:
+  """The fixed terms [A, b] of a batch, under the reference."""
+
+  def one(part: logps.Batch) -> Logps:
+    noise_ids = None
+    if "noise" in step.spec.needs and step.objective.noise_reference != "own":
+      noise_ids = part["branch_ids"][:, 0]  # scored online, against the policy
+    return step.reference_logps(frozen, params, part, noise_ids, None)
+
+  sums = jax.lax.map(one, batch)
+  out = {name: getattr(sums, name) for name in terms_of(step)}
+  return {**out, "index": batch["index"]}

@@ -1,0 +1,487 @@
+"""MMHal-Bench, MM-Vet and LLaVA-Bench: each rule a row, whole files twice."""
+
+import json
+import random
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from povid_jax.errors import UserError
+from povid_jax.eval import __main__ as command
+from povid_jax.eval.benchmarks import llava_bench, mmhal, mmvet
+from povid_jax.eval.protocol import Options
+
+sys.path.insert(0, str(Path(__file__).parent))
+from judge_server import JudgeServer  # noqa: E402
+
+Put = Callable[[str, Any], Path]
+
+# reply, rating, rating by the clean rule (None: left out)
+RATINGS = [
+  ("Fine.\nRating: 4, somewhat informative, no hallucination", 4, 4),
+  ("rating: 0", 0, 0),
+  ("RATING: 6", 6, 6),
+  ("Rating: 3.5", 3, None),
+  ("Rating: 10", 1, None),
+  ("Rating: 7", 0, None),
+  ("**Rating**: 5", 0, 5),
+  ("Rating:5", 0, 5),
+  ("Rating:  5", 0, 5),
+  ("I would say Rating: 2 or Rating: 3", 0, 3),
+  ("Rating: 2. In sum, Rating: 2.", 2, 2),
+  ("It is good.", 0, None),
+  ("", 0, None),
+]
+
+
+@pytest.mark.parametrize(("reply", "official", "clean"), RATINGS)
+def test_mmhal_rating(reply: str, official: int, clean: int | None) -> None:
+  assert mmhal.rating(reply) == official
+  assert mmhal.clean_rating(reply) == clean
+
+
+# reply, score (None: asked again), by the clean rule
+GRADES = [
+  ("0.5", 0.5, 0.5),
+  ("1", 1.0, 1.0),
+  ("0.0", 0.0, 0.0),
+  ("0.5\n", 0.5, 0.5),
+  ("0.3 | because", 0.3, 0.3),
+  ("0.55", 0.55, 0.55),
+  (" 1.0", None, 1.0),
+  ("0.5.", None, 0.5),
+  ("0.5\nbecause it", None, 0.5),
+  ("1.1", None, None),
+  ("-0.1", None, None),
+  ("10 of 10, so 1.0", None, 1.0),
+  ("Score: 0.7", None, 0.7),
+  ("nan", None, None),
+  ("inf", None, None),
+  ("right", None, None),
+  ("", None, None),
+]
+
+
+@pytest.mark.parametrize(("reply", "official", "clean"), GRADES)
+def test_mmvet_reading(reply: str, official: Any, clean: Any) -> None:
+  assert mmvet.reading(reply) == official
+  assert mmvet.clean_reading(reply) == clean
+
+
+# reply, (reference, candidate), by the clean rule
+PAIRS = [
+  ("8 7\nAssistant 1 ...", (8, 7), (8, 7)),
+  ("8,7\n", (8, 7), (8, 7)),
+  ("8.5 9.5", (8.5, 9.5), (8.5, 9.5)),
+  ("8, 7\nfine", (-1, -1), (8, 7)),
+  ("8 7 \nfine", (-1, -1), (8, 7)),
+  ("8 7\r\nfine", (8, 7), (8, 7)),
+  ("\n8 7", (-1, -1), (8, 7)),
+  ("8", (-1, -1), None),
+  ("8 7 6", (-1, -1), (8, 7)),
+  ("Assistant 1: 8, Assistant 2: 7", (-1, -1), (1, 8)),
+  ("eight seven", (-1, -1), None),
+  ("nan 7", (-1, -1), None),
+  ("", (-1, -1), None),
+]
+
+
+@pytest.mark.parametrize(("reply", "official", "clean"), PAIRS)
+def test_llava_bench_pair(reply: str, official: Any, clean: Any) -> None:
+  assert llava_bench.pair(reply) == official
+  assert llava_bench.clean_pair(reply) == clean
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[JudgeServer]:
+  monkeypatch.setenv("OPENAI_API_KEY", "k")
+  with JudgeServer(lambda body: "?") as server:
+    yield server
+
+
+@pytest.fixture
+def evaluate(server: JudgeServer, tmp_path: Path) -> Callable[..., Any]:
+  """Runs the command on given answers; (metric -> row, whole results)."""
+
+  def run(name: str, answers: Path, *flags: str) -> tuple[dict, dict]:
+    out = tmp_path / "out"
+    given = [
+      f"--benchmarks={name}",
+      f"--answers={answers}",
+      f"--data={tmp_path}/data",
+      f"--out={out}",
+      f"--judge-base-url={server.url}",
+      "--resamples=20",
+    ]
+    if not any(flag.startswith("--judge-model") for flag in flags):
+      given.append("--judge-model=a-judge")
+    assert command.main([*given, *flags]) == 0
+    results = json.loads((out / "results.json").read_text())
+    return {row["metric"]: row for row in results["results"]}, results
+
+  return run
+
+
+def asked(body: dict[str, Any]) -> str:
+  return body["messages"][-1]["content"]
+
+
+def put_mmhal(put: Put, count: int = 96) -> Path:
+  records = [
+    {
+      "question_type": "?",
+      "question_topic": "t",
+      "image_id": f"id{i}",
+      "image_src": f"https://host/x/{i}.jpg",
+      "image_content": ["Cat", f"Thing{i}"],
+      "question": f"What is {i}?",
+      "gt_answer": f"It is {{{i}}}.",
+      "model_answer": f"answer <{i}>",
+    }
+    for i in range(count)
+  ]
+  put("data/mmhal/response_template.json", records)
+  return put("answers.json", records)
+
+
+def mmhal_by_the_book(replies: list[str]) -> dict[str, float]:
+  """Scores as LLaVA-RLHF's summary computes them, in words of our own."""
+  scores = []
+  for reply in replies:
+    hits = set(re.findall(r"(?=rating: ([0-6]))", reply.lower()))
+    scores.append(int(hits.pop()) if len(hits) == 1 else 0)
+  book = {
+    "score": sum(scores) / 96,
+    "hallucination_rate": len([s for s in scores if s < 3]) / 96,
+  }
+  for i, kind in enumerate(mmhal.TYPES):
+    book[f"{kind}/score"] = sum(scores[i::8]) / 12
+  return book
+
+
+def test_mmhal_whole_file(server, evaluate, put: Put) -> None:
+  rng = random.Random(0)
+  replies = [rng.choice(RATINGS)[0] for _ in range(96)]
+
+  def say(body: dict[str, Any]) -> str:
+    return replies[int(re.search(r"answer <(\d+)>", asked(body))[1])]
+
+  server.say = say
+  rows, results = evaluate("mmhal", put_mmhal(put))
+  for name, value in mmhal_by_the_book(replies).items():
+    assert rows[name]["value"] == pytest.approx(value, abs=1e-12), name
+    assert rows[name]["n"] == (12 if "/" in name else 96)
+  text = next(asked(b) for b in server.bodies if "<17>" in asked(b))
+  for piece in ("Cat, Thing17", "What is 17?", "It is {17}.", "Rating: 6"):
+    assert piece in text
+  body = server.bodies[0]
+  assert (body["temperature"], body["model"]) == (0.0, "a-judge")
+  made = results["settings"]["measured_by"]["mmhal"]
+  assert made["judge_model"] == "a-judge"
+  assert made["judge_prompt"] == mmhal.VERSION
+  assert len(made["judge_prompt_hash"]) == 12
+
+
+def test_mmhal_leaves_the_original_response_file(
+  server, evaluate, put: Put, tmp_path: Path
+) -> None:
+  server.say = lambda body: "Rating: 4"
+  answers = put_mmhal(put)
+  evaluate("mmhal", answers)
+  left = json.loads((tmp_path / "out/mmhal_responses.json").read_text())
+  assert left == json.loads(answers.read_text())
+
+
+def test_mmhal_clean_rules_leave_out_the_unreadable(
+  server, evaluate, put: Put
+) -> None:
+  server.say = lambda body: (
+    "Rating: 3.5" if "<0>" in asked(body) else "**Rating**: 5"
+  )
+  rows, results = evaluate("mmhal", put_mmhal(put), "--clean-rules")
+  assert rows["score"]["value"] == 5
+  assert rows["score"]["n"] == 95
+  assert "left out" in str(results["settings"]["notes"]["mmhal"])
+
+
+def test_mmhal_wants_96(put: Put, tmp_path: Path) -> None:
+  put_mmhal(put, 95)
+  with pytest.raises(UserError, match="95 questions, want 96"):
+    mmhal.questions(tmp_path / "data/mmhal", Options())
+  few = mmhal.questions(tmp_path / "data/mmhal", Options(limit=9))
+  assert [q.extra["type"] for q in few][7:] == ["other", "attribute"]
+
+
+def test_mmhal_finds_pictures_by_address_or_id(
+  put: Put, tmp_path: Path
+) -> None:
+  put_mmhal(put)
+  put("data/mmhal/images/id1.jpg", b"")
+  put("data/mmhal/images/2.jpg", b"")
+  asked = mmhal.questions(tmp_path / "data/mmhal", Options())
+  names = [question.images[0].name for question in asked[:3]]
+  assert names == ["0.jpg", "id1.jpg", "2.jpg"]
+
+
+def test_mmhal_takes_the_original_template(server, evaluate, put: Put) -> None:
+  answers = put_mmhal(put)
+  template = put("original.txt", "Of {} on {} with {} judge {} {x}.")
+  server.say = lambda body: "Rating: 4"
+  _, results = evaluate("mmhal", answers, f"--judge-prompt={template}")
+  assert (
+    "Of Cat, Thing3 on What is 3? with It is {3}. judge answer <3> {x}."
+  ) in [asked(body) for body in server.bodies]
+  made = results["settings"]["measured_by"]["mmhal"]
+  assert made["judge_prompt"] == "file original.txt"
+
+
+ABILITIES = [["rec"], ["ocr", "math"], ["rec", "gen", "know"], ["spat"]]
+
+
+def put_mmvet(put: Put, count: int) -> Path:
+  entries = {
+    f"v1_{i}": {
+      "imagename": f"v1_{i // 2}.png",
+      "question": f"Q{i}?",
+      "answer": f"a{i}<AND>b<OR>c",
+      "imagesource": "web",
+      "capability": ABILITIES[i % 4],
+    }
+    for i in range(count)
+  }
+  put("data/mmvet/mm-vet.json", entries)
+  return put("answers.json", {name: f"p{name}" for name in entries})
+
+
+def mmvet_by_the_book(
+  entries: dict[str, Any], calls: Callable[[str, int], str]
+) -> dict[str, float]:
+  """Scores as the official evaluator computes them for one run."""
+  sums: dict[str, float] = {}
+  sizes: dict[str, int] = {}
+  for name, entry in entries.items():
+    score = 0.0
+    for attempt in range(5):
+      piece = calls(name, attempt).split(" ")[0].strip()
+      try:
+        value = float(piece)
+      except ValueError:
+        continue
+      if 0 <= value <= 1:
+        score = value
+        break
+    groups = {*entry["capability"], "total"}
+    groups.add("sets/" + "+".join(sorted(entry["capability"])))
+    for group in groups:
+      sums[group] = sums.get(group, 0.0) + score
+      sizes[group] = sizes.get(group, 0) + 1
+  book = {f"{g}/score": 100 * sums[g] / sizes[g] for g in sums}
+  book["score"] = book.pop("total/score")
+  return book
+
+
+def test_mmvet_whole_file(server, evaluate, put: Put, tmp_path) -> None:
+  rng = random.Random(1)
+  words = [reply for reply, *_ in GRADES if reply != "nan"]
+  said = {f"v1_{i}": [rng.choice(words) for _ in range(5)] for i in range(60)}
+  count: dict[str, int] = {}
+
+  def say(body: dict[str, Any]) -> str:
+    name = re.search(r"\| p(v1_\d+) \|", asked(body))[1]
+    count[name] = count.get(name, 0) + 1
+    return said[name][count[name] - 1]
+
+  server.say = say
+  rows, _ = evaluate("mmvet", put_mmvet(put, 60))
+  entries = json.loads((tmp_path / "data/mmvet/mm-vet.json").read_text())
+  book = mmvet_by_the_book(entries, lambda name, i: said[name][i])
+  assert {n: r["value"] for n, r in rows.items()} == pytest.approx(book)
+  assert rows["rec/score"]["n"] == 30
+  assert rows["sets/math+ocr/score"]["n"] == 15
+  first = next(b for b in server.bodies if "pv1_7 " in asked(b))
+  assert asked(first).endswith("Q7? | a7 <AND> b <OR> c | pv1_7 | ")
+  assert first["max_tokens"] == 3
+
+
+def test_mmvet_escalates_the_temperature(server, evaluate, put: Put) -> None:
+  server.say = lambda body: "unsure"
+  rows, results = evaluate("mmvet", put_mmvet(put, 1))
+  assert rows["score"]["value"] == 0
+  sent = [body["temperature"] for body in server.bodies]
+  assert sent == [0, 0, 0.5, 1.0, 1.5]
+  assert [asked(b).endswith(mmvet.AGAIN) for b in server.bodies] == [
+    False, True, True, True, True
+  ]  # fmt: skip
+  assert "1 gradings gave no score" in str(results["settings"]["notes"])
+  with pytest.raises(UserError, match="nothing to score"):
+    evaluate("mmvet", put_mmvet(put, 1), "--clean-rules")
+
+
+def test_mmvet_several_gradings(server, evaluate, put: Put) -> None:
+  said = iter(["0.2", "0.4", "0.6", "1.0", "0.0", "0.5"])
+  server.say = lambda body: next(said)
+  flags = ("--judge-runs=3", "--judge-concurrency=1")
+  rows, _ = evaluate("mmvet", put_mmvet(put, 2), *flags)
+  # run by run: (0.2, 0.4), (0.6, 1.0), (0.0, 0.5)
+  runs = [30.0, 80.0, 25.0]
+  assert rows["score"]["value"] == pytest.approx(np.mean(runs))
+  assert rows["std"]["value"] == pytest.approx(np.std(runs))
+
+
+CAPTIONS = {"001.jpg": "One.", "002.jpg": ["Two a.", "Two b."]}
+
+
+def put_llava(put: Put, count: int = 12) -> Path:
+  kinds = ("conv", "detail", "complex")
+  questions = [
+    {
+      "question_id": i,
+      "image": sorted(CAPTIONS)[i % 2],
+      "text": f"Q{i}?",
+      "category": kinds[i % 3],
+    }
+    for i in range(count)
+  ]
+  put("data/llava_bench/questions.jsonl", questions)
+  put(
+    "data/llava_bench/context.jsonl",
+    [{"id": n, "image": n, "caption": c} for n, c in CAPTIONS.items()],
+  )
+  put(
+    "data/llava_bench/answers_gpt4.jsonl",
+    [{"question_id": i, "text": f"gold {i}"} for i in range(count)],
+  )
+  rows = [{"question_id": i, "text": f"mine <{i}>"} for i in range(count)]
+  return put("answers.jsonl", rows)
+
+
+def llava_by_the_book(replies: list[str]) -> dict[str, float]:
+  """Scores as LLaVA's review and summary scripts compute them."""
+  tuples: dict[str, list[list[float]]] = {}
+  for i, reply in enumerate(replies):
+    line = reply.partition("\n")[0]
+    pieces = re.split(" ", re.sub(",", " ", line))
+    try:
+      found = [float(piece) for piece in pieces]
+    except ValueError:
+      found = []
+    if len(found) != 2 or any(np.isnan(found)):
+      found = [-1, -1]
+    for group in ("all", ("conv", "detail", "complex")[i % 3]):
+      tuples.setdefault(group, []).append(found)
+  book = {}
+  for group, rows in tuples.items():
+    first, second = (round(x, 3) for x in np.mean(rows, axis=0).tolist())
+    head = "" if group == "all" else f"{group}/"
+    book[f"{head}score"] = second / first * 100
+    book[f"{head}reference"], book[f"{head}candidate"] = first, second
+  return book
+
+
+def test_llava_bench_whole_file(server, evaluate, put: Put) -> None:
+  rng = random.Random(3)
+  # hundredths, so that rounding the means to three decimals is seen
+  good = [f"{a} {b}" for a in (7, 8.51, 9) for b in (3, 6.33, 9)]
+  replies = [rng.choice(good) for _ in range(57)] + ["8, 7", "nan 7", ""]
+
+  def say(body: dict[str, Any]) -> str:
+    return replies[int(re.search(r"mine <(\d+)>", asked(body))[1])]
+
+  server.say = say
+  rows, results = evaluate("llava_bench", put_llava(put, 60))
+  book = llava_by_the_book(replies)
+  assert {n: r["value"] for n, r in rows.items()} == pytest.approx(book)
+  assert rows["score"]["n"] == 60
+  assert rows["conv/score"]["n"] == 20
+  assert "3 replies hold no two ratings" in str(results["settings"]["notes"])
+  body = next(b for b in server.bodies if "mine <1>" in asked(b))
+  assert body["temperature"] == 0.2
+  assert [m["role"] for m in body["messages"]] == ["system", "user"]
+  assert asked(body).startswith(
+    "[Context]\nTwo a.\nTwo b.\n\n[Question]\nQ1?\n\n[Assistant 1]\ngold 1\n\n"
+    "[End of Assistant 1]\n\n[Assistant 2]\nmine <1>\n\n"
+    "[End of Assistant 2]\n\n[System]\n"
+  )
+
+
+def test_llava_bench_takes_rule_json(server, evaluate, put: Put) -> None:
+  server.say = lambda body: "8 4"
+  rule = {
+    f"llava_bench_{c}": {"role": "Helper", "prompt": f"Judge {c}!"}
+    for c in ("conv", "detail", "complex")
+  }
+  path = put("rule.json", rule)
+  rows, _ = evaluate(
+    "llava_bench", put_llava(put), f"--judge-prompt=llava_bench={path}"
+  )
+  assert rows["score"]["value"] == 50
+  text = next(t for t in map(asked, server.bodies) if "mine <2>" in t)
+  assert "[Helper 1]\ngold 2" in text
+  assert text.endswith("[System]\nJudge complex!\n\n")
+  bad = put("rule.json", {"conv": rule["llava_bench_conv"]})
+  with pytest.raises(UserError, match="rule.json with prompt and role"):
+    evaluate("llava_bench", put_llava(put), f"--judge-prompt={bad}")
+
+
+def test_llava_bench_files_that_do_not_fit(put: Put, tmp_path: Path) -> None:
+  put_llava(put, 3)
+  data = tmp_path / "data/llava_bench"
+  put("data/llava_bench/context.jsonl", [{"image": "x", "caption": "y"}])
+  with pytest.raises(UserError, match="no 001.jpg in context"):
+    llava_bench.questions(data, Options())
+  put_llava(put, 3)
+  put("data/llava_bench/answers_gpt4.jsonl", [{"question_id": 9, "text": ""}])
+  with pytest.raises(UserError, match="not in answers_gpt4"):
+    llava_bench.questions(data, Options())
+
+
+def test_interrupted_judging_continues(server, evaluate, put: Put) -> None:
+  answers = put_llava(put)
+  fail = lambda body: 400 if "mine <5>" in asked(body) else "8 6"
+  server.say = fail
+  with pytest.raises(UserError, match="1 of 12 judgements are missing"):
+    evaluate("llava_bench", answers)
+  server.say = lambda body: "8 6"
+  rows, _ = evaluate("llava_bench", answers)
+  assert rows["score"]["value"] == 75
+  assert len(server.bodies) == 13
+
+
+def test_other_judges_are_not_compared(
+  server, evaluate, put: Put, tmp_path: Path
+) -> None:
+  server.say = lambda body: "8 6"
+  answers = put_llava(put)
+  evaluate("llava_bench", answers)
+  (tmp_path / "out").rename(tmp_path / "a")
+  evaluate("llava_bench", answers, "--judge-model=another")
+  with pytest.raises(UserError, match="judge_model: a-judge and another"):
+    command.main(["compare", f"{tmp_path}/a", f"{tmp_path}/out"])
+
+
+def test_dry_run_of_everything(
+  server, put: Put, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  put_mmhal(put), put_mmvet(put, 5), put_llava(put)
+  command.main(
+    [
+      "--benchmarks=mmhal,mmvet,llava_bench",
+      f"--data={tmp_path}/data",
+      f"--out={tmp_path}/out",
+      "--checkpoint=not-needed",
+      "--judge-model=gpt-4o",
+      f"--judge-base-url={server.url}",
+      "--dry-run",
+    ]
+  )
+  lines = capsys.readouterr().out.splitlines()
+  assert [line.split(" judgements")[0] for line in lines] == [
+    "mmhal: 96", "mmvet: 5", "llava_bench: 12"
+  ]  # fmt: skip
+  assert all("$" in line for line in lines)
+  assert not server.bodies

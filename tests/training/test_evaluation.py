@@ -1,0 +1,139 @@
+"""Benchmarks asked during a run: the best is kept, patience ends it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from povid_jax import train
+from povid_jax.errors import UserError
+from povid_jax.eval import __main__ as eval_command
+from tests import small_world
+
+pytestmark = pytest.mark.usefixtures("one_device")
+
+F1 = "pope/f1"
+# of each evaluation, in order: the second is the best, two more are worse
+SCORES = (0.2, 0.6, 0.5, 0.4, 0.9)
+FIELDS = {
+  "objective.name": "dpo",
+  "steps": 5,
+  "eval.every": 1,
+  "eval.benchmarks": "pope",
+  "eval.patience": 2,
+  "checkpoint.best": F1,
+  "checkpoint.best_mode": "max",
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+  root = tmp_path_factory.mktemp("eval")
+  small_world.model_folder(root)
+  small_world.data_folder(root / "data", 6)
+  (root / "pope/images").mkdir(parents=True)
+  small_world.picture(0).save(root / "pope/images/a.png")
+  for split in ("random", "popular", "adversarial"):
+    rows = [
+      {
+        "question_id": i,
+        "image": "a.png",
+        "text": f"Is there a {word}?",
+        "label": label,
+      }
+      for i, (word, label) in enumerate((("cat", "yes"), ("dog", "no")), 1)
+    ]
+    (root / f"pope/coco_pope_{split}.json").write_text(
+      "".join(json.dumps(row) + "\n" for row in rows)
+    )
+  return root
+
+
+def _config(world, **fields):
+  return small_world.config(
+    world / "model",
+    world / "data",
+    {**FIELDS, "eval.data": str(world), **fields},
+  )
+
+
+@pytest.fixture
+def given(monkeypatch):
+  """An evaluation that answers from SCORES; the steps that were asked."""
+  asked = []
+
+  def main(argv, policy):
+    flags = dict(a[2:].split("=", 1) for a in argv if "=" in a)
+    step = int(flags["checkpoint"].rpartition("@")[2])
+    asked.append(step)
+    row = {"benchmark": "pope", "metric": "f1", "value": SCORES[step - 1]}
+    out = Path(flags["out"])
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "results.json").write_text(json.dumps({"results": [row]}))
+
+  monkeypatch.setattr(eval_command, "main", main)
+  return asked
+
+
+def _kept(workdir):
+  return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir())
+
+
+def test_patience_ends_a_run_and_the_best_is_kept(
+  world, given, tmp_path, capsys
+):
+  state = train.train_and_evaluate(_config(world), tmp_path)
+  assert int(state.step) == 4 and given == [1, 2, 3, 4]
+  assert _kept(tmp_path) == [2, 4]
+  said = f"stopped early at step 4 of 5: {F1} was best at step 2"
+  assert said in capsys.readouterr().out
+  # the same command finds that it is done
+  state = train.train_and_evaluate(_config(world), tmp_path)
+  assert int(state.step) == 4 and given == [1, 2, 3, 4]
+  assert said in capsys.readouterr().out
+  # with more patience it goes on, and finds a better one
+  state = train.train_and_evaluate(
+    _config(world, **{"eval.patience": 3}), tmp_path
+  )
+  assert int(state.step) == 5 and given == [1, 2, 3, 4, 5]
+  assert _kept(tmp_path) == [5]
+
+
+def test_a_best_that_is_not_measured(world, given, tmp_path):
+  wrong = {"checkpoint.best": "pope/f2"}
+  with pytest.raises(UserError, match="'pope/f2' is none of .*pope/f1") as e:
+    train.train_and_evaluate(_config(world, **wrong), tmp_path)
+  assert "\n" not in str(e.value)
+  assert _kept(tmp_path) == [1]  # nothing trained is lost
+
+
+def test_the_model_as_it_is_now_is_asked(world, tmp_path):
+  """Its scores are those of povid_jax.eval for the saved checkpoint."""
+  fields = {"steps": 1, "eval.limit": 1, "eval.patience": 0}
+  train.train_and_evaluate(_config(world, **fields), tmp_path / "run")
+  rows = lambda path: [
+    (r["metric"], r["value"], r["n"])
+    for r in json.loads((path / "results.json").read_text())["results"]
+  ]
+  during = rows(tmp_path / "run/eval/1")
+  eval_command.main(
+    [
+      f"--checkpoint={tmp_path}/run@1", "--benchmarks=pope", "--limit=1",
+      f"--data={world}", f"--out={tmp_path}/after", "--dtype=float32",
+    ]
+  )  # fmt: skip
+  assert during == rows(tmp_path / "after")
+  answers = lambda path: (path / "answers.jsonl").read_text().splitlines()
+  said = [json.loads(x)["text"] for x in answers(tmp_path / "run/eval/1")]
+  assert said == [json.loads(x)["text"] for x in answers(tmp_path / "after")]
+  assert len(said) == 6
+
+
+def test_benchmarks_that_could_not_run_are_said_first(world, tmp_path):
+  for fields, message in (
+    ({"eval.benchmarks": "pop"}, "pop"),
+    ({"eval.data": str(tmp_path)}, "pope"),
+  ):
+    with pytest.raises(UserError, match=message):
+      train.train_and_evaluate(_config(world, **fields), tmp_path / "run")
+  assert not (tmp_path / "run/config.json").exists()

@@ -1,0 +1,214 @@
+"""The step against a loss written out plainly, and the ways to cut a batch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from povid_jax import objectives
+from povid_jax.models import params as params_lib
+from povid_jax.models.config import LoraConfig
+from povid_jax.objectives import Logps, logps, weighted_mean
+from povid_jax.objectives.logps import Spec
+from povid_jax.training import optim
+from povid_jax.training.step import Frozen, State, StepFn
+from tests import plain_model, small_world
+
+LORA = LoraConfig(rank=2, alpha=4.0)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+  """(graph, parameters by path, what they were, batch of five odd pairs)."""
+  graph, shapes = params_lib.abstract(small_world.MODEL, LORA)
+  random = np.random.default_rng(1)
+  before = small_world.arrays()
+  moved = lambda x: x + random.normal(0, 0.02, x.shape).astype(np.float32)
+  params = {path: moved(x) for path, x in before.items()}
+  for path, leaf in shapes.items():
+    if params_lib.is_lora(path):
+      params[path] = random.normal(0, 0.2, leaf.shape).astype(np.float32)
+  root = tmp_path_factory.mktemp("step")
+  batch = small_world.batch_of(root, small_world.odd_records())
+  return graph, *jax.tree.map(jnp.asarray, (params, before)), batch
+
+
+def make(graph, name, transform=None, train_vision=False, **options):
+  objective = objectives.get(name, **options.pop("hyper", {}))
+  return StepFn(
+    graph,
+    objective,
+    Spec(objective.needs, head_chunk=64, **options),
+    optim.finite_guard(transform or optax.sgd(1.0)),
+    train_vision,
+  )
+
+
+def plain_loss(graph, params, before, batch, name):
+  """The loss of a batch from whole sequences and full logits."""
+  objective = objectives.get(name)
+  policy = params_lib.merge(graph, params)
+  zero = {k: jnp.zeros_like(v) for k, v in params.items() if "lora" in k}
+  reference = params_lib.merge(graph, {**before, **zero})
+
+  def noise_tokens(model):
+    noisy = model.encode_images(batch["images_noisy"])
+    return plain_model.predictions(model, batch, 0, noisy).argmax(-1)
+
+  def logps(model, tokens):
+    clean = model.encode_images(batch["images"])
+    noisy = model.encode_images(batch["images_noisy"])
+    score = lambda *args: plain_model.score(model, batch, *args)
+    of_chosen = plain_model.predictions(model, batch, 0, clean)
+    pick = lambda *args: plain_model.pick(of_chosen, batch, 0, *args)
+    needs = objective.needs
+    return Logps(
+      chosen=pick(),
+      rejected=score(1, clean) if "rejected" in needs else None,
+      noise=pick(tokens) if "noise" in needs else None,
+      corrupted=score(0, noisy) if "corrupted" in needs else None,
+    )
+
+  mine = theirs = None
+  if "noise" in objective.needs:
+    mine = theirs = noise_tokens(policy)
+    if objective.noise_reference == "own":
+      theirs = noise_tokens(reference)
+  of_policy = logps(policy, mine)
+  of_reference = None
+  if "reference" in objective.needs:
+    of_reference = jax.lax.stop_gradient(logps(reference, theirs))
+  counts = logps.counts({k: jnp.asarray(v) for k, v in batch.items()})
+  loss, _ = objective.fn(of_policy, of_reference, counts)
+  return weighted_mean(loss, objective.weights(counts))
+
+
+slow = lambda name: pytest.param(name, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    "povid",
+    *map(slow, ("sft", "dpo", "povid_shared", "povid_paper", "mdpo")),
+  ],
+)
+def test_loss_and_every_gradient(name, world):
+  """All of the model is trained: tower, projector, decoder and adapters."""
+  graph, params, before, batch = world
+  step = make(graph, name, train_vision=True)
+  counts = logps.counts({k: jnp.asarray(v) for k, v in batch.items()})
+  total = step.objective.weights(counts).sum()
+  gradients, metrics = jax.jit(step._gradients)(
+    params, Frozen({}, before), batch, total
+  )
+  loss = lambda p: plain_loss(graph, p, before, batch, name)
+  want, plain = jax.jit(jax.value_and_grad(loss))(params)
+  assert float(metrics["loss"]) == pytest.approx(float(want), rel=1e-5)
+  ran = {k for k, g in plain.items() if float(jnp.abs(g).max())}
+  assert len(ran) > 0.7 * len(plain)
+  far = small_world.relative_difference(gradients, plain)
+  assert {k: v for k, v in far.items() if v > 1e-5} == {}
+
+
+def _train_lora(params):
+  trained = {k: v for k, v in params.items() if params_lib.is_lora(k)}
+  return trained, {k: v for k, v in params.items() if k not in trained}
+
+
+def _start(step, params):
+  trained, frozen = _train_lora(params)
+  state = State(jnp.int32(0), trained, step.optimizer.init(trained))
+  return state, Frozen(frozen, {})
+
+
+def _cut(batch, rows, parts):
+  """[parts, b, ...] of some rows; None makes a filler row."""
+  filler = {k: np.zeros_like(v[0]) for k, v in batch.items()}
+  filler["prefix_len"] += 1
+  filler["index"] -= 1
+  pick = lambda k, r: filler[k] if r is None else batch[k][r]
+  return {
+    k: np.stack([pick(k, r) for r in rows]).reshape(parts, -1, *v.shape[1:])
+    for k, v in batch.items()
+  }
+
+
+@pytest.fixture(scope="module", params=[slow("povid"), "sft"])
+def cut_step(request, world):
+  """(step, function from (rows, parts) to (new parameters, metrics))."""
+  graph, params, _, batch = world
+  step = make(graph, request.param)
+  jitted = jax.jit(step)
+  state, frozen = _start(step, params)
+
+  def run(rows, parts, state=state):
+    new, metrics = jitted(state, frozen, _cut(batch, rows, parts))
+    return new, {k: float(v) for k, v in metrics.items()}
+
+  return step, state, run
+
+
+def _same(one, other):
+  assert one[1] == pytest.approx(other[1], rel=2e-5, abs=2e-6)
+  far = small_world.relative_difference(one[0].params, other[0].params)
+  assert max(far.values()) < 1e-5
+
+
+def test_microbatches_are_one_big_batch(cut_step):
+  _, state, run = cut_step
+  big, small = run((0, 1, 3, 4), 1), run((0, 1, 3, 4), 2)
+  _same(small, big)
+  moved = small_world.relative_difference(big[0].params, state.params)
+  assert max(moved.values()) > 1e-3
+  assert big[1]["rows_used"] == 4
+
+
+def test_filler_rows_change_nothing(cut_step):
+  _, _, run = cut_step
+  two = run((1, 4), 1)
+  _same(run((1, 4, None, None), 2), two)
+  _same(run((None, 1, None, 4), 1), two)
+  assert two[1]["rows_used"] == 2
+
+
+def test_a_batch_of_fillers_is_finite(cut_step):
+  _, state, run = cut_step
+  new, metrics = run((None, None), 1)
+  assert metrics["loss"] == 0 and metrics["finite"] == 1
+  assert metrics["grad_norm"] == 0
+
+
+def test_a_step_that_is_not_finite_changes_nothing(cut_step):
+  _, state, run = cut_step
+  path = "decoder/layers/self_attn/q_proj/lora_b"
+  bad = {**state.params, path: state.params[path].at[0, 0, 0].set(jnp.nan)}
+  new, metrics = run((1, 4), 1, state._replace(params=bad))
+  assert np.isnan(metrics["loss"])
+  assert (metrics["finite"], metrics["skipped"]) == (0, 1)
+  for name, array in bad.items():
+    np.testing.assert_array_equal(new.params[name], array)
+  assert int(new.step) == 1  # the run goes on with the next batch
+
+
+def test_cached_log_probs_are_used(world):
+  """dpo with cached terms runs no reference, and gives the same loss."""
+  graph, params, _, batch = world
+  step = make(graph, "dpo")
+  state, frozen = _start(step, params)
+  cut = _cut(batch, (0, 1), 1)
+  part = {k: v[0] for k, v in cut.items()}
+  fixed = jax.jit(step.reference_logps)(frozen, state.params, part, None, None)
+  online = jax.jit(step)(state, frozen, cut)[1]
+  cached = {
+    **cut,
+    "reference_chosen": fixed.chosen[None],
+    "reference_rejected": fixed.rejected[None],
+  }
+  got = jax.jit(step)(state, frozen, cached)[1]
+  assert float(got["loss"]) == pytest.approx(float(online["loss"]), rel=1e-6)
+  cached["reference_chosen"] += 1.0
+  assert float(jax.jit(step)(state, frozen, cached)[1]["loss"]) != float(
+    online["loss"]
+  )
