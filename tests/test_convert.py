@@ -28,9 +28,9 @@ from povid_jax.data import text  # noqa: E402
 from povid_jax.data.tokenizer import load_tokenizer  # noqa: E402
 from povid_jax.errors import UserError  # noqa: E402
 from povid_jax.models import params as params_lib  # noqa: E402
-from povid_jax.models.clip import normalise  # noqa: E402
 from povid_jax.models.config import LoraConfig  # noqa: E402
 from povid_jax.models.presets import preset  # noqa: E402
+from povid_jax.models.vit import normalise  # noqa: E402
 from povid_jax.weights import keys, load  # noqa: E402
 from tests import small_tokenizer, torch_models  # noqa: E402
 
@@ -274,7 +274,7 @@ def test_the_processor_gives_our_tokens_and_pixels(tmp_path: Path):
   ids = got["input_ids"][0]
   assert ids.tolist() == np.where(want == -200, image_id, want).tolist()
   from povid_jax.data.image import preprocess
-  from povid_jax.models.clip import normalise
+  from povid_jax.models.vit import normalise
 
   pixels = normalise(preprocess(image, 28, "pad")).transpose(2, 0, 1)
   np.testing.assert_allclose(got["pixel_values"][0], pixels, atol=1e-5)

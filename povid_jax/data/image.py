@@ -1,11 +1,13 @@
-"""Pictures as CLIP wants them: decoded, squared, resized; uint8 throughout.
+"""Pictures decoded, squared, resized; uint8 throughout.
 
 The floats (scaling, mean, standard deviation) are left to the device: see
-models/clip.py, which uses MEAN and STD from here.
+models/vit.py.
 """
 
+import contextlib
 import io
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -14,9 +16,8 @@ from PIL import Image
 
 from povid_jax.errors import UserError
 
-MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
-STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
-BACKGROUND = (122, 116, 104)  # MEAN in bytes, rounded down
+Colour = tuple[int, int, int]
+BACKGROUND = (122, 116, 104)  # CLIP's mean in bytes, rounded down
 
 Mode = Literal["pad", "resize"]
 
@@ -42,6 +43,39 @@ def _to_rgb(image: Image.Image) -> Image.Image:
   return image.convert("RGB")
 
 
+@contextlib.contextmanager
+def _opened(
+  source: bytes | str | Path, name: str | None
+) -> Iterator[Image.Image]:
+  """The picture with its header read; what goes wrong becomes UserError."""
+  label = _name(source, name)
+  try:
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    with Image.open(file) as image:
+      limit = Image.MAX_IMAGE_PIXELS
+      if limit and image.width * image.height > limit:
+        raise Image.DecompressionBombError(f"{image.width}x{image.height}")
+      yield image
+  except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
+    raise UserError(
+      f"{label}: refused, it unpacks to more than {Image.MAX_IMAGE_PIXELS:,} "
+      "pixels; want an ordinary photograph"
+    ) from e
+  except FileNotFoundError as e:
+    raise UserError(f"{label}: no such file") from e
+  except Exception as e:  # decoders raise whatever they like on broken input
+    reason = "not a picture" if "cannot identify" in str(e) else f"broken: {e}"
+    raise UserError(f"{label}: {reason}; want JPEG, PNG or WebP") from e
+
+
+def size_of(
+  source: bytes | str | Path, name: str | None = None
+) -> tuple[int, int]:
+  """(width, height) from the header alone; errors as those of `open_image`."""
+  with _opened(source, name) as image:
+    return image.size
+
+
 def open_image(
   source: bytes | str | Path, name: str | None = None
 ) -> Image.Image:
@@ -59,24 +93,8 @@ def open_image(
     UserError: not a picture, a broken or truncated one, one that cannot be
       read, or one with more pixels than Pillow's limit against bombs.
   """
-  label = _name(source, name)
-  try:
-    file = io.BytesIO(source) if isinstance(source, bytes) else source
-    with Image.open(file) as image:
-      limit = Image.MAX_IMAGE_PIXELS
-      if limit and image.width * image.height > limit:
-        raise Image.DecompressionBombError(f"{image.width}x{image.height}")
-      return _to_rgb(image)
-  except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
-    raise UserError(
-      f"{label}: refused, it unpacks to more than {Image.MAX_IMAGE_PIXELS:,} "
-      "pixels; want an ordinary photograph"
-    ) from e
-  except FileNotFoundError as e:
-    raise UserError(f"{label}: no such file") from e
-  except Exception as e:  # decoders raise whatever they like on broken input
-    reason = "not a picture" if "cannot identify" in str(e) else f"broken: {e}"
-    raise UserError(f"{label}: {reason}; want JPEG, PNG or WebP") from e
+  with _opened(source, name) as image:
+    return _to_rgb(image)
 
 
 def is_complete(data: bytes, kind: str) -> bool:
@@ -89,14 +107,16 @@ def is_complete(data: bytes, kind: str) -> bool:
   return len(data) >= 8 + struct.unpack("<I", data[4:8])[0]
 
 
-def _pad_sideways(image: Image.Image, width: int, size: int) -> Image.Image:
+def _pad_sideways(
+  image: Image.Image, width: int, size: int, background: Colour
+) -> Image.Image:
   """Pads to `width` left and right and resizes the width alone to `size`."""
   rows = max(1, _BAND_PIXELS // width)
   out = Image.new("RGB", (size, image.height))
   left = (width - image.width) // 2
   for top in range(0, image.height, rows):
     bottom = min(top + rows, image.height)
-    band = Image.new("RGB", (width, bottom - top), BACKGROUND)
+    band = Image.new("RGB", (width, bottom - top), background)
     band.paste(image.crop((0, top, image.width, bottom)), (left, 0))
     band = band.resize((size, bottom - top), Image.Resampling.BICUBIC)
     out.paste(band, (0, top))
@@ -112,8 +132,8 @@ def _check_strip(image: Image.Image, pixels: int) -> None:
     )
 
 
-def _pad(image: Image.Image, size: int) -> Image.Image:
-  """Pads to a square with the mean colour, then resizes to size x size.
+def _pad(image: Image.Image, size: int, background: Colour) -> Image.Image:
+  """Pads to a square with one colour, then resizes to size x size.
 
   Pillow resizes in two passes, across and then down, and rounds to bytes in
   between. The passes are made apart here: rows are independent in the first,
@@ -123,12 +143,22 @@ def _pad(image: Image.Image, size: int) -> Image.Image:
   width, height = image.size
   _check_strip(image, max(width, height) * size)
   if width < height:
-    across = _pad_sideways(image, height, size)
+    across = _pad_sideways(image, height, size, background)
   else:
     across = image.resize((size, height), Image.Resampling.BICUBIC)
-  square = Image.new("RGB", (size, max(width, height)), BACKGROUND)
+  square = Image.new("RGB", (size, max(width, height)), background)
   square.paste(across, (0, (square.height - height) // 2))
   return square.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def squash(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
+  """A picture resized to (width, height), whatever its own shape: uint8.
+
+  Raises:
+    UserError: a strip so long that it would need gigabytes.
+  """
+  _check_strip(image, image.height * size[0])  # after Pillow's first pass
+  return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
 
 
 def _resize(image: Image.Image, size: int) -> Image.Image:
@@ -142,7 +172,12 @@ def _resize(image: Image.Image, size: int) -> Image.Image:
   return image.crop((left, top, left + size, top + size))
 
 
-def preprocess(image: Image.Image, size: int, mode: Mode = "pad") -> np.ndarray:
+def preprocess(
+  image: Image.Image,
+  size: int,
+  mode: Mode = "pad",
+  background: Colour = BACKGROUND,
+) -> np.ndarray:
   """A square picture, equal to what CLIPImageProcessor makes with Pillow.
 
   Args:
@@ -150,6 +185,7 @@ def preprocess(image: Image.Image, size: int, mode: Mode = "pad") -> np.ndarray:
     size: edge of the result in pixels, 336 for LLaVA-1.5.
     mode: "pad" pads to a square with the mean colour first (LLaVA-1.5);
       "resize" does not, and cuts the centre out.
+    background: colour of the padding.
 
   Returns:
     uint8[size, size, 3].
@@ -160,5 +196,6 @@ def preprocess(image: Image.Image, size: int, mode: Mode = "pad") -> np.ndarray:
   """
   if mode not in ("pad", "resize"):
     raise UserError(f"image mode {mode!r}: want 'pad' or 'resize'")
-  squared = _pad(image, size) if mode == "pad" else _resize(image, size)
-  return np.array(squared)
+  if mode == "resize":
+    return np.array(_resize(image, size))
+  return np.array(_pad(image, size, background))

@@ -7,6 +7,12 @@ from povid_jax.errors import UserError
 
 ACTIVATIONS = ("quick_gelu", "gelu", "gelu_tanh", "silu")
 PROJECTORS = ("mlp2x_gelu", "linear")
+# kind of layout -> how pictures become arrays; see data/layout.py
+LAYOUTS = ("square", "anyres")
+
+# CLIPImageProcessor's constants, for pixels scaled to 0..1
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def _check_type(name: str, value: Any, default: Any) -> None:
@@ -18,10 +24,16 @@ def _check_type(name: str, value: Any, default: Any) -> None:
     int: ((int,), "a whole number"),
     float: ((int, float), "a number"),
     str: ((str,), "a text"),
+    tuple: ((list, tuple), "a list"),
   }
   types, wanted = kinds.get(type(default), ((dict,), "an object"))
   if type(value) not in types:
     raise UserError(f"{name} is {value!r:.40}, want {wanted}")
+
+
+def _frozen(value: Any) -> Any:
+  """JSON's lists as tuples, so that a config can be a static argument."""
+  return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 class _Dict:
@@ -36,11 +48,17 @@ class _Dict:
       raise UserError(
         f"{cls.__name__} has no field {unknown[0]!r}; it has {sorted(fields)}"
       )
-    nested = {"vision": VisionConfig, "decoder": DecoderConfig}
+    nested = {
+      "vision": VisionConfig,
+      "decoder": DecoderConfig,
+      "layout": LayoutConfig,
+    }
     built = {}
     for name, value in values.items():
       _check_type(f"{cls.__name__}.{name}", value, fields[name].default)
-      built[name] = nested[name].from_dict(value) if name in nested else value
+      if name in nested:
+        value = nested[name].from_dict(value)
+      built[name] = _frozen(value)
     return cls(**built)
 
   def to_dict(self) -> dict[str, Any]:
@@ -49,7 +67,7 @@ class _Dict:
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig(_Dict):
-  """A CLIP vision transformer (facts: CLIP ViT-L/14-336 by default)."""
+  """A vision transformer, CLIP's or SigLIP's (CLIP ViT-L/14-336 by default)."""
 
   hidden_size: int = 1024
   intermediate_size: int = 4096
@@ -60,10 +78,25 @@ class VisionConfig(_Dict):
   feature_layer: int = -2  # index into [embeddings, layer 1, ..., layer n]
   layer_norm_eps: float = 1e-5
   activation: str = "quick_gelu"
+  class_token: bool = True  # one more token in front, dropped at the end
+  pre_norm: bool = True  # a norm between embeddings and layers
+  patch_bias: bool = False
+  mean: tuple[float, ...] = CLIP_MEAN  # of the pixels, scaled to 0..1
+  std: tuple[float, ...] = CLIP_STD
+
+  @property
+  def side(self) -> int:
+    """Patches along an edge; pixels that fill no patch are cut off."""
+    return self.image_size // self.patch_size
 
   @property
   def num_patches(self) -> int:
-    return (self.image_size // self.patch_size) ** 2
+    return self.side**2
+
+  @property
+  def num_tokens(self) -> int:
+    """Tokens inside the tower."""
+    return self.num_patches + self.class_token
 
   @property
   def num_used_layers(self) -> int:
@@ -107,14 +140,54 @@ class DecoderConfig(_Dict):
 
 
 @dataclasses.dataclass(frozen=True)
+class LayoutConfig(_Dict):
+  """How a picture becomes tiles and tokens; see data/layout.py.
+
+  `square`: one picture, one square of the tower's size. `anyres`: the picture
+  squashed to a square, then cut into tiles (LLaVA-NeXT, LLaVA-OneVision).
+  """
+
+  kind: str = "square"
+  mode: str = "pad"  # of a square: pad | resize
+  # canvases (height, width) in pixels that tiles may fill; the first of two
+  # that fit as well is taken
+  pinpoints: tuple[tuple[int, int], ...] = ()
+  # features of more tiles than this are shrunk to so many (anyres_max_N); 0:
+  # never
+  max_tiles: int = 0
+  # several pictures in one prompt: each is cut into tiles, or each is a square
+  several: str = "tiles"
+  # original: pinpoints are (width, height), which decides ties, and sizes are
+  # cut off and not rounded, as LLaVA's own code has it; else as transformers
+  reader: str = "transformers"
+
+  def __post_init__(self) -> None:
+    for name, valid in (
+      ("kind", LAYOUTS),
+      ("mode", ("pad", "resize")),
+      ("several", ("tiles", "square")),
+      ("reader", ("transformers", "original")),
+    ):
+      if (value := getattr(self, name)) not in valid:
+        raise UserError(f"layout.{name}: want one of {valid}, got {value!r}")
+
+  @property
+  def newline(self) -> bool:
+    """Whether the model has a learnt vector that ends a row of tokens."""
+    return self.kind == "anyres"
+
+
+@dataclasses.dataclass(frozen=True)
 class LlavaConfig(_Dict):
-  """Vision tower, projector and decoder."""
+  """Vision tower, projector, decoder, and the layout of pictures."""
 
   vision: VisionConfig = VisionConfig()
   decoder: DecoderConfig = DecoderConfig()
   projector: str = "mlp2x_gelu"
+  layout: LayoutConfig = LayoutConfig()
 
   def __post_init__(self) -> None:
+    self._check_pinpoints()
     if self.projector not in PROJECTORS:
       raise UserError(
         f"projector: want one of {PROJECTORS}, got {self.projector!r}"
@@ -125,9 +198,27 @@ class LlavaConfig(_Dict):
         f"got {self.vision.activation!r}"
       )
 
+  def _check_pinpoints(self) -> None:
+    tile, given = self.vision.image_size, self.layout.pinpoints
+    if self.layout.kind != "anyres":
+      return
+    for pair in given or ((0, 0),):
+      numbers = isinstance(pair, tuple) and all(type(n) is int for n in pair)
+      if (
+        not numbers
+        or len(pair) != 2
+        or min(pair) < 1
+        or pair[0] % tile
+        or (pair[1] % tile)
+      ):
+        raise UserError(
+          f"layout.pinpoints: {pair if given else given!r}, want pairs of "
+          f"multiples of the tower's {tile} pixels"
+        )
+
   @property
   def image_tokens(self) -> int:
-    """Tokens that one image takes in the prefix."""
+    """Tokens of one square picture, or of one tile."""
     return self.vision.num_patches
 
 

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from povid_jax.models import backends
+from povid_jax.models import backends, pictures
 from povid_jax.models.attention import branch_attention, self_attention
-from povid_jax.models.clip import ClipVision, normalise
 from povid_jax.models.config import LlavaConfig
 from povid_jax.models.layers import Linear
 from povid_jax.models.llama import Llama
+from povid_jax.models.pictures import Images
+from povid_jax.models.vit import VisionTransformer
 
 Array = jax.Array
 IMAGE_TOKEN = -200  # the placeholder in prefix_ids, one per image token
@@ -36,11 +37,11 @@ class Projector(nnx.Module):
       else None
     )
 
-  def __call__(self, features: Array) -> Array:
-    h = self.linear_1(features)
+  def __call__(self, features: Array, adapter: bool = True) -> Array:
+    h = self.linear_1(features, adapter)
     if self.linear_2 is None:
       return h
-    return self.linear_2(jax.nn.gelu(h, approximate=False))
+    return self.linear_2(jax.nn.gelu(h, approximate=False), adapter)
 
 
 class Llava(nnx.Module):
@@ -55,38 +56,40 @@ class Llava(nnx.Module):
     remat: str = "none",
     attention: str = "xla",
   ):
-    self.vision = ClipVision(config.vision, rngs)
+    self.vision = VisionTransformer(config.vision, rngs)
     self.projector = Projector(config, rngs)
     self.decoder = Llama(config.decoder, rngs)
+    self.image_newline = None
+    if config.layout.newline:
+      width = config.decoder.hidden_size
+      init = jax.random.normal(rngs.params(), (width,))
+      self.image_newline = nnx.Param(init / width**0.5)
     self.config = config
     self.dtype = dtype
     self.remat = remat
     self.attention = attention  # of `branches`; see models.backends
 
   def encode_images(
-    self, images: Array, noise: tuple[Array, Array] | None = None
+    self,
+    images: Images,
+    noise: tuple[Array, Array] | None = None,
+    *,
+    adapter: bool = True,
   ) -> Array:
     """Image tokens of a batch, each distinct image encoded once.
 
     Args:
-      images: uint8[B, I, H, W, 3].
+      images: as the model's layout packs them, see `models.pictures`.
       noise: (scale, eps): the normalised pixels become
-        scale[0] * pixels + scale[1] * eps, eps float[B, I, H, W, 3]
+        scale[0] * pixels + scale[1] * eps, eps of the pixels' shape
         (the `pixels` noise site).
+      adapter: whether LoRA on tower and projector takes part.
 
     Returns:
-      float[B, I * image_tokens, D] in the order of the placeholders.
+      float[B, M, D] in the order of the placeholders.
     """
-    batch, count = images.shape[:2]
-    if count == 0:
-      return jnp.zeros((batch, 0, self.config.decoder.hidden_size), self.dtype)
-    pixels = normalise(images)
-    if noise is not None:
-      scale, eps = noise
-      pixels = scale[0] * pixels + scale[1] * eps
-    pixels = pixels.reshape(batch * count, *images.shape[2:])
-    features = self.projector(self.vision(pixels.astype(self.dtype)))
-    return features.reshape(batch, -1, features.shape[-1])
+    encode = pictures.ENCODERS[self.config.layout.kind]
+    return encode(self, images, noise, adapter)
 
   def embed_prefix(self, prefix_ids: Array, image_embeds: Array) -> Array:
     """Token embeddings with image tokens put at their placeholders.

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from povid_jax.errors import UserError
-from povid_jax.models.clip import MEAN, STD
 from povid_jax.models.config import VisionConfig
 from povid_jax.weights import prepend_scheme, sentencepiece_file
 from povid_jax.weights.shards import read_json
@@ -234,8 +233,8 @@ def write_processor(
     "do_rescale": True,
     "rescale_factor": 1 / 255,
     "do_normalize": True,
-    "image_mean": list(MEAN),
-    "image_std": list(STD),
+    "image_mean": list(vision.mean),
+    "image_std": list(vision.std),
   }
   processor = {
     "processor_class": "LlavaProcessor",

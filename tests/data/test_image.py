@@ -9,6 +9,7 @@ from transformers.models.clip import image_processing_pil_clip
 
 from povid_jax.data import image
 from povid_jax.errors import UserError
+from povid_jax.models.config import CLIP_MEAN, CLIP_STD
 
 SIZES = [
   (64, 64), (56, 56), (101, 67), (67, 101), (33, 200), (200, 33), (1, 1),
@@ -65,9 +66,9 @@ def test_tall_pictures_in_bands(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_constants_are_those_of_clip() -> None:
   processor = image_processing_pil_clip.CLIPImageProcessorPil()
-  assert np.array_equal(image.MEAN, np.float32(processor.image_mean))
-  assert np.array_equal(image.STD, np.float32(processor.image_std))
-  assert tuple(int(m * 255) for m in processor.image_mean) == (122, 116, 104)
+  assert tuple(processor.image_mean) == CLIP_MEAN
+  assert tuple(processor.image_std) == CLIP_STD
+  assert tuple(int(m * 255) for m in processor.image_mean) == image.BACKGROUND
 
 
 def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:

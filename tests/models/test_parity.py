@@ -16,8 +16,8 @@ torch = pytest.importorskip("torch")
 
 from povid_jax.generate.decode import Decoding, write_answers  # noqa: E402
 from povid_jax.models import params as params_lib  # noqa: E402
-from povid_jax.models.clip import normalise  # noqa: E402
 from povid_jax.models.llava import IMAGE_TOKEN  # noqa: E402
+from povid_jax.models.vit import normalise  # noqa: E402
 from povid_jax.weights.load import open_checkpoint  # noqa: E402
 from tests import torch_models  # noqa: E402
 from tests.torch_models import IMAGE_ID, SHAPES  # noqa: E402

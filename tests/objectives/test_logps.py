@@ -10,9 +10,9 @@ import pytest
 
 from povid_jax import objectives
 from povid_jax.models import params as params_lib
-from povid_jax.models.clip import normalise
 from povid_jax.models.config import LoraConfig
 from povid_jax.models.scoring import token_logps
+from povid_jax.models.vit import normalise
 from povid_jax.objectives import Logps, logps, weighted_mean
 from povid_jax.objectives.logps import Spec
 from tests import plain_model, small_world
