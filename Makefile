@@ -4,9 +4,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# extras of the test environment; add `parity` to compare with PyTorch
+# Extras of the test environment. Add `parity` to compare with PyTorch.
 EXTRAS ?= dev,data
-# by its extras: adding some to an environment that is there installs them
+# The marker's name holds the extras: adding one to an environment that exists
+# installs it.
 INSTALLED_DEV := $(VENV)/.installed-$(EXTRAS)
 # workers of the test suite
 JOBS ?= 2
@@ -15,7 +16,11 @@ SEEDS ?= 0,1,2
 
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: quickstart quickstart-seeds test test-all retest lint types bench install clean
+.DEFAULT_GOAL := help
+.PHONY: help quickstart quickstart-seeds test test-all lint types bench install clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 quickstart: $(INSTALLED)  ## the whole loop on a CPU; run again, it continues
 	$(BIN)/python -m benchmarks.quickstart
@@ -26,28 +31,25 @@ quickstart-seeds: $(INSTALLED)  ## three seeds with all ablations (an hour)
 test: $(INSTALLED_DEV)  ## the fast tests
 	$(BIN)/python -m pytest -n $(JOBS) -q -m "$(MARK)"
 
-retest: $(INSTALLED_DEV)  ## once more what failed last time
-	$(BIN)/python -m pytest -q -m "$(MARK)" --last-failed --last-failed-no-failures none
-
-test-all: $(INSTALLED_DEV)  ## the slow ones as well
+test-all: $(INSTALLED_DEV)  ## the slow tests as well
 	$(BIN)/python -m pytest -n $(JOBS) -q -m "slow or not slow"
 
-lint: types  ## format, lint and types
+lint: types  ## format, lint, import layers and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 
-types: $(INSTALLED_DEV)
+types: $(INSTALLED_DEV)  ## types alone
 	$(BIN)/basedpyright --level error --pythonpath $(BIN)/python
 
 bench: $(INSTALLED)  ## our step against the plain one
 	$(BIN)/python -m benchmarks.step
 
-install: $(INSTALLED_DEV)
+install: $(INSTALLED_DEV)  ## .venv with the tools of the tests
 
 $(INSTALLED): pyproject.toml requirements.txt
 	@echo "making $(VENV) with $(PYTHON) and installing povid_jax (a minute or two)"
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "want python >= 3.11, got " + sys.version.split()[0] + "; say PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "povid_jax needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; set PYTHON=python3.12 or another one")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
@@ -57,5 +59,5 @@ $(INSTALLED_DEV): $(INSTALLED)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
 	@touch $@
 
-clean:
+clean:  ## remove .venv
 	rm -rf $(VENV)

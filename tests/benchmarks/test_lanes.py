@@ -43,13 +43,33 @@ def test_a_step_starts_when_what_it_needs_is_done(tmp_path):
   assert set(_run(tmp_path, steps)) == {"a", "b", "c"}
 
 
+# counts the commands that run at this moment by files in a folder, and keeps
+# the number; two of four wait until a second one runs beside them
+_MEET = """
+import os, sys, time
+running = os.path.join(os.environ["WHERE"], "running")
+name = os.path.join(running, sys.argv[1])
+open(name, "x").close()
+most, until = 1, time.monotonic() + 30
+while most < 2 and time.monotonic() < until:
+  most = max(most, len(os.listdir(running)))
+  time.sleep(0.01)
+with open(os.path.join(os.environ["WHERE"], "seen"), "a") as file:
+  print(most, file=file)
+time.sleep(0.1)  # a third that was started too early would be counted
+most = len(os.listdir(running))
+with open(os.path.join(os.environ["WHERE"], "seen"), "a") as file:
+  print(most, file=file)
+os.remove(name)
+"""
+
+
 def test_two_run_at_once_and_never_three(tmp_path):
-  code = "import time; time.sleep(0.5)"
-  steps = [_step(name, code) for name in "abcd"]
-  start = time.monotonic()
+  (tmp_path / "running").mkdir()
+  steps = [Step(name, name, ("-c", _MEET, name), ()) for name in "abcd"]
   _run(tmp_path, steps)
-  took = time.monotonic() - start
-  assert 1.0 < took < 1.9
+  seen = [int(line) for line in (tmp_path / "seen").read_text().split()]
+  assert max(seen) == 2
 
 
 def test_finished_steps_are_passed_over(tmp_path, capsys):

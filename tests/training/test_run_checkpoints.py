@@ -127,10 +127,10 @@ def test_a_disk_without_room(tmp_path):
     with pytest.raises(UserError, match="step 2 could not .* is whole") as e:
       run.save(_state(2), {})
       run.wait()
+    run.close()  # the background commit ends before the limit is lifted
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
   assert "\n" not in str(e.value)
-  run.close()
   assert restore.steps_of(tmp_path) == [1]
   run = _open(tmp_path, keep=2)
   assert int(run.restore(_state(0)).step) == 1
