@@ -55,7 +55,7 @@ def test_imports_only_ml_collections_and_says_its_command(path):
   assert f"python -m povid_jax.train --config=configs/{path.name}" in docstring
 
 
-# facts A3, column by column
+# docs/design.md, "Hyper-parameters as released"
 RELEASED = {
   "povid_stage1.py": {"objective.name": "dpo", "epochs": 3.0},
   "povid_stage2.py": {
@@ -105,7 +105,9 @@ def test_adapters_go_where_the_released_ones_do():
     presets.preset("llava-1.5-7b"), outline.lora_of(config)
   )
   adapters = {k: v for k, v in shapes.items() if params.is_lora(k)}
-  assert sum(v.size for v in adapters.values()) == 319_815_680  # facts B5
+  assert (
+    sum(v.size for v in adapters.values()) == 319_815_680
+  )  # the released adapter
 
 
 def test_full_decoder_trains_no_adapter():

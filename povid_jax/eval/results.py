@@ -92,7 +92,7 @@ def write(
   scored: Mapping[str, Scored],
   benchmarks: Sequence[Benchmark],
 ) -> None:
-  """Leaves a run's files in a folder; see the README of the folder's files.
+  """Writes the files of an evaluation into a folder.
 
   results.json  {"results": [...], "settings": {...}}
   results.md    the paper's columns, then every metric, then the settings

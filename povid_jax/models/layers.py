@@ -76,7 +76,7 @@ class Linear(nnx.Module):
     self.lora_scale = 0.0
 
   def add_lora(self, rank: int, scale: float, rngs: nnx.Rngs) -> None:
-    """A ~ U(-1/sqrt(d_in), 1/sqrt(d_in)), B = 0 (facts B5); float32."""
+    """A ~ U(-1/sqrt(d_in), 1/sqrt(d_in)), B = 0, as PEFT starts it; float32."""
     *stack, d_in, d_out = self.kernel.shape
     bound = 1.0 / math.sqrt(d_in)
     a = jax.random.uniform(

@@ -102,7 +102,7 @@ def check_shapes(spec: str, params: Params, shapes: Params) -> None:
 def init_lora(shapes: Params, seed: int) -> Params:
   """New adapter weights for every lora_a / lora_b among the shapes.
 
-  A ~ U(-1/sqrt(d_in), 1/sqrt(d_in)) and B = 0 (facts B5), float32; each array
+  A ~ U(-1/sqrt(d_in), 1/sqrt(d_in)) and B = 0, as in PEFT, float32; each array
   depends on the seed and its path only.
   """
   base = jax.random.key(seed)

@@ -1,4 +1,4 @@
-"""Named dimensions. Sources: facts B14 and the models' own config.json."""
+"""Named dimensions. Source: the models' own config.json."""
 
 from povid_jax.errors import UserError
 from povid_jax.models.config import DecoderConfig, LlavaConfig, VisionConfig

@@ -1,8 +1,8 @@
 """Key tables: which tensor of a PyTorch checkpoint is which parameter here.
 
 The names of a tensor in all layouts differ only in the prefix of the part it
-belongs to (facts B12, B13), so there is one table of parameters and one list of
-prefixes.
+belongs to (docs/design.md, "Names of parameters"), so there is one table of
+parameters and one list of prefixes.
 """
 
 import dataclasses

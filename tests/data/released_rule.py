@@ -1,6 +1,6 @@
 """The released code's tokens and labels, written from its description alone.
 
-facts B2 to B4: build the whole prompt as one string, tokenise it with the slow
+docs/design.md, "Text": build the whole prompt as one string, tokenise it with the slow
 Llama tokenizer around <image>, then find the answers again by splitting that
 string at " ASSISTANT: " and "</s>".
 """

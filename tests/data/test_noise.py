@@ -7,7 +7,7 @@ import pytest
 from povid_jax.data import noise
 from povid_jax.errors import UserError
 
-# The paper's schedule, to the digits of the published table (facts B8).
+# The paper's schedule, to the digits of the released schedule.
 SCHEDULE = {
   0: (0.9999777, 0.9999888, 0.0047264),
   100: (0.9965888, 0.9982929, 0.0584058),

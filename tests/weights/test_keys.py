@@ -36,7 +36,7 @@ def test_the_table_covers_the_model_exactly(config):
 
 
 def test_seven_billion_counts():
-  """Numbers of tensors and parameters of facts B12 to B14."""
+  """Numbers of tensors and parameters of the released checkpoints."""
   entries = keys.entries(preset("llava-1.5-7b"))
   by_part = {"vision": 0, "projector": 0, "decoder": 0, "head": 0}
   sizes = dict.fromkeys(by_part, 0)

@@ -18,7 +18,7 @@ PREFIXES = {
   "original": "base_model.model.model.layers",
   "llava-hf 4.36": "base_model.model.language_model.model.layers",
   "llava-hf 4.52": "base_model.model.model.language_model.layers",
-  # the released trainer hands an already wrapped model to PEFT (facts B5)
+  # the released trainer hands an already wrapped model to PEFT
   "wrapped twice": "base_model.model.base_model.model.model.layers",
 }
 CLIP = (
