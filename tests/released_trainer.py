@@ -1,8 +1,9 @@
 """What the released POVID trainer computes, in PyTorch, from its description.
 
-docs/design.md, "The noise term as released": plain sequences, images expanded inside the model, sums
-of log-softmax over shifted labels, the noise term's argmax tokens, the mean of
-two DPO losses. The adapter is a PEFT model, switched off for the reference.
+docs/design.md, "The noise term as released": plain sequences, images expanded
+inside the model, sums of log-softmax over shifted labels, the noise term's
+argmax tokens, the mean of two DPO losses. The adapter is a PEFT model, switched
+off for the reference.
 """
 
 from contextlib import nullcontext

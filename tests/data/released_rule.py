@@ -1,8 +1,8 @@
 """The released code's tokens and labels, written from its description alone.
 
-docs/design.md, "Text": build the whole prompt as one string, tokenise it with the slow
-Llama tokenizer around <image>, then find the answers again by splitting that
-string at " ASSISTANT: " and "</s>".
+docs/design.md, "Text": build the whole prompt as one string, tokenise it with
+the slow Llama tokenizer around <image>, then find the answers again by
+splitting that string at " ASSISTANT: " and "</s>".
 """
 
 import re
