@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from povid_jax.data import layout
+from povid_jax.data.anyres import NEWLINE, AnyRes
 from povid_jax.data.image import BACKGROUND
-from povid_jax.data.layout import AnyRes, Extent, Square
+from povid_jax.data.layout import Extent, Square
 from povid_jax.errors import UserError
 from povid_jax.models.config import LayoutConfig, LlavaConfig, VisionConfig
 
@@ -179,7 +180,7 @@ def test_several_pictures() -> None:
   assert ONEVISION.measure(sizes) == [Extent(1, 730)] * 2
   assert made.index is not None
   second = made.index[730:, 0]
-  assert second.tolist() == [*range(729, 2 * 729), layout.NEWLINE]
+  assert second.tolist() == [*range(729, 2 * 729), NEWLINE]
 
   apart = [NEXT.cut([picture]) for picture in pictures]
   both = NEXT.cut(pictures)

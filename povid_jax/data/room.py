@@ -1,0 +1,82 @@
+"""What a layout of pictures is: their room, their arrays, the interface."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from PIL import Image
+
+Size = tuple[int, int]  # width, height in pixels, as Pillow has it
+
+
+class Extent(NamedTuple):
+  """Room that pictures take.
+
+  Attributes:
+    tiles: squares that the tower sees.
+    tokens: image tokens in the prefix.
+    taps: features that an image token is made of at most.
+  """
+
+  tiles: int
+  tokens: int
+  taps: int = 1
+
+
+def total(parts: Sequence[Extent]) -> Extent:
+  """Room of all pictures of one row."""
+  return Extent(
+    sum(part.tiles for part in parts),
+    sum(part.tokens for part in parts),
+    max((part.taps for part in parts), default=1),
+  )
+
+
+def cover(rows: Sequence[Extent]) -> Extent:
+  """The least room in which each of these rows fits."""
+  return Extent(*map(max, zip(*rows, strict=True))) if rows else Extent(0, 0)
+
+
+class Pictures(NamedTuple):
+  """All pictures of one row, cut.
+
+  Attributes:
+    pixels: uint8[t, S, S, 3].
+    index: int32[m, J], the token map; None where tokens are the features.
+    weight: float32[m, J], or None where J = 1.
+  """
+
+  pixels: np.ndarray
+  index: np.ndarray | None = None
+  weight: np.ndarray | None = None
+
+
+class Layout(Protocol):
+  """From pictures to arrays.
+
+  Attributes:
+    same_size: every picture takes the same room, whatever its size.
+  """
+
+  same_size: bool
+
+  def measure(self, sizes: Sequence[Size]) -> list[Extent]:
+    """Room of each picture of a row, from their sizes alone."""
+    ...
+
+  def cut(self, pictures: Sequence[Image.Image]) -> Pictures:
+    """The RGB pictures of one row as arrays."""
+    ...
+
+  def pack(self, rows: Sequence[Pictures], extent: Extent) -> Any:
+    """Rows to the arrays [B, ...] that the model takes, padded to `extent`."""
+    ...
+
+
+def stack(arrays: Sequence[np.ndarray], length: int) -> np.ndarray:
+  """[B, length, ...]: each array padded with zeros."""
+  first = arrays[0]
+  out = np.zeros((len(arrays), length, *first.shape[1:]), first.dtype)
+  for row, array in zip(out, arrays, strict=True):
+    row[: len(array)] = array
+  return out
