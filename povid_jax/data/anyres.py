@@ -7,13 +7,13 @@ transformers has it.
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import cast
 
+import jax
 import numpy as np
 from PIL import Image
 
 from povid_jax.data.image import BACKGROUND, preprocess, squash
-from povid_jax.data.room import Extent, Pictures, Size, stack
+from povid_jax.data.room import Extent, Pictures, Size, pad
 from povid_jax.models.config import LlavaConfig
 
 NEWLINE = -1  # in a token map: the vector that ends a row
@@ -171,21 +171,27 @@ class AnyRes:
     weight = np.concatenate(weights) if taps > 1 else None
     return np.concatenate(indices).astype(np.int32), weight
 
-  def pack(
-    self, rows: Sequence[Pictures], extent: Extent
-  ) -> dict[str, np.ndarray]:
-    # unused places point at feature 0 and are never asked for
-    maps = [cast(np.ndarray, row.index) for row in rows]
-    packed = {
-      "pixels": stack([row.pixels for row in rows], extent.tiles),
-      "index": stack([_widen(m, extent.taps) for m in maps], extent.tokens),
+  def describe(self, extent: Extent) -> dict[str, jax.ShapeDtypeStruct]:
+    of, t = jax.ShapeDtypeStruct, self.tile
+    made = {
+      "pixels": of((extent.tiles, t, t, 3), np.uint8),
+      "index": of((extent.tokens, extent.taps), np.int32),
     }
     if extent.taps > 1:
-      weights = [
-        _weight_of(index, row.weight, extent.taps)
-        for index, row in zip(maps, rows, strict=True)
-      ]
-      packed["weight"] = stack(weights, extent.tokens)
+      made["weight"] = of((extent.tokens, extent.taps), np.float32)
+    return made
+
+  def pack(self, row: Pictures, extent: Extent) -> dict[str, np.ndarray]:
+    assert row.index is not None
+    index = _widen(row.index, extent.taps)
+    # unused places point at feature 0 and are never asked for
+    packed = {
+      "pixels": pad(row.pixels, extent.tiles),
+      "index": pad(index, extent.tokens),
+    }
+    if extent.taps > 1:
+      weight = _weight_of(row.index, row.weight, extent.taps)
+      packed["weight"] = pad(weight, extent.tokens)
     return packed
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -21,7 +22,7 @@ from povid_jax.data.room import (
   Pictures,
   Size,
   cover,
-  stack,
+  pad,
   total,
 )
 from povid_jax.models.config import LlavaConfig
@@ -73,8 +74,12 @@ class Square:
     empty = np.zeros((0, self.size, self.size, 3), np.uint8)
     return Pictures(np.stack(squares) if squares else empty)
 
-  def pack(self, rows: Sequence[Pictures], extent: Extent) -> np.ndarray:
-    return stack([row.pixels for row in rows], extent.tiles)
+  def describe(self, extent: Extent) -> jax.ShapeDtypeStruct:
+    shape = (extent.tiles, self.size, self.size, 3)
+    return jax.ShapeDtypeStruct(shape, np.uint8)
+
+  def pack(self, row: Pictures, extent: Extent) -> np.ndarray:
+    return pad(row.pixels, extent.tiles)
 
 
 def _square(config: LlavaConfig) -> Square:

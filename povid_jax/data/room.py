@@ -68,15 +68,17 @@ class Layout(Protocol):
     """The RGB pictures of one row as arrays."""
     ...
 
-  def pack(self, rows: Sequence[Pictures], extent: Extent) -> Any:
-    """Rows to the arrays [B, ...] that the model takes, padded to `extent`."""
+  def describe(self, extent: Extent) -> Any:
+    """Shapes and dtypes (jax.ShapeDtypeStruct) of the arrays of one row."""
+    ...
+
+  def pack(self, row: Pictures, extent: Extent) -> Any:
+    """The arrays of one row that the model takes, padded to `extent`."""
     ...
 
 
-def stack(arrays: Sequence[np.ndarray], length: int) -> np.ndarray:
-  """[B, length, ...]: each array padded with zeros."""
-  first = arrays[0]
-  out = np.zeros((len(arrays), length, *first.shape[1:]), first.dtype)
-  for row, array in zip(out, arrays, strict=True):
-    row[: len(array)] = array
+def pad(array: np.ndarray, length: int) -> np.ndarray:
+  """[length, ...]: an array with zeros behind it."""
+  out = np.zeros((length, *array.shape[1:]), array.dtype)
+  out[: len(array)] = array
   return out

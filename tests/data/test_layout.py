@@ -3,6 +3,7 @@
 import io
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -204,7 +205,11 @@ def test_rows_are_padded_to_the_extent() -> None:
   extents = [layout.total(spec.measure([size])) for size in sizes]
   extent = layout.cover([*extents, layout.total([])])
   assert extent == Extent(31, 156, 4)
-  packed = spec.pack(rows, extent)
+  each = [spec.pack(row, extent) for row in rows]
+  for made in each:
+    kinds = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    assert kinds(made) == kinds(spec.describe(extent))
+  packed = jax.tree.map(lambda *x: np.stack(x), *each)
   assert {k: (v.shape, v.dtype.name) for k, v in packed.items()} == {
     "pixels": ((3, 31, 30, 30, 3), "uint8"),
     "index": ((3, 156, 4), "int32"),
@@ -216,18 +221,21 @@ def test_rows_are_padded_to_the_extent() -> None:
   assert np.array_equal(packed["index"][1, :44, :1], rows[1].index)
   assert np.array_equal(packed["weight"][1, :44], [[1, 0, 0, 0]] * 44)
   # without shrunk rows there are no weights
-  assert set(spec.pack(rows[1:], extents[1])) == {"pixels", "index"}
+  assert set(spec.pack(rows[1], extents[1])) == {"pixels", "index"}
+  assert set(spec.describe(extents[1])) == {"pixels", "index"}
 
 
 def test_square_is_one_picture_each() -> None:
   spec = layout.of(LlavaConfig())
   assert spec == Square(336, 576, "pad")
   assert spec.measure([(640, 480), (1, 1)]) == [Extent(1, 576)] * 2
-  rows = [spec.cut([_picture((50, 40))]), spec.cut([])]
-  packed = spec.pack(rows, Extent(2, 0))
-  assert packed.shape == (2, 2, 336, 336, 3) and packed.dtype == np.uint8
-  assert np.array_equal(packed[0, 0], rows[0].pixels[0])
-  assert not packed[0, 1].any() and not packed[1].any()
+  made = spec.cut([_picture((50, 40))])
+  packed = spec.pack(made, Extent(2, 0))
+  described = spec.describe(Extent(2, 0))
+  assert packed.shape == described.shape == (2, 336, 336, 3)
+  assert packed.dtype == described.dtype == np.uint8
+  assert np.array_equal(packed[0], made.pixels[0]) and not packed[1].any()
+  assert not spec.pack(spec.cut([]), Extent(2, 0)).any()
 
 
 def test_header_alone_is_read() -> None:
