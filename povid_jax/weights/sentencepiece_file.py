@@ -1,21 +1,46 @@
 """What stands in a tokenizer.model, read without generated code.
 
-ModelProto{1: repeated SentencePiece, 2: TrainerSpec, 3: NormalizerSpec}, of
-which only the fields below decide how Llama's tokenizers cut a text.
+Only the fields that decide how Llama's tokenizers cut a text.
 """
 
 import dataclasses
-import struct
 from pathlib import Path
-from typing import cast
 
+from google.protobuf.message import DecodeError
+
+from povid_jax import messages
 from povid_jax.errors import UserError
-from povid_jax.protowire import fields
+from povid_jax.messages import Field
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 _BPE = 2
 
-_Message = dict[int, memoryview | int]
+_Model = messages.make(
+  "povid_jax.sentencepiece",
+  {
+    "SentencePiece": [
+      Field("piece", 1, "string"),
+      Field("score", 2, "float"),
+      Field("type", 3, "int32", default=str(NORMAL)),
+    ],
+    "TrainerSpec": [
+      Field("model_type", 3, "int32", default="1"),
+      Field("byte_fallback", 35, "bool"),
+      Field("unk_piece", 45, "string", default="<unk>"),
+      Field("bos_piece", 46, "string", default="<s>"),
+    ],
+    "NormalizerSpec": [
+      Field("precompiled_charsmap", 2, "bytes"),
+      Field("add_dummy_prefix", 3, "bool", default="true"),
+      Field("remove_extra_whitespaces", 4, "bool", default="true"),
+    ],
+    "ModelProto": [
+      Field("pieces", 1, "SentencePiece", repeated=True),
+      Field("trainer_spec", 2, "TrainerSpec"),
+      Field("normalizer_spec", 3, "NormalizerSpec"),
+    ],
+  },
+)["ModelProto"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,39 +78,19 @@ class SentencePieceFile:
 
 def read(file: Path) -> SentencePieceFile:
   """Reads a tokenizer.model; UserError where the file is something else."""
-  pieces: list[Piece] = []
-  trainer: _Message = {}
-  normal: _Message = {}
+  model = _Model()
   try:
-    for number, payload in fields(memoryview(file.read_bytes())):
-      if isinstance(payload, int):
-        continue
-      if number == 1:
-        pieces.append(_piece(dict(fields(payload))))
-      elif number == 2:
-        trainer |= dict(fields(payload))
-      elif number == 3:
-        normal |= dict(fields(payload))
-    return SentencePieceFile(
-      pieces=tuple(pieces),
-      bpe=trainer.get(3) == _BPE,
-      byte_fallback=bool(trainer.get(35, 0)),
-      bos=_text(trainer, 46, "<s>"),
-      unk=_text(trainer, 45, "<unk>"),
-      normalises=len(cast(memoryview, normal.get(2, memoryview(b"")))) > 0,
-      leading_space=bool(normal.get(3, 1)),
-      squeezes=bool(normal.get(4, 1)),
-    )
-  except (ValueError, TypeError, struct.error) as error:
+    model.ParseFromString(file.read_bytes())
+  except DecodeError as error:
     raise UserError(f"{file}: not a SentencePiece model ({error})") from error
-
-
-def _piece(message: _Message) -> Piece:
-  raw = cast(memoryview, message.get(2, memoryview(bytes(4))))
-  (score,) = struct.unpack("<f", raw)
-  return Piece(_text(message, 1, ""), score, cast(int, message.get(3, NORMAL)))
-
-
-def _text(message: _Message, number: int, default: str) -> str:
-  payload = message.get(number)
-  return default if payload is None else bytes(payload).decode()
+  trainer, normal = model.trainer_spec, model.normalizer_spec
+  return SentencePieceFile(
+    pieces=tuple(Piece(p.piece, p.score, p.type) for p in model.pieces),
+    bpe=trainer.model_type == _BPE,
+    byte_fallback=trainer.byte_fallback,
+    bos=trainer.bos_piece,
+    unk=trainer.unk_piece,
+    normalises=bool(normal.precompiled_charsmap),
+    leading_space=normal.add_dummy_prefix,
+    squeezes=normal.remove_extra_whitespaces,
+  )

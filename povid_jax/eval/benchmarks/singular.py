@@ -135,14 +135,6 @@ def as_inflect(word: str) -> str:
 
 @functools.cache
 def _inflect():  # noqa: ANN202 - the type is the library's own
-  import typeguard  # both here: most commands do not need them
+  import inflect  # imported here: it takes a second, and few commands need it
 
-  # inflect lets typeguard rewrite its functions to check every call, which
-  # makes its import take 1.5 s instead of 0.1
-  checked = typeguard.typechecked
-  typeguard.typechecked = lambda function: function
-  try:
-    import inflect
-  finally:
-    typeguard.typechecked = checked
   return inflect.engine()
