@@ -6,6 +6,7 @@ import io
 import sys
 from collections.abc import Sequence
 
+from data_gen import injectors
 from povid_jax.errors import run
 
 # Each name is a module of this package, imported only when it is called, so
@@ -47,14 +48,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2
   if isinstance(sys.stdout, io.TextIOWrapper):
     sys.stdout.reconfigure(errors="replace")  # terminals that are not UTF-8
-  module = importlib.import_module(f"data_gen.{name.replace('-', '_')}")
+  if injectors.is_command(name):
+    add_arguments, run_command, text = _of_injector(name)
+  else:
+    module = importlib.import_module(f"data_gen.{name.replace('-', '_')}")
+    add_arguments, run_command = module.add_arguments, module.main
+    text = module.__doc__
   parser = argparse.ArgumentParser(
     prog=f"python -m data_gen {name}",
-    description=module.__doc__,
+    description=text,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  module.add_arguments(parser)
-  return module.main(parser.parse_args(rest))
+  add_arguments(parser)
+  return run_command(parser.parse_args(rest))
+
+
+def _of_injector(name: str) -> tuple:
+  """(add_arguments, main, description) of an injector that is a command."""
+  from data_gen import inject_flags
+  from data_gen.drive import drive
+
+  kind = injectors.find(name)
+
+  def add_arguments(parser: argparse.ArgumentParser) -> None:
+    inject_flags.add_common(parser)
+    if kind.gated:
+      inject_flags.add_gates(parser)
+    kind.add_flags(parser)
+
+  text = sys.modules[kind.__module__].__doc__
+  return add_arguments, lambda args: drive(args, kind), text
 
 
 if __name__ == "__main__":

@@ -53,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add("--noise-step", type=int, default=500, help=(
     "noise on the page where no noisy picture is stored (default 500)"
   ))  # fmt: skip
-  add("--overflow", choices=("wrap", "clip"), default="wrap",
+  add("--noise-overflow", "--overflow", dest="overflow",
+      choices=("wrap", "clip"), default="wrap",
       help="of that noise")  # fmt: skip
 
 

@@ -4,14 +4,14 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_gen.gates import Limits, Refused, check
-from data_gen.items import Annotations, Item
+from data_gen.gates import Refused
+from data_gen.injectors.base import Injector
+from data_gen.items import Item
 from data_gen.journal import Journal
-from data_gen.rules.lexicon import Lexicon
 from povid_jax import progress
 from povid_jax.data.pairs import Sample, write_samples
 from povid_jax.errors import UserError
@@ -64,17 +64,15 @@ class Job:
   Attributes:
     items: in the order of the input.
     journal: decides what is done already.
+    injector: whoever writes the wrong answers; judges them, makes the pairs.
     tries: replies per item before it is given up.
-    injector: name and version for the pairs ("rules/3").
+    max_cost: dollars after which nothing new is asked; None: no bound.
   """
 
   items: list[Item]
   journal: Journal
-  limits: Limits
-  lexicon: Lexicon
-  annotations: Annotations
+  injector: Injector
   tries: int
-  injector: str
   max_cost: float | None = None
 
   def __post_init__(self) -> None:
@@ -85,7 +83,10 @@ class Job:
 
   def __enter__(self) -> "Job":
     self._bar = progress.bar(
-      total=len(self.items), initial=self.first, desc="inject", unit="items"
+      total=len(self.items),
+      initial=self.first,
+      desc=self.injector.name,
+      unit="items",
     )
     return self
 
@@ -103,15 +104,13 @@ class Job:
   def pending(self) -> list[Item]:
     return [i for i in self.items if not self.journal.finished(i.key)]
 
-  def truth(self, item: Item) -> set[str] | None:
-    return self.annotations.objects.get(item.image)
-
   def settle(
     self,
     item: Item,
     rejected: Sequence[str],
     edits: list[dict],
     refused: Refused | None = None,
+    again: bool = True,
     **paid: Any,
   ) -> bool:
     """Judges one reply and records it; True when the item is finished.
@@ -121,16 +120,11 @@ class Job:
       rejected: the wrong answers, one per answer of the item.
       edits: [{span, original, kind}].
       refused: a verdict reached before (a reply that could not be read).
+      again: whether another try may bring another answer; else an item that
+        is refused is given up at once.
       **paid: usage, cost and other facts for the journal.
     """
-    verdict = refused or check(
-      item.answers,
-      rejected,
-      edits,
-      self.limits,
-      self.lexicon,
-      self.truth(item),
-    )
+    verdict = refused or self.injector.check(item, rejected, edits)
     if verdict is None:
       self.journal.write(
         "accepted", key=item.key, rejected=list(rejected), edits=edits, **paid
@@ -144,7 +138,7 @@ class Job:
         rejected=list(rejected),
         **paid,
       )
-      if self.journal.tries[item.key] >= self.tries:
+      if not again or self.journal.tries[item.key] >= self.tries:
         self.give_up(item, verdict.reason)
     finished = self.journal.finished(item.key)
     self._show(finished)
@@ -181,25 +175,15 @@ class Job:
     self._bar.set_postfix_str(shown, refresh=False)
     self._bar.update(int(finished))
 
-  def pair(self, item: Item) -> Sample:
-    """The accepted pair in the released format, with what was changed."""
-    result = self.journal.result(item.key)
-    turns = list(item.sample.turns)
-    turns[1::2] = result["rejected"]
-    name = item.sample.id + (f"-v{item.variant}" if item.variant else "")
-    extra = item.sample.extra | {
-      "injector": self.injector,
-      "category": item.category,
-      "edits": result["edits"],
-    }
-    return dataclasses.replace(
-      item.sample, id=name, rejected=tuple(turns), extra=extra
-    )
+  def pairs(self) -> Iterator[Sample]:
+    """The pairs of all accepted items, in the order of the input."""
+    for item in self.items:
+      if item.key in self.journal.accepted:
+        yield from self.injector.pairs(item, self.journal.result(item.key))
 
   def write_outputs(self, paths: Paths) -> None:
     """Writes the pairs, in the order of the input, and the rejected items."""
-    done = [i for i in self.items if i.key in self.journal.accepted]
-    write_samples(paths.out, map(self.pair, done))
+    write_samples(paths.out, self.pairs())
     lost = [i for i in self.items if i.key in self.journal.given_up]
     with atomic_write(paths.rejected) as file:
       replies = self._refused_replies({i.key for i in lost})
@@ -234,7 +218,7 @@ class Job:
     finished = self._finished()
     seconds = time.monotonic() - self.started
     return {
-      "injector": self.injector,
+      "injector": self.injector.label,
       "items": len(keys),
       "accepted": sum(key in journal.accepted for key in keys),
       "rejected": sum(key in journal.given_up for key in keys),

@@ -28,7 +28,13 @@ from povid_jax.files import atomic_dir, atomic_write
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
-  add("--pairs", required=True, help="the samples, .json or .jsonl")
+  add(
+    "--pairs",
+    "--input",
+    dest="pairs",
+    required=True,
+    help="the samples, .json or .jsonl",
+  )
   add("--image-dir", required=True, help="folder of the pictures they name")
   add("--out", required=True, help="folder to make; must not exist")
   add("--store-noisy", action="store_true", help=(
@@ -40,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "image: noise on the raw picture, as released; pixels: on the model's "
     "input, which can only be made in training"
   ))  # fmt: skip
-  add("--overflow", choices=("wrap", "clip"), default="wrap", help=(
+  add("--noise-overflow", "--overflow", dest="overflow",
+      choices=("wrap", "clip"), default="wrap", help=(
     "noisy values outside 0..255: wrap as released, or clip"
   ))  # fmt: skip
   add("--shards", type=int, help="files of the main split (default: from size)")

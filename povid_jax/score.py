@@ -317,7 +317,9 @@ def _parser() -> argparse.ArgumentParser:
   add("--noise-overflow", choices=("wrap", "clip"), default="wrap")
   add("--noise-seed", type=int, default=0)
   add(
+    "--noise-tokens",
     "--token-rule",
+    dest="token_rule",
     choices=("argmax", "argmax_exclude_gold"),
     default="argmax",
     help="which token the distorted picture triggers",

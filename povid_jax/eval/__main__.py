@@ -93,7 +93,13 @@ def run_build_pope(argv: Sequence[str]) -> int:
   )
   parser.add_argument("--out", type=Path, required=True, metavar="DIR")
   parser.add_argument(
-    "--images", type=int, default=500, metavar="N", help="pictures (500)"
+    "--num-images",
+    "--images",
+    dest="images",
+    type=int,
+    default=500,
+    metavar="N",
+    help="pictures (500)",
   )
   parser.add_argument(
     "--per-image", type=int, default=6, metavar="K", help="questions, even (6)"

@@ -72,7 +72,9 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
     "a flag may be repeated",
   )
   group.add_argument(
+    "--image-dir",
     "--images",
+    dest="images",
     type=Path,
     metavar="DIR",
     help="pictures (default: images/ in the benchmark's folder or in --data)",

@@ -187,6 +187,18 @@ def answer(
   return [done[i] for i in ids]
 
 
+def stream(
+  policy: Policy,
+  questions: Sequence[Question],
+  decoding: Decoding,
+  noise: Noise | None = None,
+) -> Iterator[list[dict[str, Any]]]:
+  """The rows of `answer`, batch by batch as they are written; for callers that
+  keep them and show progress in a way of their own."""
+  for rows, _ in _rows(policy, questions, decoding, noise):
+    yield rows
+
+
 def _rows(
   policy: Policy,
   questions: Sequence[Question],

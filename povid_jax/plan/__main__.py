@@ -76,7 +76,8 @@ def _parser() -> argparse.ArgumentParser:
   )
   add("--prefix", type=int, default=704, help="P, tokens of image and question")
   add("--branch", type=int, default=256, help="C, tokens of an answer")
-  add("--images", type=int, default=1, help="pictures per pair")
+  add("--num-images", "--images", dest="images", type=int, default=1,
+      help="pictures per pair")  # fmt: skip
   add(
     "--mfu",
     type=float,

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from data_gen import prompts
+from data_gen.injectors import prompts
 from data_gen.items import Item
 from povid_jax.data.pairs import Sample
 from povid_jax.llm.prices import Price

@@ -1,12 +1,14 @@
 """Rejected answers from a model that sees noise; a model of random weights."""
 
+import argparse
 import json
 
 import numpy as np
 import pytest
 
-from data_gen import sample_noisy
 from data_gen.__main__ import main
+from data_gen.injectors import sample_noisy
+from data_gen.items import make_items
 from povid_jax.data.pairs import Sample, read_samples
 from povid_jax.errors import UserError
 
@@ -46,53 +48,56 @@ def sample_pairs(model, out, *more):
   return main([*argv, "--max-new-tokens=4", "--batch-size=8", *more])
 
 
+def rows(path):
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def answered(journal):
+  """Sample id -> answer, of everything that the model wrote."""
+  events = rows(journal)
+  return {row["key"]: row["rejected"][0] for row in events if "rejected" in row}
+
+
 def test_answers_over_noise_become_the_rejected_ones(model, tmp_path, capsys):
   out = tmp_path / "pairs.jsonl"
   assert sample_pairs(model, out) == 0
-  before = {s.id: s for s in read_samples(model / "pairs.jsonl")}
-  answers = [
-    json.loads(line)
-    for line in (tmp_path / "pairs.answers.jsonl").read_text().splitlines()
-  ]
-  answers = {row["question_id"]: row["text"] for row in answers}
+  before = read_samples(model / "pairs.jsonl")
+  answers = answered(tmp_path / "journal.jsonl")
+  keys = {item.sample.id: item.key for item in make_items(before)}
   pairs = read_samples(out)
-  left = (tmp_path / "skipped.jsonl").read_text().splitlines()
-  assert len(pairs) + len(left) == len(before) == len(answers) == 6
+  lost = rows(tmp_path / "rejected.jsonl")
+  assert len(pairs) + len(lost) == len(before) == len(answers) == 6
+  turns = {sample.id: sample.turns for sample in before}
   for pair in pairs:
-    assert pair.turns == before[pair.id].turns
-    assert pair.rejected == (pair.turns[0], answers[pair.id])
+    assert pair.turns == turns[pair.id]
+    assert pair.rejected == (pair.turns[0], answers[keys[pair.id]])
     assert json.loads(pair.extra["injector"])["noise"]["step"] == 500
-  assert f"{len(pairs)} pairs" in capsys.readouterr().out
+  assert f"accepted          {len(pairs)}" in capsys.readouterr().out
 
 
 def test_a_second_run_asks_nothing_twice(model, tmp_path):
   out = tmp_path / "a.jsonl"
-  answers = tmp_path / "a.answers.jsonl"
+  journal = tmp_path / "a.journal.jsonl"
   assert sample_pairs(model, out) == 0
-  lines = answers.read_text().splitlines(keepends=True)
+  lines = journal.read_text().splitlines(keepends=True)
   whole = out.read_text()
-  answers.write_text("".join(lines[:3]) + lines[3][:20])  # as if killed
+  journal.write_text("".join(lines[:3]) + lines[3][:20])  # as if killed
   out.unlink()
   assert sample_pairs(model, out) == 0
-  again = answers.read_text().splitlines(keepends=True)
-  assert again[:3] == lines[:3] and sorted(again) == sorted(lines)
+  again = journal.read_text().splitlines(keepends=True)
+  assert again[:3] == lines[:3] and '"resumed"' in again[3]
+  assert sorted(again[4:]) == sorted(lines[3:])
   assert out.read_text() == whole
-  with pytest.raises(UserError, match="begun with other settings"):
+  with pytest.raises(UserError, match="made with other settings"):
     sample_pairs(model, out, "--noise-step=700")
 
 
 def test_the_model_sees_the_noise(model, tmp_path):
   for step in (0, 999):
-    assert (
-      sample_pairs(model, tmp_path / f"{step}.json", f"--noise-step={step}")
-      == 0
-    )
+    out = tmp_path / f"{step}.json"
+    assert sample_pairs(model, out, f"--noise-step={step}") == 0
   first, last = (
-    {
-      json.loads(line)["question_id"]: json.loads(line)["text"]
-      for line in (tmp_path / f"{step}.answers.jsonl").read_text().splitlines()
-    }
-    for step in (0, 999)
+    answered(tmp_path / f"{step}.journal.jsonl") for step in (0, 999)
   )
   assert first.keys() == last.keys() and first != last
 
@@ -119,37 +124,48 @@ def test_bad_input_is_named(model, tmp_path, photos):
 QUESTION = "<image>\nWhat?"
 
 
+def noisy(**changed):
+  flags = {"noise_step": 500, "image_dir": "images", "seed": 0} | changed
+  flags |= {"noise_overflow": "wrap", "max_new_tokens": 4, "temperature": 0.0}
+  flags |= {"top_p": 1.0, "batch_size": 1}
+  return sample_noisy.SampleNoisy(argparse.Namespace(**flags))
+
+
 @pytest.mark.parametrize(
-  ("text", "want"),
+  ("text", "reason"),
   [
-    ("A dog. ", "A dog."),
-    ("A cat.", sample_noisy.SAME),
-    (" A  cat.\n", sample_noisy.SAME),
-    ("  ", "empty answer"),
+    ("A dog.", None),
+    ("A cat.", "identical"),
+    (" A  cat.\n", "identical"),
+    ("  ", "empty"),
   ],
 )
-def test_one_answer(text, want):
+def test_one_answer(text, reason):
   sample = Sample("a", ("0.png",), (QUESTION, "A cat.", "Sure?", "Yes."),
                   extra={"edits": [1], "category": "vqa"})  # fmt: skip
-  made = sample_noisy.pair(sample, text, {"injector": "noisy"})
-  if isinstance(made, str):
-    assert made == want
-  else:
+  (item,) = make_items([sample])
+  injector = noisy()
+  verdict = injector.check(item, [text], [])
+  assert (verdict and verdict.reason) == reason
+  if reason is None:
+    (made,) = injector.pairs(item, {"rejected": [text]})
     assert made.turns == (QUESTION, "A cat.")
-    assert made.rejected == (QUESTION, want)
-    assert made.extra == {"category": "vqa", "injector": "noisy"}
+    assert made.rejected == (QUESTION, text)
+    assert made.extra == {"category": "vqa", "injector": injector.label}
 
 
 def test_ids_that_come_again_get_keys_of_their_own():
   samples = [Sample(id, (), ("q", "a")) for id in ("a", "a", "a#2", "a")]
-  keys = sample_noisy.question_keys(samples)
+  keys = sample_noisy.question_keys(make_items(samples))
   assert keys == ["a", "a#2", "a#2#2", "a#3"]
 
 
-def test_answers_to_another_input_are_not_taken(model, tmp_path):
+def test_answers_to_another_input_are_asked_for_anew(model, tmp_path):
   out = tmp_path / "pairs.jsonl"
   sample_pairs(model, out, "--limit=1")
   rows = (model / "pairs.jsonl").read_text().replace("Describe", "Name")
   (tmp_path / "other.jsonl").write_text(rows)
-  with pytest.raises(UserError, match="another input"):
-    sample_pairs(model, out, f"--input={tmp_path}/other.jsonl", "--limit=1")
+  sample_pairs(model, out, f"--input={tmp_path}/other.jsonl", "--limit=1")
+  assert len(answered(tmp_path / "journal.jsonl")) == 2
+  for pair in read_samples(out):
+    assert pair.turns[0].endswith("Name this image in detail.")

@@ -1,21 +1,31 @@
-"""The `openai` engine: one request per item, many at a time."""
+"""`--injector openai`: one request per item, many at a time."""
 
+import argparse
 import asyncio
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data_gen import prompts
+from data_gen.injectors import prompts, server_flags
+from data_gen.injectors.base import Injector, World
+from data_gen.injectors.refusals import Refusals
 from data_gen.items import Item
 from data_gen.job import Job
-from data_gen.refusals import Refusals
 from povid_jax import progress
 from povid_jax.data.pairs import resolve_image
 from povid_jax.errors import UserError
-from povid_jax.llm import Failure, Options, Price, Reply, Request, image_part
+from povid_jax.llm import (
+  Failure,
+  Options,
+  Price,
+  Reply,
+  Request,
+  api_key,
+  image_part,
+)
 from povid_jax.llm.chat import Chat
 from povid_jax.llm.prices import dollars
 
@@ -68,9 +78,61 @@ class Pictures:
       raise UserError(f"image {name!r}: {error.strerror}") from error
 
 
-def injector_name(options: Options, engine: str) -> str:
-  """Goes into every pair: engine, model, version of the prompts."""
-  return f"{engine}/{options.model}/prompt-{prompts.VERSION}"
+class OpenAI(Injector):
+  """A vision model behind any OpenAI-compatible server.
+
+  Attributes:
+    options: the server.
+    pictures: makes the requests.
+  """
+
+  name = "openai"
+  summary = "a vision model behind any OpenAI-compatible server"
+
+  def __init__(self, args: argparse.Namespace):
+    super().__init__(args)
+    self.options = server_flags.server_options(args, self.name)
+    self.pictures = Pictures(
+      Path(args.image_dir),
+      args.image_size,
+      self.options.price,
+      args.reply_tokens,
+    )
+
+  @staticmethod
+  def add_flags(parser: argparse.ArgumentParser) -> None:
+    server_flags.add_server(parser)
+
+  @staticmethod
+  def check_flags(args: argparse.Namespace) -> None:
+    server_flags.check(args)
+
+  @property
+  def label(self) -> str:
+    return f"{self.name}/{self.options.model}/prompt-{prompts.VERSION}"
+
+  def settings(self) -> dict[str, Any]:
+    return super().settings() | {
+      "temperature": self.args.temperature,
+      "image_size": self.args.image_size,
+    }
+
+  def prepare(self, world: World) -> None:
+    super().prepare(world)
+    if not self.args.dry_run:
+      api_key(self.options)  # its absence is said before anything is written
+
+  def dry_run(self, items: Sequence[Item]) -> None:
+    dry_run(items, self.options, self.pictures)
+
+  def run(self, job: Job) -> None:
+    """Asks for all pending items until they are finished or money runs out.
+
+    Raises:
+      UserError: the key is refused, the model is unknown, or the server does
+        not answer any more; what was done is in the journal.
+    """
+    asyncio.run(_run(job, self.options, self.pictures))
 
 
 def make_request(job: Job, pictures: Pictures, item: Item) -> Request | None:
@@ -83,7 +145,7 @@ def make_request(job: Job, pictures: Pictures, item: Item) -> Request | None:
     return None
 
 
-def settle_reply(job: Job, item: Item, reply: Reply, **facts: object) -> bool:
+def settle_reply(job: Job, item: Item, reply: Reply, **facts: Any) -> bool:
   """Judges a reply and records it with what it cost."""
   found = prompts.read(item, reply)
   return job.settle(
@@ -95,16 +157,6 @@ def settle_reply(job: Job, item: Item, reply: Reply, **facts: object) -> bool:
     cost=reply.cost,
     **facts,
   )
-
-
-def run(job: Job, options: Options, pictures: Pictures) -> None:
-  """Asks for all pending items until they are finished or money runs out.
-
-  Raises:
-    UserError: the key is refused, the model is unknown, or the server does not
-      answer any more; what was done is in the journal.
-  """
-  asyncio.run(_run(job, options, pictures))
 
 
 async def _run(job: Job, options: Options, pictures: Pictures) -> None:
@@ -168,7 +220,9 @@ class _Handler:
       )
 
 
-def dry_run(items: list[Item], options: Options, pictures: Pictures) -> None:
+def dry_run(
+  items: Sequence[Item], options: Options, pictures: Pictures
+) -> None:
   """Prints counts, tokens and cost, and three prompts; asks nothing."""
   prompt = completion = 0
   usable: list[Item] = []

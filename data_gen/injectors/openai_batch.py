@@ -1,4 +1,4 @@
-"""The `openai-batch` engine: the same requests through the Batch API.
+"""`--injector openai-batch`: the same requests through the Batch API.
 
 Each batch goes planned -> uploaded -> submitted -> settled, and the journal has
 every step, so a restart takes each batch up where it was: a file that was
@@ -7,6 +7,7 @@ server before it is submitted (a kill may fall between submission and journal),
 and the rows of a batch that is being read are skipped where they are settled.
 """
 
+import argparse
 import collections
 import dataclasses
 import time
@@ -14,16 +15,18 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_gen import prompts
-from data_gen.items import Item
-from data_gen.job import Job
-from data_gen.live import (
+from data_gen.injectors import prompts, server_flags
+from data_gen.injectors.base import want_at_least
+from data_gen.injectors.openai_live import (
+  OpenAI,
   Pictures,
   completion_tokens,
   make_request,
   settle_reply,
 )
-from data_gen.refusals import Refusals
+from data_gen.injectors.refusals import Refusals
+from data_gen.items import Item
+from data_gen.job import Job, Paths
 from povid_jax import progress
 from povid_jax.errors import UserError
 from povid_jax.llm import Failure, Options, Request
@@ -41,6 +44,38 @@ from povid_jax.llm.wire import limit_name, other_limit_name, read_reply
 
 # Rounds in a row that bring nothing before the run stops.
 _IDLE_ROUNDS = 3
+
+
+class OpenAIBatch(OpenAI):
+  """The same through the Batch API."""
+
+  name = "openai-batch"
+  summary = "the same through the Batch API, at half the price"
+
+  @staticmethod
+  def add_flags(parser: argparse.ArgumentParser) -> None:
+    server_flags.add_server(parser)
+    add = parser.add_argument_group("--injector openai-batch").add_argument
+    add("--poll", type=float, default=60.0, metavar="SECONDS",
+        help="between two looks at a batch")  # fmt: skip
+    add("--batch-requests", type=int, default=50_000, metavar="N",
+        help="requests in one batch, at most")  # fmt: skip
+    add("--batch-megabytes", type=float, default=200, metavar="N",
+        help="size of one batch file, at most")  # fmt: skip
+
+  @staticmethod
+  def check_flags(args: argparse.Namespace) -> None:
+    server_flags.check(args)
+    want_at_least(args, 1, "batch_requests")
+    server_flags.want_finite(args, "batch_megabytes", positive=True)
+    server_flags.want_finite(args, "poll")
+
+  def run(self, job: Job) -> None:
+    args = self.args
+    folder = Paths(Path(args.out)).batches
+    bounds = args.batch_requests, int(args.batch_megabytes * 1e6)
+    run = BatchRun(job, self.options, self.pictures, folder, args.poll, *bounds)
+    run.run()
 
 
 class BatchRun:

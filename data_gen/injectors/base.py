@@ -1,0 +1,165 @@
+"""What an injector is: whoever makes pairs out of samples.
+
+An injector is one class: its flags, the settings that decide its answers, and
+`run(job)`, which settles every pending item. All of them go through the same
+job, journal, gates and list of skipped samples (`data_gen.drive`), so that each
+continues after any interruption and loses nothing silently.
+
+To add one: a module here with a subclass of `Injector`, and its line in the
+registry (`data_gen.injectors`). Modules are imported for `--help`: whatever is
+slow to import belongs inside `run`.
+"""
+
+import abc
+import argparse
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from data_gen import gates
+from data_gen.items import Annotations, Item
+from data_gen.rules.lexicon import Lexicon
+from povid_jax.data.pairs import Sample, resolve_image
+from povid_jax.errors import UserError
+
+if TYPE_CHECKING:
+  from data_gen.job import Job
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+  """What is known beside the items.
+
+  Attributes:
+    samples: all that could be read.
+    lexicon: finds objects in texts.
+    annotations: of the pictures, empty where none were given.
+  """
+
+  samples: Sequence[Sample]
+  lexicon: Lexicon
+  annotations: Annotations
+
+
+class Injector(abc.ABC):
+  """Makes pairs; see the module's text.
+
+  Attributes:
+    name: what the registry calls it.
+    summary: one line for `--help`.
+    gated: its answers are edits of the correct ones, and the flags of the
+      quality gates apply.
+    whole_input: it learns from all samples, also from those that `--limit`
+      leaves out.
+    world: set by `prepare`.
+  """
+
+  name: ClassVar[str]
+  summary: ClassVar[str]
+  gated: ClassVar[bool] = True
+  whole_input: ClassVar[bool] = False
+
+  def __init__(self, args: argparse.Namespace):
+    """Reads the flags.
+
+    Raises:
+      UserError: they make no sense.
+    """
+    self.args = args
+    self.world = World((), Lexicon(), Annotations({}, {}, []))
+
+  @staticmethod
+  @abc.abstractmethod
+  def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of this injector alone."""
+
+  @staticmethod
+  def check_flags(args: argparse.Namespace) -> None:
+    """UserError for values out of range; called also where another injector
+    of the same command was chosen."""
+    del args
+
+  @property
+  @abc.abstractmethod
+  def label(self) -> str:
+    """Who made a pair, with a version ("rules/3"): goes into every pair."""
+
+  def settings(self) -> dict[str, Any]:
+    """All that decides an answer. The journal keeps it, and a run with other
+    settings does not continue it. Values that JSON can hold."""
+    return {"limits": vars(limits(self.args))} if self.gated else {}
+
+  def check_sample(self, sample: Sample) -> None:
+    """UserError for a sample that cannot be worked on."""
+    if self.args.image_dir:
+      for name in sample.images:
+        resolve_image(self.args.image_dir, name)
+
+  def prepare(self, world: World) -> None:
+    """Gets what is known of all samples, before `dry_run`, `settings`, `run`.
+
+    Raises:
+      UserError: something that is needed is missing.
+    """
+    self.world = world
+
+  @abc.abstractmethod
+  def dry_run(self, items: Sequence[Item]) -> None:
+    """Prints what `run` would do, and does nothing."""
+
+  @abc.abstractmethod
+  def run(self, job: "Job") -> None:
+    """Settles the pending items of a job: `job.settle` with an answer,
+    `job.lose` where there can be none. What is not settled is left for the
+    next run.
+
+    Raises:
+      UserError: nothing can go on; what was settled is kept.
+    """
+
+  def check(
+    self, item: Item, rejected: Sequence[str], edits: list[dict]
+  ) -> gates.Refused | None:
+    """The gate that an item's wrong answers do not pass, None: accepted."""
+    return gates.check(
+      item.answers,
+      rejected,
+      edits,
+      limits(self.args),
+      self.world.lexicon,
+      self.world.annotations.objects.get(item.image),
+    )
+
+  def pairs(self, item: Item, event: Mapping[str, Any]) -> list[Sample]:
+    """The pairs of an accepted item.
+
+    Args:
+      item: the sample and its place among several pairs of it.
+      event: what `job.settle` was given: `rejected`, `edits`, other facts.
+    """
+    sample = item.sample
+    turns = list(sample.turns)
+    turns[1::2] = event["rejected"]
+    name = sample.id + (f"-v{item.variant}" if item.variant else "")
+    extra = sample.extra | {
+      "injector": self.label,
+      "category": item.category,
+      "edits": event["edits"],
+    }
+    return [
+      dataclasses.replace(sample, id=name, rejected=tuple(turns), extra=extra)
+    ]
+
+
+def limits(args: argparse.Namespace) -> gates.Limits:
+  """The bounds of the quality gates that the flags set."""
+  return gates.Limits(args.min_length, args.max_length, args.min_similarity)
+
+
+def want_at_least(args: argparse.Namespace, least: int, *names: str) -> None:
+  """UserError for flags of numbers below a bound."""
+  for name in names:
+    value = getattr(args, name)
+    if value is not None and value < least:
+      flag = "--" + name.replace("_", "-")
+      raise UserError(f"{flag}: want {least} or more, got {value}")

@@ -1,0 +1,92 @@
+"""The flags of injectors that ask an OpenAI-compatible server."""
+
+import argparse
+import math
+
+from data_gen.injectors.base import want_at_least
+from data_gen.injectors.prompts import ROOM
+from povid_jax.errors import UserError
+from povid_jax.llm import Options
+
+
+def add_server(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags; injectors that share them add them once."""
+  if "--base-url" in parser._option_string_actions:
+    return
+  options = Options("")
+  add = parser.add_argument_group(
+    "--injector openai, openai-batch"
+  ).add_argument
+  add("--model", help="its name on the server")
+  add("--base-url", help="of the server (default: OpenAI's own)")
+  add("--max-cost", type=float, metavar="DOLLARS", help=(
+    "stop asking when this is spent, earlier runs included"
+  ))  # fmt: skip
+  add("--prices", metavar="FILE", help=(
+    "price table; default povid_jax/llm/prices.json, copy and edit it"
+  ))  # fmt: skip
+  add("--concurrency", type=int, default=options.concurrency,
+      help="requests in flight")  # fmt: skip
+  add("--rpm", type=float, help="requests a minute, at most")
+  add("--tpm", type=float, help="tokens a minute, at most")
+  add("--timeout", type=float, default=options.timeout, metavar="SECONDS",
+      help="for one request, all in all")  # fmt: skip
+  add("--retries", type=int, default=options.retries, metavar="N",
+      help="new attempts for 429, 5xx, time-outs, drops")  # fmt: skip
+  add("--backoff", type=float, default=options.backoff, metavar="SECONDS",
+      help="before the first new attempt; then doubled")  # fmt: skip
+  add("--temperature", type=float, help="default: the server's")
+  add("--image-size", type=int, default=768, metavar="PIXELS",
+      help="longest side at which pictures are sent")  # fmt: skip
+  add("--reply-tokens", type=int, default=ROOM, metavar="N", help=(
+    "room in a reply beyond the answers' own length, doubled for a new try "
+    "(default %(default)s; models that reason first need some thousands)"
+  ))  # fmt: skip
+
+
+def server_options(args: argparse.Namespace, name: str) -> Options:
+  """The server; UserError where something it needs is missing."""
+  for flag in ("model", "image_dir"):
+    if not getattr(args, flag):
+      raise UserError(f"--injector {name} needs --{flag.replace('_', '-')}")
+  options = Options(
+    model=args.model,
+    base_url=args.base_url,
+    concurrency=args.concurrency,
+    rpm=args.rpm,
+    tpm=args.tpm,
+    timeout=args.timeout,
+    retries=args.retries,
+    backoff=args.backoff,
+    temperature=args.temperature,
+    prices=args.prices,
+  )
+  if args.max_cost is not None and not options.price.known:
+    raise UserError(
+      f"--max-cost: no price for {args.model} in the table; give one with "
+      "--prices FILE"
+    )
+  return options
+
+
+def check(args: argparse.Namespace) -> None:
+  """UserError for numbers out of range."""
+  want_at_least(args, 1, "concurrency", "image_size", "reply_tokens")
+  want_at_least(args, 0, "retries")
+  want_finite(args, "timeout", "rpm", "tpm", positive=True)
+  want_finite(args, "max_cost", "backoff", "temperature")
+
+
+def want_finite(
+  args: argparse.Namespace, *names: str, positive: bool = False
+) -> None:
+  """UserError for numbers that are negative, infinite or none."""
+  for name in names:
+    value = getattr(args, name)
+    bad = value is not None and not (
+      0 <= value < math.inf and (value > 0 or not positive)
+    )
+    if bad:
+      flag = "--" + name.replace("_", "-")
+      want = "more than 0" if positive else "0 or more"
+      raise UserError(f"{flag}: want {want}, got {value:g}")
