@@ -21,7 +21,12 @@ import numpy as np
 from povid_jax import errors, files
 from povid_jax.checkpoints import restore
 from povid_jax.checkpoints.stream import Pieces
-from povid_jax.data.text import TEMPLATES, Template, find_template
+from povid_jax.data.text import (
+  TEMPLATES,
+  Template,
+  check_ids,
+  find_template,
+)
 from povid_jax.data.tokenizer import load_tokenizer
 from povid_jax.errors import UserError
 from povid_jax.models import params as params_lib
@@ -34,23 +39,13 @@ from povid_jax.weights import (
   peft_load,
   tokenizers,
 )
-from povid_jax.weights.load import Source, open_checkpoint
+from povid_jax.weights.load import Source, cast, open_checkpoint
 
 DTYPES = ("bfloat16", "float16", "float32")
 
 
 def _say(text: str) -> None:
   print(text, file=sys.stderr)
-
-
-def _check_tokenizer(folder: Path, vocab_size: int) -> None:
-  """Its end-of-text token must be one that the model can write."""
-  tokenizer = load_tokenizer(folder)
-  if tokenizer.eos_id >= vocab_size:
-    raise UserError(
-      f"{folder}: </s> has id {tokenizer.eos_id}, the model knows "
-      f"{vocab_size} tokens; it is the tokenizer of another model"
-    )
 
 
 def _read(
@@ -63,14 +58,20 @@ def _read(
     for layer in range(entry.layers) if entry.layers else [None]:
       if adapter is not None and entry.path in adapter.others:
         whole = adapter.others[entry.path]
-        yield whole.astype(dtype or source.dtype_of(entry))
+        yield cast(whole, dtype or source.dtype_of(entry), entry.path)
       elif adapter is not None and f"{stem}/lora_a" in adapter.params:
         # added before the cast: bfloat16 would round twice
         kernel = source.read_layer(entry, layer, np.dtype(np.float32))
         a = adapter.params[f"{stem}/lora_a"][layer]
         b = adapter.params[f"{stem}/lora_b"][layer]
-        merged = export.merged_kernel(kernel, a, b, adapter.config.scale)
-        yield merged.astype(dtype or source.dtype_of(entry))
+        yield export.merged_kernel(
+          kernel,
+          a,
+          b,
+          adapter.config.scale,
+          dtype or source.dtype_of(entry),
+          f"{entry.path}, layer {layer}",
+        )
       else:
         yield source.read_layer(entry, layer, dtype)
 
@@ -95,13 +96,13 @@ def from_torch(args: argparse.Namespace) -> None:
     if said := peft_load.skipped(adapter):
       _say(f"{args.adapter}: {said}")
   template = args.template or source.template
-  find_template(template)
+  spoken = find_template(template)
   dtype = None if args.dtype == "keep" else np.dtype(args.dtype)
   words = Path(args.tokenizer or src)
   with tempfile.TemporaryDirectory() as staged:
     tokenizers.copy_files(words, Path(staged))
     # not the copy: an error names a file that the user has
-    _check_tokenizer(words, source.config.decoder.vocab_size)
+    check_ids(load_tokenizer(words, source.config.decoder.vocab_size), spoken)
     restore.save_model_folder(
       args.dst,
       source.config,

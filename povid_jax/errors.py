@@ -15,6 +15,14 @@ class UserError(Exception):
   """Bad input, said in one line: what, where, and what was expected."""
 
 
+def not_finite(what: str) -> UserError:
+  """The error of a number that left a model as NaN or infinity."""
+  return UserError(
+    f"{what} is NaN or infinite: the checkpoint's weights are damaged, or its "
+    "numbers are too large for the dtype (try float32)"
+  )
+
+
 def run(main: Callable[[], int | None]) -> None:
   """Runs a command's `main`; a UserError becomes one line and exit code 2."""
   try:

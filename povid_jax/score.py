@@ -11,6 +11,7 @@ same without; of a run, the reference is what the run started from.
 import argparse
 import functools
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,7 +106,9 @@ def load_scorer(
   return Scorer(
     policy=build({**base, **trained}, lora),
     reference=build(base, None),
-    tokenizer=load_tokenizer(weights.tokenizer),
+    tokenizer=load_tokenizer(
+      weights.tokenizer, weights.config.decoder.vocab_size
+    ),
     weights=weights,
   )
 
@@ -172,6 +175,12 @@ def make_batch(
     scorer.weights.template,
     scorer.weights.config.image_tokens,
   )
+  longest = len(encoded.prefix_ids) + max(map(len, encoded.branch_ids))
+  if longest > (most := scorer.weights.config.decoder.context_length):
+    raise UserError(
+      f"too long: {longest} tokens with its pictures, the model has {most} "
+      "positions"
+    )
   paths = [pairs.resolve_image(options.image_dir, n) for n in sample.images]
   pictures = [open_image(path) for path in paths]
   batch = {
@@ -274,6 +283,16 @@ def score_pair(
   }
 
 
+def _not_finite(row: dict[str, Any]) -> str:
+  """The first number of a row that is none, by its names; "" for none."""
+  for name, value in row.items():
+    if isinstance(value, dict) and (bad := _not_finite(value)):
+      return f"{name} {bad}"
+    if isinstance(value, float) and not math.isfinite(value):
+      return name
+  return ""
+
+
 def score(
   samples: Sequence[pairs.Sample], scorer: Scorer, options: Options, out: Path
 ) -> None:
@@ -281,6 +300,8 @@ def score(
   with files.atomic_write(out) as file:
     for sample in progress.bar(samples, desc="scoring", unit="pair"):
       row = score_pair(sample, scorer, options)
+      if bad := _not_finite(row):
+        raise errors.not_finite(f"pair {sample.id!r}: {bad}")
       file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 

@@ -144,10 +144,18 @@ def assign(
   num_branches: int,
   max_prefix: int = 0,
   max_branch: int = 0,
+  max_positions: int = 0,
 ) -> Buckets:
   """Chooses bucket lengths from the data; samples over the maxima are left
-  out of `kept` (the caller reports them)."""
+  out of `kept` (the caller reports them).
+
+  Args:
+    max_positions: of prefix and longest branch together: what the model was
+      made for. 0 is no limit, as for the others.
+  """
   fits = lengths.prefix > 0
+  if max_positions:
+    fits &= lengths.prefix + lengths.branch <= max_positions
   if max_prefix:
     fits &= lengths.prefix <= max_prefix
   if max_branch:
@@ -156,7 +164,12 @@ def assign(
   if not len(kept):
     if not (lengths.prefix > 0).any():
       raise UserError("no sample can be used; see skipped.jsonl for reasons")
-    raise UserError("no sample fits data.max_prefix and data.max_branch")
+    raise UserError(
+      "no sample fits data.max_prefix, data.max_branch and the model's "
+      f"{max_positions or 'unlimited'} positions; the shortest has "
+      f"{int((lengths.prefix + lengths.branch)[lengths.prefix > 0].min())} "
+      "tokens, image tokens included"
+    )
   prefix = choose_buckets(lengths.prefix[kept], count, multiple)
   branch = choose_buckets(lengths.branch[kept], count, multiple)
   of = np.stack(
@@ -179,6 +192,7 @@ def report_too_long(
   buckets: Buckets,
   path: str,
   policy: str,
+  max_positions: int = 0,
 ) -> None:
   """Writes the ids and token counts of samples that do not fit.
 
@@ -196,10 +210,14 @@ def report_too_long(
       )
   first = source[out[0]].id
   message = (
-    f"{len(out)} sample(s) are longer than data.max_prefix or "
-    f"data.max_branch, image tokens included; the first is {first!r} with "
-    f"{lengths.prefix[out[0]]} + {lengths.branch[out[0]]} tokens; all in {path}"
+    f"{len(out)} sample(s) are longer than data.max_prefix, data.max_branch or "
+    f"the model's positions, image tokens included; the first is {first!r} "
+    f"with {lengths.prefix[out[0]]} + {lengths.branch[out[0]]} tokens; all in "
+    f"{path}"
   )
   if policy == "refuse":
-    raise UserError(f"{message}. Raise the limits or set data.on_too_long=drop")
+    raise UserError(
+      f"{message}. Raise the limits (the model's {max_positions or 'own'} "
+      "positions are fixed) or set data.on_too_long=drop"
+    )
   print(f"left out: {message}")

@@ -16,6 +16,7 @@ __all__ = [
   "Encoded",
   "Template",
   "Tokenizer",
+  "check_ids",
   "count_images",
   "encode",
   "encode_prompt",
@@ -115,6 +116,17 @@ def find_template(name: str) -> Template:
     known = ", ".join(sorted(TEMPLATES))
     raise UserError(f"template {name!r}: want one of {known}")
   return TEMPLATES[name]
+
+
+def check_ids(tokenizer: Tokenizer, template: Template) -> None:
+  """UserError where the template needs a token that the model has no row for.
+
+  Args:
+    tokenizer: loaded with the number of rows.
+  """
+  for written in dataclasses.astuple(template):
+    for token in _SPECIAL.findall(written):
+      tokenizer.token_id(token)
 
 
 def count_images(turns: Sequence[str]) -> int:

@@ -44,12 +44,41 @@ class Tokenizer(Protocol):
     ...
 
 
+class _InsideTheTable:
+  """Refuses ids that the model's embedding has no row for.
+
+  JAX would read another row, or NaN, without a word.
+  """
+
+  folder: Path
+  rows: int | None = None  # of the embedding; None: not known
+
+  def _name(self, i: int) -> str:
+    raise NotImplementedError
+
+  def _inside(self, ids: list[int]) -> list[int]:
+    if self.rows is not None and ids and max(ids) >= self.rows:
+      i = next(i for i in ids if i >= self.rows)
+      raise UserError(
+        f"token {self._name(i)!r} has id {i}, the model's embedding has "
+        f"{self.rows} rows: {self.folder} is the tokenizer of another model, "
+        "or got tokens that this model was not enlarged for "
+        "(resize_token_embeddings)"
+      )
+    return ids
+
+  def limit(self, rows: int, *used: int | None) -> None:
+    """Sets the rows; UserError where one of the ids `used` is outside."""
+    self.rows = rows
+    self._inside([i for i in used if i is not None])
+
+
 # Appended to a serialised model, this overrides normalizer_spec (field 3) with
 # add_dummy_prefix (field 3) = false: protobuf merges a message given twice.
 _NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
 
 
-class _SentencePiece:
+class _SentencePiece(_InsideTheTable):
   """The slow Llama tokenizer: a dummy space goes in front of a text."""
 
   def __init__(self, folder: Path) -> None:
@@ -92,6 +121,7 @@ class _SentencePiece:
     self, text: str, bos: bool = False, continues: bool = False
   ) -> list[int]:
     ids = (self._later if continues else self._model).encode(text)
+    self._inside(ids)
     return [self.bos_id, *ids] if bos and self.bos_id is not None else ids
 
   def decode(self, ids: Sequence[int]) -> str:
@@ -102,16 +132,22 @@ class _SentencePiece:
 
   def token_id(self, token: str) -> int | None:
     if token in self._added:
-      return self._added[token]
+      return self._inside([self._added[token]])[0]
     found = self._model.piece_to_id(token)
     known = found != self._model.unk_id() or token == "<unk>"
-    return found if known and self._model.id_to_piece(found) == token else None
+    if not known or self._model.id_to_piece(found) != token:
+      return None
+    return self._inside([found])[0]
+
+  def _name(self, i: int) -> str:
+    added = {known: token for token, known in self._added.items()}
+    return added.get(i) or self._model.id_to_piece(i)
 
   def __reduce__(self) -> tuple:
-    return _SentencePiece, (self.folder,)
+    return load_tokenizer, (self.folder, self.rows)
 
 
-class _Tokenizers:
+class _Tokenizers(_InsideTheTable):
   """A tokenizer.json by the tokenizers package, without its post-processor."""
 
   def __init__(self, folder: Path) -> None:
@@ -166,6 +202,7 @@ class _Tokenizers:
     if text and not continues:
       text = self._space + text
     ids = self._model.encode(text, add_special_tokens=False).ids
+    self._inside(ids)
     return [self.bos_id, *ids] if bos and self.bos_id is not None else ids
 
   def decode(self, ids: Sequence[int]) -> str:
@@ -175,10 +212,14 @@ class _Tokenizers:
     return self._model.decode(kept, skip_special_tokens=True)
 
   def token_id(self, token: str) -> int | None:
-    return self._model.token_to_id(token)
+    found = self._model.token_to_id(token)
+    return None if found is None else self._inside([found])[0]
+
+  def _name(self, i: int) -> str:
+    return self._model.id_to_token(i)
 
   def __reduce__(self) -> tuple:
-    return _Tokenizers, (self.folder,)
+    return load_tokenizer, (self.folder, self.rows)
 
 
 def _read_json(path: Path) -> Any:
@@ -224,18 +265,30 @@ def _special_names(folder: Path) -> dict[str, str | None]:
   return names
 
 
-def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
+def load_tokenizer(
+  folder: str | os.PathLike, rows: int | None = None
+) -> Tokenizer:
   """Loads the tokenizer of a folder; tokenizer.model wins over .json.
 
   The names of bos, eos and pad come from tokenizer_config.json or
   special_tokens_map.json, else the usual ones are looked for.
 
+  Args:
+    folder: of a tokenizer.
+    rows: of the embedding whose ids these are; an id outside is an error,
+      where it appears, that names the token.
+
   Raises:
-    UserError: neither file is there, it is broken, or it has no </s>.
+    UserError: neither file is there, it is broken, or it has no </s>, or its
+      <s> or </s> is outside of the rows.
   """
   folder = Path(folder)
   if (folder / "tokenizer.model").is_file():
-    return _SentencePiece(folder)
-  if (folder / "tokenizer.json").is_file():
-    return _Tokenizers(folder)
-  raise UserError(f"{folder}: want tokenizer.model or tokenizer.json in it")
+    tokenizer = _SentencePiece(folder)
+  elif (folder / "tokenizer.json").is_file():
+    tokenizer = _Tokenizers(folder)
+  else:
+    raise UserError(f"{folder}: want tokenizer.model or tokenizer.json in it")
+  if rows is not None:
+    tokenizer.limit(rows, tokenizer.bos_id, tokenizer.eos_id)
+  return tokenizer

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from PIL import Image
 
-from povid_jax import files, progress
+from povid_jax import errors, files, progress
 from povid_jax.checkpoints import restore
 from povid_jax.data import noise as noise_lib
 from povid_jax.data import text
@@ -23,7 +23,7 @@ from povid_jax.data.image import Mode, open_image, preprocess
 from povid_jax.data.questions import Question
 from povid_jax.data.tokenizer import Tokenizer, load_tokenizer
 from povid_jax.errors import UserError
-from povid_jax.generate.decode import Decoding, write_answers
+from povid_jax.generate.decode import NOT_FINITE, Decoding, write_answers
 from povid_jax.models import params as params_lib
 from povid_jax.models import sharding
 from povid_jax.models.config import LlavaConfig
@@ -101,7 +101,9 @@ def load_policy(
   params_lib.check_shapes(spec, weights.params, shapes)
   return Policy(
     weights=weights,
-    tokenizer=load_tokenizer(weights.tokenizer),
+    tokenizer=load_tokenizer(
+      weights.tokenizer, weights.config.decoder.vocab_size
+    ),
     graph=graph,
     params=weights.params,
     mesh=mesh,
@@ -251,10 +253,20 @@ def _rows(
 
 
 def _prompt_ids(policy: Policy, question: Question) -> np.ndarray:
+  """The prompt; UserError where the model cannot take it."""
   turn = "<image>\n" * len(question.images) + question.text
-  return text.encode_prompt(
-    (turn,), policy.tokenizer, policy.template, policy.config.image_tokens
-  )
+  try:
+    ids = text.encode_prompt(
+      (turn,), policy.tokenizer, policy.template, policy.config.image_tokens
+    )
+    if len(ids) >= (most := policy.config.decoder.context_length):
+      raise UserError(
+        f"too long: {len(ids)} tokens with its pictures, the model has {most} "
+        "positions"
+      )
+  except UserError as error:
+    raise UserError(f"question {question.question_id!r}: {error}") from error
+  return ids
 
 
 def _images(
@@ -308,7 +320,14 @@ def _write(
       policy.graph, policy.params, *placed, decoding=decoding, stop_ids=stops
     )
   answers = []
-  for ids in np.asarray(out)[:rows].tolist():
+  most = policy.config.decoder.context_length
+  for question, prompt, ids in zip(
+    questions, prompts, np.asarray(out)[:rows].tolist(), strict=True
+  ):
+    if NOT_FINITE in ids:
+      who = f"question {question.question_id!r}: a logit of the answer"
+      raise errors.not_finite(who)
+    ids = ids[: most - len(prompt)]  # no position is left behind these
     end = next((i for i, t in enumerate(ids) if t in stops), len(ids))
     answers.append(ids[:end])
   return answers

@@ -12,6 +12,7 @@ from povid_jax.models.llava import Cache, Llava
 from povid_jax.models.params import Params, merge
 
 Array = jax.Array
+NOT_FINITE = -1  # stands where a token was to be chosen among NaN or infinity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,12 @@ class Decoding:
 
 def choose(logits: Array, keys: Array, decoding: Decoding) -> Array:
   """Next tokens int32[B] from float32[B, V] logits and one key per row."""
+  # the maximum is NaN or infinite where one of them is (one at -inf is none)
+  finite = jnp.isfinite(jnp.max(logits, axis=-1))
+  return jnp.where(finite, _choose(logits, keys, decoding), NOT_FINITE)
+
+
+def _choose(logits: Array, keys: Array, decoding: Decoding) -> Array:
   if decoding.temperature == 0:
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)
   logits = logits / decoding.temperature
@@ -119,7 +126,7 @@ def _loop(
     return choose(logits, keys, decoding)
 
   def over(ids: Array) -> Array:
-    return jnp.isin(ids, jnp.array(stop_ids))
+    return jnp.isin(ids, jnp.array((*stop_ids, NOT_FINITE)))
 
   def more(state: tuple) -> Array:
     step, _, done, *_ = state

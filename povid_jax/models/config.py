@@ -138,6 +138,17 @@ class DecoderConfig(_Dict):
     if self.rope_scaling is not None:
       object.__setattr__(self, "rope_scaling", _Scaling(self.rope_scaling))
 
+  @property
+  def context_length(self) -> int:
+    """Tokens of prefix and branch that the positions are good for.
+
+    Linear scaling leaves `max_position_embeddings` at what it was before (the
+    16k Vicuna says 4096 and a factor of 4); llama3 scaling does not.
+    """
+    scaling = self.rope_scaling or {}
+    factor = scaling["factor"] if scaling.get("type") == "linear" else 1
+    return int(self.max_positions * factor)
+
 
 @dataclasses.dataclass(frozen=True)
 class LayoutConfig(_Dict):

@@ -143,7 +143,8 @@ def build_data(
   source = RecordSource(config.data.train, config.data.split)
   if not len(source):
     raise UserError(f"{config.data.train} holds no {config.data.split} record")
-  tokenizer = load_tokenizer(weights.tokenizer)
+  rows = weights.config.decoder.vocab_size
+  tokenizer = load_tokenizer(weights.tokenizer, rows)
   needs = get_objective(config).needs
   text = lengths.TextSpec(
     template=weights.template,
@@ -169,6 +170,7 @@ def build_data(
     num_branches=text.num_branches,
     max_prefix=config.data.max_prefix,
     max_branch=config.data.max_branch,
+    max_positions=weights.config.decoder.context_length,
   )
   lengths.report_too_long(
     source,
@@ -176,6 +178,7 @@ def build_data(
     buckets,
     str(workdir / "too_long.tsv"),
     config.data.on_too_long,
+    weights.config.decoder.context_length,
   )
   one = batches.Plan(buckets, config.batch_size, config.seed, 1)
   per_epoch = one.steps_per_epoch

@@ -312,6 +312,12 @@ def check_finite(
   if flags["finite"]:
     return
   where = f"step {step}: the loss or a gradient is NaN or infinite"
+  if policy == "raise" and step == 0:
+    raise NonFiniteError(
+      f"{where} before anything was learnt, so it is not the learning rate: "
+      "the weights of config.init are damaged, or its numbers are too large "
+      "for config.dtype. `python -m povid_jax.score` shows each pair's numbers"
+    )
   if policy == "raise":
     raise NonFiniteError(
       f"{where}; the update was not applied. Lower the learning rate, look at "

@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from povid_jax import files, progress
+from povid_jax import errors, files, progress
 from povid_jax.checkpoints import restore
 from povid_jax.data import batches
 from povid_jax.errors import UserError
@@ -162,7 +162,11 @@ def _compute(
       index = np.asarray(out.pop("index")).reshape(-1)
       real = index != batches.FILLER
       for name, array in out.items():
-        values[name][index[real]] = np.asarray(array).reshape(-1)[real]
+        numbers = np.asarray(array).reshape(-1)[real]
+        for record in index[real][~np.isfinite(numbers)][:1].tolist():
+          who = f"record {data.source[record].id!r}"
+          raise errors.not_finite(f"{who}: log-prob {name} of the reference")
+        values[name][index[real]] = numbers
   return values
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from povid_jax import progress
 from povid_jax.errors import UserError
 from povid_jax.models.config import LlavaConfig, LoraConfig
-from povid_jax.weights import hf_config, keys
-from povid_jax.weights.load import copy_cast
+from povid_jax.weights import finite, hf_config, keys
+from povid_jax.weights.load import cast
 
 # (our path -> array, the adapters' dimensions) of one run
 Tuned = tuple[Mapping[str, Any], LoraConfig | None]
@@ -110,13 +110,28 @@ def write_shards(
 
 
 def merged_kernel(
-  kernel: np.ndarray, a: np.ndarray, b: np.ndarray, scale: float
+  kernel: np.ndarray,
+  a: np.ndarray,
+  b: np.ndarray,
+  scale: float,
+  dtype: np.dtype,
+  name: str,
 ) -> np.ndarray:
-  """One layer's W + scale * A B, added in float32, in the kernel's dtype."""
+  """One layer's W + scale * A B, added in float32, cast once.
+
+  Args:
+    dtype: of the result; bfloat16 before the sum would round twice.
+    name: the kernel, for the error.
+
+  Raises:
+    UserError: the sum is infinite, or the dtype cannot hold it.
+  """
   delta = np.asarray(a, np.float32) @ np.asarray(b, np.float32)
   delta *= np.float32(scale)
   delta += np.asarray(kernel, np.float32)
-  return delta.astype(kernel.dtype)
+  name = f"{name} with its adapter folded in"
+  finite.check(delta, name)
+  return cast(delta, dtype, name)
 
 
 def _grown(table: np.ndarray, rows: int) -> np.ndarray:
@@ -144,19 +159,23 @@ def _torch_tensors(
   def make(entry: keys.Entry, layer: int | None) -> np.ndarray:
     one = lambda x: np.asarray(x if layer is None else x[layer])
     value = one(params[entry.path])
+    finite.check(value, entry.path)
+    stored = value.dtype
     stem = entry.path.removesuffix("/kernel")
     for trained, lora in tuned:
       if entry.path in trained:
-        value = one(trained[entry.path]).astype(value.dtype)
+        value = one(trained[entry.path])
+        finite.check(value, entry.path)
+        value = cast(value, stored, entry.path)
       if lora is not None and f"{stem}/lora_a" in trained:
         a, b = trained[f"{stem}/lora_a"], trained[f"{stem}/lora_b"]
-        value = merged_kernel(value, one(a), one(b), lora.scale)
+        value = merged_kernel(
+          value, one(a), one(b), lora.scale, value.dtype, entry.path
+        )
     value = value.transpose(np.argsort(entry.axes))
     if _by_token(entry):
       value = _grown(value, vocab_size)
-    out = np.empty(value.shape, value.dtype)
-    copy_cast(out, value)
-    return out
+    return cast(value, value.dtype, entry.path)
 
   for entry in keys.entries(config):
     shape = entry.shape

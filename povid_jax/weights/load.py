@@ -12,7 +12,7 @@ import numpy as np
 from povid_jax import progress
 from povid_jax.errors import UserError
 from povid_jax.models.config import LlavaConfig
-from povid_jax.weights import dimensions, keys
+from povid_jax.weights import dimensions, finite, keys
 from povid_jax.weights.shards import (
   Tensor,
   read_file,
@@ -55,10 +55,9 @@ class Source:
     index: Any = ...,
   ) -> np.ndarray:
     """One torch tensor in our layout, or the part that `index` names."""
-    tensor = self.pieces[entry.path, layer].read().transpose(entry.axes)[index]
-    out = np.empty(tensor.shape, dtype or self.dtype_of(entry))
-    copy_cast(out, tensor)
-    return out
+    tensor = self.pieces[entry.path, layer]
+    value = tensor.read().transpose(entry.axes)[index]
+    return cast(value, dtype or self.dtype_of(entry), tensor.name)
 
   def read(
     self, entry: keys.Entry, dtype: np.dtype | None, index: Any = None
@@ -110,15 +109,26 @@ class Source:
     return dict(sorted(out.items()))
 
 
-def copy_cast(out: np.ndarray, value: np.ndarray) -> None:
-  """out[...] = value, fast also where `value` is a transposed view."""
-  if out.ndim != 2 or value.flags.c_contiguous:
-    out[...] = value
-    return
-  for i in range(0, out.shape[0], _BLOCK):
-    for j in range(0, out.shape[1], _BLOCK):
-      block = np.s_[i : i + _BLOCK, j : j + _BLOCK]
-      out[block] = value[block]
+def cast(value: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+  """A contiguous copy in another dtype, fast also for a transposed view.
+
+  Args:
+    name: the file and the tensor, for the error.
+
+  Raises:
+    UserError: a value that the dtype cannot hold.
+  """
+  out = np.empty(value.shape, dtype)
+  with np.errstate(over="ignore"):  # an error below says more than a warning
+    if out.ndim != 2 or value.flags.c_contiguous:
+      out[...] = value
+    else:
+      for i in range(0, out.shape[0], _BLOCK):
+        for j in range(0, out.shape[1], _BLOCK):
+          block = np.s_[i : i + _BLOCK, j : j + _BLOCK]
+          out[block] = value[block]
+  finite.check_cast(value.dtype, out, name)
+  return out
 
 
 def _check_tensors(

@@ -10,7 +10,7 @@ from povid_jax.errors import UserError
 from povid_jax.models.config import LlavaConfig, LoraConfig
 from povid_jax.weights import keys
 from povid_jax.weights.fields import integer, number
-from povid_jax.weights.load import copy_cast
+from povid_jax.weights.load import cast
 from povid_jax.weights.shards import Tensor, read_bin, read_folder, read_json
 
 # PEFT's wrapper around a model; the released trainer wraps twice
@@ -180,7 +180,7 @@ def _stack(
             f"{tensor.file}: {tensor.key} has shape {tensor.shape}, "
             f"want {shape}"
           )
-        copy_cast(stacked[layer], tensor.read().T)
+        stacked[layer] = cast(tensor.read().T, stacked.dtype, tensor.name)
       out[f"{path}/lora_{side.lower()}"] = stacked
   return out
 
@@ -205,7 +205,7 @@ def _others(
         f"want {entry.shape}"
       )
     value = tensor.read().transpose(entry.axes)
-    out[entry.path] = np.ascontiguousarray(value, np.float32)
+    out[entry.path] = cast(value, np.dtype(np.float32), tensor.name)
   return out
 
 

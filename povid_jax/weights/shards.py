@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from povid_jax.errors import UserError
+from povid_jax.weights import finite
 
 _DTYPES = {
   "F64": np.dtype(np.float64),
@@ -45,9 +46,20 @@ class Tensor:
   dtype: np.dtype
   load: Callable[[], np.ndarray]
 
+  @property
+  def name(self) -> str:
+    """The file and the key, for errors."""
+    return f"{self.file}: {self.key}"
+
   def read(self) -> np.ndarray:
-    """The tensor; unmapped again as soon as the array is dropped."""
-    return self.load()
+    """The tensor; unmapped again as soon as the array is dropped.
+
+    Raises:
+      UserError: a value in it is NaN or infinite.
+    """
+    value = self.load()
+    finite.check(value, self.name)
+    return value
 
 
 def _mapped(

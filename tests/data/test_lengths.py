@@ -69,6 +69,13 @@ def test_assign():
   assert found.padding == pytest.approx(1 - (3 + 4 + 7 + 7 + 9 + 3) / rows)
   with pytest.raises(UserError, match="no sample fits data.max_prefix"):
     assign(measured, count=1, multiple=4, num_branches=2, max_branch=1)
+  # prefix and branch of a sample together
+  found = assign(
+    measured, count=1, multiple=4, num_branches=2, max_positions=13
+  )
+  np.testing.assert_array_equal(found.kept, [0, 1, 2])
+  with pytest.raises(UserError, match="4 positions; the shortest has 5"):
+    assign(measured, count=1, multiple=4, num_branches=2, max_positions=4)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,44 @@ def test_travels_to_workers(llama_folder: Path, tmp_path: Path) -> None:
     tokenizer = text.load_tokenizer(folder)
     other = pickle.loads(pickle.dumps(tokenizer))
     assert other.encode("a dog") == tokenizer.encode("a dog")
+
+
+def _with_added(folder: Path, kind: str) -> None:
+  """A tokenizer with the added token <box>."""
+  if kind == "slow":
+    (folder / "added_tokens.json").write_text('{"<box>": 5000}')
+    return
+  spec = toy("<unk>", "<s>", "</s>")
+  spec["added_tokens"].append(
+    {"id": 5000, "content": "<box>", "special": False, "single_word": False,
+     "lstrip": False, "rstrip": False, "normalized": False}
+  )  # fmt: skip
+  write(folder, spec)
+
+
+@pytest.mark.parametrize("kind", ["slow", "fast"])
+def test_ids_that_the_model_has_no_row_for(
+  kind: str, llama_folder: Path, tmp_path: Path
+) -> None:
+  folder = tmp_path / "words"
+  shutil.copytree(llama_folder, folder)
+  if kind == "fast":
+    (folder / "tokenizer.model").unlink()
+  _with_added(folder, kind)
+  box = text.load_tokenizer(folder).token_id("<box>")
+  assert box is not None
+  tokenizer = text.load_tokenizer(folder, box)
+  tokenizer = pickle.loads(pickle.dumps(tokenizer))
+  assert tokenizer.encode("a dog")
+  message = f"'<box>' has id {box}, the model's embedding has {box} rows"
+  with pytest.raises(UserError, match=message):
+    tokenizer.token_id("<box>")
+  if kind == "fast":  # a slow one takes its characters
+    with pytest.raises(UserError, match=message):
+      tokenizer.encode("a <box>")
+  assert text.load_tokenizer(folder, box + 1).token_id("<box>") == box
+  with pytest.raises(UserError, match="has id 2, .* has 2 rows"):
+    text.load_tokenizer(folder, 2)
 
 
 def _no_end(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Answers with a KV cache against running everything anew for each token."""
 
+import dataclasses
 import json
 
 import jax
@@ -67,6 +68,43 @@ def test_greedy_is_the_argmax_of_the_whole_forward_pass(world, greedy):
     assert row["text"] == policy.tokenizer.decode(want).strip()
     assert row["metadata"]["tokens"] == len(want)
   assert len({row["text"] for row in greedy}) > 1
+
+
+def test_logits_that_are_no_numbers_are_refused(world):
+  """Not an answer of tokens that nobody chose, which a benchmark would read."""
+  policy, questions = world
+  params = dict(policy.params)
+  name = "decoder/layers/mlp/down_proj/kernel"
+  params[name] = params[name].at[0, 3, 5].set(float("nan"))
+  damaged = dataclasses.replace(policy, params=params)
+  for how in (Decoding(4), Decoding(4, temperature=1.0, top_k=3, top_p=0.5)):
+    with pytest.raises(UserError, match="question 2: a logit .* NaN"):
+      answering.answer(damaged, questions[2:3], how)
+
+
+def test_an_answer_ends_where_the_positions_end(world, greedy):
+  policy, questions = world
+  how = Decoding(max_new_tokens=LENGTH, batch_size=5)
+  longest = max(len(answering._prompt_ids(policy, q)) for q in questions)
+
+  def ask(positions):
+    decoder = dataclasses.replace(
+      policy.config.decoder, max_positions=positions
+    )
+    config = dataclasses.replace(policy.config, decoder=decoder)
+    weights = dataclasses.replace(policy.weights, config=config)
+    short = dataclasses.replace(policy, weights=weights)
+    return answering.answer(short, questions, how)
+
+  for question, row, whole in zip(
+    questions, ask(longest + 2), greedy, strict=True
+  ):
+    room = longest + 2 - len(answering._prompt_ids(policy, question))
+    tokens = whole["metadata"]["tokens"]
+    assert row["metadata"]["tokens"] == min(tokens, room)
+    assert whole["text"].startswith(row["text"])
+  with pytest.raises(UserError, match=f"too long: {longest} tokens"):
+    ask(longest)
 
 
 def test_a_row_that_fills_up_is_over_before_it_starts(world, greedy):

@@ -204,5 +204,5 @@ def test_merging():
   kernel, a, b = (
     rng.standard_normal(s, np.float32) for s in ((5, 7), (5, 2), (2, 7))
   )
-  got = export.merged_kernel(kernel, a, b, 0.5)
+  got = export.merged_kernel(kernel, a, b, 0.5, kernel.dtype, "q_proj")
   np.testing.assert_allclose(got, kernel + 0.5 * a @ b, rtol=1e-6)

@@ -4,13 +4,17 @@ import functools
 import json
 import os
 import re
+import shutil
 import signal
 
 import jax
+import numpy as np
 import pytest
 
 from povid_jax import train
-from povid_jax.data.records import RecordWriter, shard_name
+from povid_jax.data import lengths
+from povid_jax.data.records import RecordSource, RecordWriter, shard_name
+from povid_jax.data.tokenizer import load_tokenizer
 from povid_jax.errors import UserError
 from povid_jax.training import loop, metrics
 from tests import small_world
@@ -197,6 +201,45 @@ def test_loss_that_is_not_finite(world, one_device, tmp_path):
   rows = [json.loads(line) for line in lines]
   assert [row["skipped"] for row in rows] == [0, 1, 2, 3]
   assert [row["loss"] is None for row in rows] == [False, True, True, True]
+
+
+def test_a_model_whose_numbers_are_none(world, one_device, tmp_path):
+  """The first step names the model, the reference pass and score the record."""
+  weights = small_world.arrays()
+  weights["decoder/norm/scale"][3] = np.inf
+  model = small_world.model_folder(tmp_path, weights)
+  fields = {"objective.name": "dpo", "steps": 2}
+  config = small_world.config(model, world / "data", fields)
+  with pytest.raises(UserError, match="step 0: .* weights of config.init"):
+    train.train_and_evaluate(config, tmp_path / "a")
+  config.reference = "cached"
+  with pytest.raises(
+    UserError, match=r"record 'r\d+': log-prob \w+ of the ref"
+  ):
+    train.train_and_evaluate(config, tmp_path / "b")
+  assert not (tmp_path / "b/reference").exists()
+
+
+def test_samples_longer_than_the_models_positions(world, one_device, tmp_path):
+  model = tmp_path / "model"
+  shutil.copytree(world / "model", model)
+  described = json.loads((model / "model.json").read_text())
+  measured = lengths.measure(
+    RecordSource(world / "data"),
+    load_tokenizer(model / "tokenizer"),
+    lengths.TextSpec("short", small_world.MODEL.image_tokens, 2),
+  )
+  tokens = measured.prefix + measured.branch
+  limit = int(tokens.max()) - 1
+  described["decoder"]["max_positions"] = limit
+  (model / "model.json").write_text(json.dumps(described))
+  config = small_world.config(model, world / "data", {"steps": 1})
+  with pytest.raises(UserError, match=f"model's {limit} positions are fixed"):
+    train.train_and_evaluate(config, tmp_path / "a")
+  config.data.on_too_long = "drop"
+  train.train_and_evaluate(config, tmp_path / "b")
+  lines = (tmp_path / "b/too_long.tsv").read_text().splitlines()
+  assert len(lines) == (tokens > limit).sum()
 
 
 def test_profiler_trace(monkeypatch, tmp_path):

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from povid_jax import progress
+from povid_jax import errors, progress
 from povid_jax.data import pairs
 from povid_jax.data.records import Record, Records, RecordSource
 from povid_jax.errors import UserError
@@ -192,6 +192,10 @@ def _logps(
       )
     sums[rows[rows >= 0]] = np.stack([np.asarray(x) for x in out], 1)[rows >= 0]
     bar.update(int((rows >= 0).sum()))
+    for row in rows[rows >= 0]:
+      if not np.isfinite(sums[row]).all():
+        what = f"preference: a log-prob of record {source[row].id!r}"
+        raise errors.not_finite(what)
   bar.close()
   return sums
 
@@ -223,6 +227,13 @@ def _batches(
 
   text = lengths.TextSpec(policy.template, policy.config.image_tokens, 2)
   measured = lengths.measure(source, policy.tokenizer, text)
+  most = policy.config.decoder.context_length
+  for row in np.flatnonzero(measured.prefix + measured.branch > most)[:1]:
+    raise UserError(
+      f"preference: record {source[row].id!r} is too long: "
+      f"{measured.prefix[row]} + {measured.branch[row]} tokens, the model has "
+      f"{most} positions"
+    )
   buckets = lengths.assign(measured, count=4, multiple=32, num_branches=2)
   loader = batches.Loader(
     source=source,
