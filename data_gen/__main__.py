@@ -80,5 +80,10 @@ def _of_injector(name: str) -> tuple:
   return add_arguments, lambda args: drive(args, kind), text
 
 
-if __name__ == "__main__":
+def command() -> None:
+  """The entry point of the installed script."""
   run(main)
+
+
+if __name__ == "__main__":
+  command()

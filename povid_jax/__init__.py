@@ -1,3 +1,3 @@
 """POVID preference tuning of vision-language models in JAX."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -189,5 +189,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   return 0
 
 
-if __name__ == "__main__":
+def command() -> None:
+  """The entry point of the installed script."""
   errors.run(main)
+
+
+if __name__ == "__main__":
+  command()

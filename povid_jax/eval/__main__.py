@@ -119,5 +119,10 @@ def run_build_pope(argv: Sequence[str]) -> int:
   return 0
 
 
-if __name__ == "__main__":
+def command() -> None:
+  """The entry point of the installed script."""
   errors.run(main)
+
+
+if __name__ == "__main__":
+  command()

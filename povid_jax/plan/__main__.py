@@ -113,5 +113,10 @@ def _before_jax(topology: Topology) -> None:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"
 
 
-if __name__ == "__main__":
+def command() -> None:
+  """The entry point of the installed script."""
   errors.run(main)
+
+
+if __name__ == "__main__":
+  command()
