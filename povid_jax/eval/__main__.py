@@ -5,6 +5,7 @@
   python -m povid_jax.eval --answers=answers.jsonl --benchmarks=pope \\
     --data=DATA --out=OUT
   python -m povid_jax.eval compare OUT_A OUT_B
+  python -m povid_jax.eval matched-recall OUT_A OUT_B
   python -m povid_jax.eval build-pope --instances=instances_val2014.json \\
     --images=500 --out=DATA/pope
 
@@ -19,13 +20,13 @@ from typing import Any
 
 from povid_jax import errors
 from povid_jax.errors import UserError
-from povid_jax.eval import compare, flags, run
+from povid_jax.eval import compare, flags, matched_recall, run
 from povid_jax.eval.benchmarks import coco, pope_build
 from povid_jax.files import atomic_write
 
 
 def main(argv: Sequence[str] | None = None, policy: Any = None) -> int:
-  """The command; the first word may be compare or build-pope.
+  """The command; the first word may be compare, matched-recall or build-pope.
 
   Args:
     policy: a model in memory that is asked in place of what --checkpoint
@@ -34,6 +35,8 @@ def main(argv: Sequence[str] | None = None, policy: Any = None) -> int:
   argv = list(sys.argv[1:] if argv is None else argv)
   if argv[:1] == ["compare"]:
     return run_compare(argv[1:])
+  if argv[:1] == ["matched-recall"]:
+    return matched_recall.run(argv[1:])
   if argv[:1] == ["build-pope"]:
     return run_build_pope(argv[1:])
   parser = argparse.ArgumentParser(

@@ -10,6 +10,8 @@ What is found in it is shown, the rest is left out:
   <stage>/metrics/train.jsonl, <stage>/config.json    training curves, configs
   eval/<stage>/<split>/results.json, answers.jsonl,   scores with intervals,
     verdicts.jsonl, counts.jsonl                      captions side by side
+  results/<name>/results.json near RUN                the same, of this RUN and
+                                                      the model it began with
   summary.json                                        scores, seed, seconds
   *pairs*.json[l]                                     preference pairs
   commands.jsonl ({"command", "title", "seconds"})    exact commands
@@ -46,11 +48,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     default=[],
     help="where pictures are, if not in RUN; may be repeated",
   )
+  add(
+    "--scores",
+    type=Path,
+    action="append",
+    default=[],
+    metavar="DIR",
+    help="an --out folder of povid_jax.eval; may be repeated (default: those "
+    "in results/ that scored this run or its init)",
+  )
   add("--examples", type=int, default=20, help="pictures with captions (20)")
   add("--show-pairs", type=int, default=8, help="preference pairs (8)")
   add("--seed", type=int, default=0, help="of the random draw of examples (0)")
   args = parser.parse_args(argv)
-  run = load(args.runs, pairs=args.pairs, image_dirs=args.image_dir)
+  run = load(
+    args.runs, pairs=args.pairs, image_dirs=args.image_dir, scores=args.scores
+  )
   out = args.out or args.runs[0] / "report.html"
   page = build(
     run, examples=args.examples, pairs=args.show_pairs, seed=args.seed

@@ -114,6 +114,7 @@ def load(
   *,
   pairs: Path | None = None,
   image_dirs: Sequence[Path] = (),
+  scores: Sequence[Path] = (),
 ) -> Run:
   """Reads run folders.
 
@@ -121,6 +122,8 @@ def load(
     folders: each a folder of stages (runs/quickstart) or one training run.
     pairs: preference JSON; by default the first pairs*.json[l] found near.
     image_dirs: where pictures are looked for first.
+    scores: folders that `povid_jax.eval --out` wrote; by default those in a
+      folder `results` near the run that scored it or the model it began with.
 
   Raises:
     UserError: a folder that is not there, or nothing to show in any of them.
@@ -128,7 +131,17 @@ def load(
   for folder in folders:
     if not folder.is_dir():
       raise UserError(f"no folder {folder}; name the folder of a run")
-  scored = {folder: list(_evaluations(folder)) for folder in folders}
+  scored = {
+    folder: [*_evaluations(folder), *_results_near(folder)]
+    for folder in folders
+  }
+  for folder in scores:
+    if not (folder / "results.json").is_file():
+      raise UserError(
+        f"{folder} has no results.json; --scores wants an --out folder of "
+        "povid_jax.eval"
+      )
+    scored[folders[0]].append(_evaluation(folder, folder.name, ""))
   first = folders[0]
   repeats = [f for f in folders[1:] if scored[first] and scored[f]]
   told = [folder for folder in folders if folder not in repeats]
@@ -189,16 +202,45 @@ def _evaluations(folder: Path) -> Iterator[Evaluation]:
   found = sorted(folder.glob("eval/*/*/results.json"))
   for results in sorted(found, key=lambda p: stage_key(p.parent.parent.name)):
     home = results.parent
-    content = read_json(results)
-    yield Evaluation(
-      stage=home.parent.name,
-      split=home.name,
-      scores=_scores(content.get("results", []), results),
-      settings=content.get("settings") or {},
-      answers=_by_id(home / "answers.jsonl"),
-      verdicts=_by_id(home / "verdicts.jsonl", needs="mentions"),
-      folder=home,
-    )
+    yield _evaluation(home, home.parent.name, home.name)
+
+
+def _evaluation(home: Path, stage: str, split: str) -> Evaluation:
+  results = home / "results.json"
+  content = read_json(results)
+  return Evaluation(
+    stage=stage,
+    split=split,
+    scores=_scores(content.get("results", []), results),
+    settings=content.get("settings") or {},
+    answers=_by_id(home / "answers.jsonl"),
+    verdicts=_by_id(home / "verdicts.jsonl", needs="mentions"),
+    folder=home,
+  )
+
+
+def _results_near(run: Path) -> Iterator[Evaluation]:
+  """results/NAME of the README's commands: scores of this run and its init.
+
+  They lie in a folder `results` in the working directory, beside the run, or
+  beside the folder of runs, and name the checkpoint that they scored.
+  """
+  config = run / "config.json"
+  if not config.exists():
+    return
+  init = str(read_json(config).get("init", ""))
+  wanted = {run.resolve()}
+  if init:
+    wanted.add(Path(init.partition("@")[0]).resolve())
+  places = [Path("results"), run.parent / "results", run.parents[1] / "results"]
+  found: dict[Path, Evaluation] = {}
+  for place in dict.fromkeys(path.resolve() for path in places):
+    for results in sorted(place.glob("*/results.json")):
+      home = results.parent
+      asked = (read_json(results).get("settings") or {}).get("checkpoint")
+      if asked and Path(asked.partition("@")[0]).resolve() in wanted:
+        found[home] = _evaluation(home, home.name, "")
+  yield from sorted(found.values(), key=lambda e: stage_key(e.stage))
 
 
 def _scores(rows: list[dict[str, Any]], path: Path) -> dict[str, Score]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
+from povid_jax.errors import UserError
+from povid_jax.eval import matched_recall
 from povid_jax.eval.bootstrap import Difference
 from povid_jax.html import escape
 from povid_jax.report import charts
@@ -175,7 +177,28 @@ def _trade(found: Sequence[Evaluation]) -> str:
     f'<div class="beside">{chart}<div><h4>Not by saying less?</h4><p>Down is '
     "fewer inventions, right is more objects found. A model that only says "
     "less moves down and to the left.</p>"
-    f"{_against_control(found)}</div></div>"
+    f"{_at_equal_recall(found)}{_against_control(found)}</div></div>"
+  )
+
+
+def _at_equal_recall(found: Sequence[Evaluation]) -> str:
+  """CHAIRi of the last stage against the base cut to the same recall."""
+  pair = ends(found)
+  if pair is None or pair[0].folder is None or pair[1].folder is None:
+    return ""
+  try:
+    _, matched = matched_recall.match([(pair[0].folder, pair[1].folder)])
+  except UserError:  # no verdicts of captions, or of other pictures
+    return ""
+  metric = next(m for m in METRICS if m.key == "chair/CHAIRi")
+  gap = matched.chair
+  return (
+    f"<p>At the same recall ({matched.recall:.1%}: the answers of "
+    f"{escape(stage_name(pair[0].stage))} are cut after so many objects that "
+    "they reach it) the share of invented objects is "
+    f"{metric.form(gap.a)} against {metric.form(gap.b)}, a difference of "
+    f'<b class="{verdict(metric, gap)}">{points(gap, metric)}</b> points, '
+    f"p {_p(gap.p)}.</p>"
   )
 
 

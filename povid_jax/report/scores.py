@@ -68,7 +68,7 @@ def stage_name(stage: str) -> str:
 
 
 def split_name(split: str) -> str:
-  return SPLIT_NAMES.get(split, split.replace("_", " "))
+  return SPLIT_NAMES.get(split, split.replace("_", " ") or "all pictures")
 
 
 def splits(run: Run) -> list[str]:

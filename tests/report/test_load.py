@@ -1,9 +1,12 @@
 """Reading run folders: what is found, what is missing, what is broken."""
 
+import json
+
 import pytest
 
 from povid_jax.errors import UserError
 from povid_jax.report.load import load
+from tests.report.conftest import write_evaluation
 
 
 def test_everything_is_found(run_folder):
@@ -30,6 +33,26 @@ def test_a_single_training_run(run_folder):
   run = load([run_folder / "stage2"])
   assert [stage.name for stage in run.stages] == ["stage2"]
   assert run.evaluations == [] and run.pairs == []
+
+
+def test_scores_of_a_run_and_of_its_init_are_found_in_results(run_folder):
+  """As the README's commands leave them: results/base, results/stage2."""
+  run = run_folder / "stage2"
+  init = run_folder / "weights" / "llava"
+  (run / "config.json").write_text(json.dumps({"init": f"{init}@7"}))
+  asked = {"base": init, "stage2": f"{run}@25", "other": run_folder / "stage1"}
+  for name, checkpoint in asked.items():
+    home = run_folder / "results" / name
+    write_evaluation(home, "stage2")
+    content = json.loads((home / "results.json").read_text())
+    content["settings"]["checkpoint"] = str(checkpoint)
+    (home / "results.json").write_text(json.dumps(content))
+  found = load([run]).evaluations
+  assert [(e.stage, e.split) for e in found] == [("base", ""), ("stage2", "")]
+  named = load([run], scores=[run_folder / "results" / "other"]).evaluations
+  assert [e.stage for e in named] == ["base", "stage2", "other"]
+  with pytest.raises(UserError, match="no results.json; --scores wants"):
+    load([run], scores=[run_folder])
 
 
 def test_only_a_summary(tmp_path):

@@ -241,3 +241,30 @@ def test_only_hallucinations_are_marked():
 )
 def test_duration(seconds, want):
   assert training.duration(seconds) == want
+
+
+def test_equal_recall_stands_beside_says_less(run_folder):
+  """The base is cut to the recall of the last stage, pictures paired."""
+  for stage, recall, wrong in (("sft", 0.5, 0.4), ("stage2", 0.4, 0.2)):
+    path = run_folder / "eval" / stage / "balanced" / "results.json"
+    content = json.loads(path.read_text())
+    content["results"] += [
+      {"benchmark": "chair", "metric": "recall", "value": recall, "n": 2},
+      {"benchmark": "chair", "metric": "CHAIRi", "value": wrong, "n": 2},
+    ]
+    path.write_text(json.dumps(content))
+    # a mention that is true, so that there is a recall to be equal at
+    path = path.with_name("verdicts.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+      named = row["objects"][0]
+      row["mentions"].append(
+        {"object": named, "hallucinated": False, "start": 0, "end": 1}
+      )
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  text = build(load([run_folder]))
+  shown = re.search(r"At the same recall \((.*?)\).*?p [<=] [\d.]+", text)
+  assert shown is not None
+  # 3 true objects in two pictures, two of them named by both
+  assert shown[1].startswith("66.7%")
+  assert "33.3% against 33.3%" in shown[0]

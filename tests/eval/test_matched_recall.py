@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from benchmarks.matched_recall import match, verdicts
 from povid_jax.errors import UserError
+from povid_jax.eval.matched_recall import match, verdicts
 
 
 def _folder(path, answers):

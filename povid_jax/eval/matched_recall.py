@@ -1,8 +1,8 @@
 """CHAIRi of two models at the same recall.
 
-  python -m benchmarks.matched_recall EVAL_A EVAL_B
+  python -m povid_jax.eval matched-recall EVAL_A EVAL_B
 
-Whoever says less hallucinates less, so a lower CHAIRi at a lower recall shows
+Whoever says less hallucinates less, so a lower CHAIRi at a lower recall proves
 nothing. Here the answers of A are cut after their n-th object, n = 1, 2, ...:
 the curve of what A reaches by saying less. Between two cuts each picture takes
 one or the other by lot (recall and CHAIRi follow from the expected counts), so
@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from povid_jax import errors
 from povid_jax.errors import UserError
 from povid_jax.eval import bootstrap, needs
 from povid_jax.eval.bootstrap import Difference
@@ -129,10 +128,10 @@ def _at_recall(
   )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-  """The command."""
+def run(argv: Sequence[str]) -> int:
+  """The command `povid_jax.eval matched-recall`."""
   parser = argparse.ArgumentParser(
-    prog="benchmarks.matched_recall",
+    prog="povid_jax.eval matched-recall",
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
@@ -151,7 +150,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     f"[{100 * chair.low:+.1f}, {100 * chair.high:+.1f}], p = {chair.p:.3g}"
   )
   return 0
-
-
-if __name__ == "__main__":
-  errors.run(main)
