@@ -1,21 +1,21 @@
 """Questions in, answers out: restore a model, batch by length, resume."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from PIL import Image
 
-from povid_jax import errors, files, progress
+from povid_jax import files, progress
 from povid_jax.checkpoints import restore
 from povid_jax.data import noise as noise_lib
 from povid_jax.data import text
@@ -23,15 +23,15 @@ from povid_jax.data.image import Mode, open_image, preprocess
 from povid_jax.data.questions import Question
 from povid_jax.data.tokenizer import Tokenizer, load_tokenizer
 from povid_jax.errors import UserError
-from povid_jax.generate.decode import NOT_FINITE, Decoding, write_answers
+from povid_jax.generate import writing
+from povid_jax.generate.decode import Decoding
+from povid_jax.generate.writing import Prompt
 from povid_jax.models import params as params_lib
 from povid_jax.models import sharding
 from povid_jax.models.config import LlavaConfig
 from povid_jax.models.llava import Llava
 
 __all__ = ["Decoding", "Noise", "Policy", "Question", "answer", "load_policy"]
-
-LENGTH_MULTIPLE = 32  # prefixes are padded to multiples, so few are compiled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,46 +219,62 @@ def _rows(
     twins.setdefault(asked, []).append(question)
   alike = list(twins.values())
   questions = [group[0] for group in alike]
-  prompts = [_prompt_ids(policy, q) for q in questions]
-  order = sorted(range(len(questions)), key=lambda i: len(prompts[i]))
-  groups: dict[tuple[int, int], list[int]] = {}
-  for i in order:
-    padded = -(-len(prompts[i]) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
-    groups.setdefault((padded, len(questions[i].images)), []).append(i)
-  devices = policy.mesh.devices.size
-  size = -(-decoding.batch_size // devices) * devices
-  batches = [
-    (padded, group[start : start + size])
-    for (padded, _), group in groups.items()
-    for start in range(0, len(group), size)
+  prompts = [
+    to_prompt(policy, q, (zlib.crc32(str(q.question_id).encode()),), noise)
+    for q in questions
   ]
-  with ThreadPoolExecutor(max_workers=4) as pool:
-    load = lambda batch: [
-      pool.submit(_images, policy, questions[i], noise) for i in batch[1]
+  for found in writing.write(policy, prompts, decoding):
+    pairs = [
+      (question, branch.ids) for i, (branch,) in found for question in alike[i]
     ]
-    coming = load(batches[0]) if batches else []
-    for number, (padded, members) in enumerate(batches):
-      images = np.stack([job.result() for job in coming])
-      if number + 1 < len(batches):
-        coming = load(batches[number + 1])
-      chosen = [questions[i] for i in members]
-      ids = [prompts[i] for i in members]
-      written = _write(policy, chosen, ids, images, padded, size, decoding)
-      pairs = [
-        (question, tokens)
-        for i, tokens in zip(members, written, strict=True)
-        for question in alike[i]
-      ]
-      yield _describe(policy, pairs, decoding), sum(map(len, written))
+    tokens = sum(len(branch.ids) for _, (branch,) in found)
+    yield _describe(policy, pairs, decoding), tokens
 
 
-def _prompt_ids(policy: Policy, question: Question) -> np.ndarray:
+def to_prompt(
+  policy: Policy,
+  question: Question,
+  seeds: tuple[int, ...],
+  noise: Noise | None = None,
+  context: str = "",
+) -> Prompt:
+  """A question as `writing.write` takes it, with a branch for every seed.
+
+  Args:
+    policy: whose tokenizer and template make the prompt.
+    question: what is asked, with its pictures, which are read later.
+    seeds: of each branch's own random stream.
+    noise: distort every picture first.
+    context: the answer so far; branches go on from its end.
+
+  Raises:
+    UserError: the model cannot take the question, which is named.
+  """
+  return Prompt(
+    name=f"question {question.question_id!r}",
+    ids=_prompt_ids(policy, question, context),
+    pictures=functools.partial(_images, policy, question, noise),
+    kind=len(question.images),
+    seeds=seeds,
+  )
+
+
+def _prompt_ids(
+  policy: Policy, question: Question, context: str = ""
+) -> np.ndarray:
   """The prompt; UserError where the model cannot take it."""
   turn = "<image>\n" * len(question.images) + question.text
   try:
     ids = text.encode_prompt(
       (turn,), policy.tokenizer, policy.template, policy.config.image_tokens
     )
+    if context:
+      begun = text.encode(
+        *((turn,), ((context,),), policy.tokenizer, policy.template),
+        policy.config.image_tokens,
+      )
+      (answer,) = begun.branch_ids
+      ids = np.concatenate([ids, answer[: _open_end(policy, answer)]])
     if len(ids) >= (most := policy.config.decoder.context_length):
       raise UserError(
         f"too long: {len(ids)} tokens with its pictures, the model has {most} "
@@ -267,6 +283,19 @@ def _prompt_ids(policy: Policy, question: Question) -> np.ndarray:
   except UserError as error:
     raise UserError(f"question {question.question_id!r}: {error}") from error
   return ids
+
+
+def _open_end(policy: Policy, answer: np.ndarray) -> int:
+  """How many tokens of a whole answer belong to one that goes on: not its stop
+  token, nor the blank that a template puts in front of it."""
+  end = len(answer)
+  stops = text.stop_ids(policy.tokenizer, text.find_template(policy.template))
+  while end and (
+    answer[end - 1] in stops
+    or not policy.tokenizer.decode([int(answer[end - 1])]).strip()
+  ):
+    end -= 1
+  return end
 
 
 def _images(
@@ -288,49 +317,6 @@ def _images(
     except UserError as error:
       raise UserError(f"question {question.question_id!r}: {error}") from error
   return np.stack(pictures) if pictures else np.zeros((0, size, size, 3), "u1")
-
-
-def _write(
-  policy: Policy,
-  questions: Sequence[Question],
-  prompts: Sequence[np.ndarray],
-  images: np.ndarray,
-  padded: int,
-  size: int,
-  decoding: Decoding,
-) -> list[list[int]]:
-  """Token ids of each answer without what follows the stop token."""
-  rows = len(questions)
-  prefix = np.zeros((size, padded), np.int32)
-  lengths = np.zeros(size, np.int32)  # 0: only fills the batch up
-  seeds = np.zeros(size, np.uint32)
-  for row, (question, ids) in enumerate(zip(questions, prompts, strict=True)):
-    prefix[row, : len(ids)] = ids
-    lengths[row] = len(ids)
-    seeds[row] = zlib.crc32(str(question.question_id).encode())
-  filler = np.zeros((size - rows, *images.shape[1:]), np.uint8)
-  batch = (prefix, lengths, np.concatenate([images, filler]), seeds)
-  placed = [
-    jax.device_put(x, NamedSharding(policy.mesh, sharding.BATCH)) for x in batch
-  ]
-  template = text.find_template(policy.template)
-  stops = text.stop_ids(policy.tokenizer, template)
-  with jax.set_mesh(policy.mesh):
-    out = write_answers(
-      policy.graph, policy.params, *placed, decoding=decoding, stop_ids=stops
-    )
-  answers = []
-  most = policy.config.decoder.context_length
-  for question, prompt, ids in zip(
-    questions, prompts, np.asarray(out)[:rows].tolist(), strict=True
-  ):
-    if NOT_FINITE in ids:
-      who = f"question {question.question_id!r}: a logit of the answer"
-      raise errors.not_finite(who)
-    ids = ids[: most - len(prompt)]  # no position is left behind these
-    end = next((i for i, t in enumerate(ids) if t in stops), len(ids))
-    answers.append(ids[:end])
-  return answers
 
 
 def facts(decoding: Decoding) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 """Attention: full, causal, and branches over a shared prefix."""
 
+import functools
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -117,3 +120,104 @@ def branch_attention(
   out = jnp.einsum("bnkgqp,bpka->bnqkga", weights[..., :length], prefix_v_BPKA)
   out += jnp.einsum("bnkgqc,bncka->bnqkga", weights[..., length:], own_v_BNCKA)
   return out.reshape(q_BNQHA.shape)
+
+
+class _Sums(NamedTuple):
+  """A softmax over keys that come block by block: largest logit, sum of
+  exponentials, weighted sum of values; float32[..., 1], [..., 1], [..., A]."""
+
+  largest: Array
+  total: Array
+  values: Array
+
+  def add(self, logits: Array, products: Callable[[Array], Array]) -> "_Sums":
+    """Takes in a block: logits[..., T] and `products` of its weights."""
+    largest = jnp.maximum(self.largest, logits.max(-1, keepdims=True))
+    weights = jnp.exp(logits - largest)
+    old = jnp.exp(self.largest - largest)
+    return _Sums(
+      largest,
+      old * self.total + weights.sum(-1, keepdims=True),
+      old * self.values + products(weights),
+    )
+
+
+def decode_attention(
+  q_SNHA: Array,
+  k_SNKA: Array,
+  v_SNKA: Array,
+  prefix: tuple[Array, Array],
+  own: tuple[Array, Array],
+  prefix_len_S: Array,
+  written_SN: Array,
+  *,
+  block: int,
+  window: int | None = None,
+) -> Array:
+  """One new token of each branch over [prefix, own tokens so far, itself].
+
+  Keys and values lie head by head, so that each head's products are one matrix
+  product over memory in order. Own keys are read in blocks, as many as the
+  longest branch has begun: a block without a written key would add exact
+  zeros, so a row's result does not depend on how long the other rows are.
+
+  Args:
+    q_SNHA: float[S, N, H, A] queries of N branches of S prompts.
+    k_SNKA, v_SNKA: float[S, N, K, A] key and value of the same token.
+    prefix: keys and values float[S, K, P, A], shared by the branches.
+    own: keys and values float[S, N, K, C, A]; C is a multiple of `block`.
+    prefix_len_S: int[S] real tokens of the prefix.
+    written_SN: int[S, N] how many of the C keys are the branch's.
+    block: keys that are read at a time.
+    window: how many keys (its own included) a query sees, or None.
+
+  Returns:
+    float[S, N, H, A] in the dtype of the values.
+  """
+  prefix_k, prefix_v = prefix
+  own_k, own_v = own
+  slots, branches, kv_heads, length = own_k.shape[:4]
+  scale = 1.0 / math.sqrt(q_SNHA.shape[-1])
+  dtype = own_v.dtype
+  einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+  q = grouped(q_SNHA, kv_heads)  # [S, N, K, G, A]
+
+  # the prefix: the queries of all branches are rows of one product
+  index_P = jnp.arange(prefix_k.shape[2])
+  seen = index_P < prefix_len_S[:, None]
+  seen = jnp.broadcast_to(seen[:, None], (slots, branches, seen.shape[-1]))
+  if window is not None:
+    at_SN = prefix_len_S[:, None] + written_SN
+    seen &= at_SN[..., None] - index_P < window
+  logits = scale * einsum("snkga,skpa->snkgp", q, prefix_k)
+  logits = jnp.where(seen[:, :, None, None], logits, NEG)
+  largest = logits.max(-1, keepdims=True)
+  weights = jnp.exp(logits - largest)
+  sums = _Sums(
+    largest,
+    weights.sum(-1, keepdims=True),
+    einsum("snkgp,skpa->snkga", weights.astype(dtype), prefix_v),
+  )
+
+  def read(number: Array | int, sums: _Sums) -> _Sums:
+    cut = lambda x: jax.lax.dynamic_slice_in_dim(x, number * block, block, 3)
+    age = written_SN[..., None] - (number * block + jnp.arange(block))
+    seen = age > 0
+    if window is not None:
+      seen &= age < window
+    logits = scale * einsum("snkga,snkca->snkgc", q, cut(own_k))
+    logits = jnp.where(seen[:, :, None, None], logits, NEG)
+    values = cut(own_v)
+    return sums.add(
+      logits, lambda w: einsum("snkgc,snkca->snkga", w.astype(dtype), values)
+    )
+
+  if length == block:
+    sums = read(0, sums)
+  else:
+    begun = (written_SN.max() + block - 1) // block
+    sums = jax.lax.fori_loop(0, begun, read, sums)
+  logit = scale * einsum("snkga,snka->snkg", q, k_SNKA)[..., None]
+  v = v_SNKA[:, :, :, None].astype(jnp.float32)
+  sums = sums.add(logit, lambda weight: weight * v)
+  return (sums.values / sums.total).astype(dtype).reshape(q_SNHA.shape)

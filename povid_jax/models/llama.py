@@ -1,7 +1,7 @@
 """The Llama-family decoder: one stacked layer, scanned."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -138,6 +138,7 @@ class Llama(nnx.Module):
     inputs: Any = None,
     adapter: bool = True,
     remat: str = "none",
+    layers: Sequence[nnx.State] | None = None,
   ) -> tuple[Array, Any]:
     """Runs the layers and the final norm.
 
@@ -148,6 +149,8 @@ class Llama(nnx.Module):
       inputs: a tree of arrays with a leading layer axis, sliced for `attend`.
       adapter: whether LoRA takes part.
       remat: a name in REMAT.
+      layers: from `unstacked`: the layers run one after the other without a
+        scan, and `inputs` is one entry per layer.
 
     Returns:
       float[B, T, D] hidden states and the stacked outputs of `attend`.
@@ -161,10 +164,28 @@ class Llama(nnx.Module):
       layer, layer_inputs = per_layer
       return nnx.merge(graph, layer)(x, rotary, attend, layer_inputs, adapter)
 
+    if layers is not None:
+      each = []
+      for one in zip(layers, inputs, strict=True):
+        x_BTD, output = body(x_BTD, one)
+        each.append(output)
+      outputs = jax.tree.map(lambda *parts: jnp.stack(parts), *each)
+      return self.norm(x_BTD), outputs
     if REMAT[remat] is not None:
       body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=False)
     x_BTD, outputs = jax.lax.scan(body, x_BTD, (stacked, inputs))
     return self.norm(x_BTD), outputs
+
+  def unstacked(self) -> list[nnx.State]:
+    """The weights of each layer as arrays of their own, a copy.
+
+    A scan cuts each layer's weights out of the stacked arrays whenever it
+    runs. On CPUs that is a copy, which takes as long as the layer's product
+    with a few rows: a loop over tokens makes it once, before it begins.
+    """
+    _, stacked = nnx.split(self.layers)
+    cut = lambda i: jax.tree.map(lambda x: x[i], stacked)
+    return [cut(i) for i in range(self.config.num_layers)]
 
   def logits(self, hidden: Array) -> Array:
     """float[..., D] to float32[..., V]."""

@@ -1,13 +1,14 @@
 """LLaVA: vision tower, projector and decoder over a prefix and N branches."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from povid_jax.models import backends, pictures
-from povid_jax.models.attention import branch_attention, self_attention
+from povid_jax.models.attention import decode_attention, self_attention
 from povid_jax.models.config import LlavaConfig
 from povid_jax.models.layers import Linear
 from povid_jax.models.llama import Llama
@@ -189,55 +190,52 @@ class Llava(nnx.Module):
   def decode_step(
     self,
     ids: Array,
-    step: Array,
+    positions: Array,
+    written: Array,
     prefix_len: Array,
-    prefix_cache: Cache,
-    own_cache: Cache,
+    prefix: Any,
+    own: Any,
     *,
-    adapter: bool = True,
+    block: int,
+    layers: Sequence[nnx.State] | None = None,
   ) -> tuple[Array, Cache]:
-    """One generated token for each row.
+    """One generated token for each of N branches of S prompts.
 
     Args:
-      ids: int32[B] the tokens just chosen.
-      step: int32[] their index in the branch.
-      prefix_len: int32[B].
-      prefix_cache: keys and values of the prefix, [L, B, P, K, A].
-      own_cache: those of the branch so far, [L, B, C, K, A].
+      ids: int32[S, N] the tokens just chosen.
+      positions: int32[S, N] their rotary positions.
+      written: int32[S, N] how many tokens of each branch `own` holds.
+      prefix_len: int32[S].
+      prefix: keys and values of the prefix per layer, (k, v) with [S, K, P, A]
+        each: one pair of arrays with a leading layer axis, or with `layers`
+        a list of pairs.
+      own: keys and values of the branches so far, the same with
+        [S, N, K, C, A].
+      block: see `decode_attention`.
+      layers: see `Llama.__call__`.
 
     Returns:
-      float32[B, V] logits of the next token and the new `own_cache`.
+      float32[S, N, V] logits of the next token, and the keys and values of
+      these tokens, [L, S, N, K, A], for the caller to put into `own`.
     """
-    window = self.config.decoder.sliding_window
+    slots, branches = ids.shape
+    split = lambda x: x[:, 0].reshape(slots, branches, *x.shape[2:])
 
     def attend(q: Array, k: Array, v: Array, caches: tuple) -> tuple:
-      prefix_k, prefix_v, own_k, own_v = caches
-      put = lambda cache, new: jax.lax.dynamic_update_slice_in_dim(
-        cache, new, step, axis=1
+      prefix_pair, own_pair = caches
+      q, k, v = split(q), split(k), split(v)
+      out = decode_attention(
+        *(q, k, v, prefix_pair, own_pair, prefix_len, written),
+        block=block,
+        window=self.config.decoder.sliding_window,
       )
-      own_k, own_v = put(own_k, k), put(own_v, v)
-      out = branch_attention(
-        q[:, None],
-        prefix_k,
-        prefix_v,
-        own_k[:, None],
-        own_v[:, None],
-        prefix_len,
-        step[None],
-        window,
-      )
-      return out[:, 0], (k, v)
+      return out.reshape(slots * branches, 1, *out.shape[2:]), (k, v)
 
-    x = self.decoder.embed(ids[:, None], self.dtype)
-    positions = (prefix_len + step)[:, None]
-    inputs = (*prefix_cache, *own_cache)
-    hidden, new = self.decoder(
-      x, positions, attend, inputs=inputs, adapter=adapter
+    x = self.decoder.embed(ids.reshape(-1, 1), self.dtype)
+    inputs: Any = (prefix, own)
+    if layers is not None:
+      inputs = list(zip(prefix, own, strict=True))
+    hidden, (keys, values) = self.decoder(
+      x, positions.reshape(-1, 1), attend, inputs=inputs, layers=layers
     )
-    own_cache = Cache(
-      *(
-        jax.lax.dynamic_update_slice_in_dim(cache, fresh, step, axis=2)
-        for cache, fresh in zip(own_cache, new, strict=True)
-      )
-    )
-    return self.decoder.logits(hidden[:, 0]), own_cache
+    return split(self.decoder.logits(hidden)), Cache(keys, values)

@@ -11,9 +11,8 @@ from povid_jax.checkpoints import restore
 from povid_jax.data import text
 from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
-from povid_jax.generate import answering
+from povid_jax.generate import answering, writing
 from povid_jax.generate.answering import Decoding, Noise
-from povid_jax.generate.decode import write_answers
 from tests import plain_model, small_world
 
 LENGTH = 10
@@ -107,30 +106,6 @@ def test_an_answer_ends_where_the_positions_end(world, greedy):
     ask(longest)
 
 
-def test_a_row_that_fills_up_is_over_before_it_starts(world, greedy):
-  """Else every small batch would run to the longest answer."""
-  policy, questions = world
-  ids = answering._prompt_ids(policy, questions[0])
-  prefix = np.stack([ids, np.zeros_like(ids)])
-  images = answering._images(policy, questions[0], None)
-  template = text.find_template(policy.template)
-  stops = text.stop_ids(policy.tokenizer, template)
-  out = write_answers(
-    policy.graph,
-    policy.params,
-    prefix,
-    np.array([len(ids), 0]),
-    np.stack([images, np.zeros_like(images)]),
-    np.zeros(2, np.uint32),
-    decoding=Decoding(max_new_tokens=LENGTH),
-    stop_ids=stops,
-  )
-  count = greedy[0]["metadata"]["tokens"]
-  words = policy.tokenizer.decode(out[0, :count].tolist()).strip()
-  assert words == greedy[0]["text"]
-  assert set(out[1, 1:].tolist()) == {stops[0]}
-
-
 def _sampled(policy, questions, **changes):
   how = {"temperature": 1.0, "max_new_tokens": LENGTH, "batch_size": 5}
   rows = answering.answer(policy, questions, Decoding(**{**how, **changes}))
@@ -151,9 +126,9 @@ def test_a_question_asked_twice_is_answered_once(world, greedy, monkeypatch):
   policy, questions = world
   again = [Question(f"{q.question_id}b", q.images, q.text) for q in questions]
   written = []
-  write = answering._write
+  write = writing.write
   monkeypatch.setattr(
-    answering, "_write", lambda *args: written.extend(args[1]) or write(*args)
+    writing, "write", lambda *args: written.extend(args[1]) or write(*args)
   )
   how = Decoding(max_new_tokens=LENGTH, batch_size=5)
   rows = answering.answer(policy, [*again[3:], *questions, *again[:3]], how)

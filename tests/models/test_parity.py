@@ -14,7 +14,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from povid_jax.generate.decode import Decoding, write_answers  # noqa: E402
+from povid_jax.generate import slots as slots_lib  # noqa: E402
+from povid_jax.generate.decode import Decoding  # noqa: E402
 from povid_jax.models import params as params_lib  # noqa: E402
 from povid_jax.models.llava import IMAGE_TOKEN  # noqa: E402
 from povid_jax.models.vit import normalise  # noqa: E402
@@ -194,16 +195,19 @@ def test_greedy_output_is_identical(shape, images):
     pad_token_id=0,
     **extra,
   )
-  got = write_answers(
-    graph,
-    params,
-    np.pad(prefix, (0, 3))[None],
-    np.array([len(prefix)]),
-    pictures[None],
-    np.zeros(1, np.uint32),
-    decoding=Decoding(max_new_tokens=32),
-    stop_ids=(NOT_A_TOKEN,),
+  how = dict(
+    decoding=Decoding(max_new_tokens=32), stops=slots_lib.Stops((NOT_A_TOKEN,))
   )
+  ids = np.pad(prefix, (0, 3))[None]
+  state = slots_lib.empty(
+    graph, params, slots=1, branches=1, prefix=ids.shape[1], length=32
+  )
+  state = slots_lib.admit(
+    *(graph, params, state, np.array([0]), ids, np.array([len(prefix)])),
+    *(pictures[None], np.zeros((1, 1), np.uint32)),
+    **how,
+  )
+  got = slots_lib.advance(graph, params, state, jnp.int32(1), **how).out[0]
   assert got[0].tolist() == written[0, -32:].tolist()
   # a model that repeats one token would say little
   assert len(set(got[0].tolist())) > 3
