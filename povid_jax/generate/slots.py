@@ -47,6 +47,7 @@ class Slots(NamedTuple):
     prefix: keys and values of every layer, float[S, K, P, A]; see `_layered`.
     own: the same of the branches, float[S, N, K, C, A].
     prefix_len: int32[S].
+    start: int32[S] position of each branch's first token.
     seeds: uint32[S, N] of each branch's own random stream.
     ids: int32[S, N] the last token.
     count: int32[S, N] tokens written.
@@ -57,6 +58,7 @@ class Slots(NamedTuple):
   prefix: Any
   own: Any
   prefix_len: Array
+  start: Array
   seeds: Array
   ids: Array
   count: Array
@@ -121,6 +123,7 @@ def empty(
       )
     ),
     prefix_len=whole(),
+    start=whole(),
     seeds=whole(branches).astype(jnp.uint32),
     ids=whole(branches),
     count=whole(branches),
@@ -143,6 +146,7 @@ def admit(
   prefix_len: Array,
   pictures: Any,
   seeds: Array,
+  position_start: Array | None = None,
   *,
   decoding: Decoding,
   stops: Stops,
@@ -155,10 +159,13 @@ def admit(
     prefix_len: int32[R], at least 1.
     pictures: what `Llava.encode_images` takes, with a leading axis R.
     seeds: uint32[R, N].
+    position_start: int32[R], position of the first token of every branch;
+      None: prefix_len.
     decoding: how a token is chosen.
     stops: when a branch is over.
   """
   model = merge(graph, params)
+  start = prefix_len if position_start is None else position_start
   embeds = model.encode_images(pictures)
   hidden, (keys, values) = model.prefill(prefix_ids, embeds)
   last = jnp.take_along_axis(hidden, (prefix_len - 1)[:, None, None], axis=1)
@@ -179,6 +186,7 @@ def admit(
     ),
     own=slots.own,  # keys of a branch before do not count: see `count`
     prefix_len=put(slots.prefix_len, prefix_len),
+    start=put(slots.start, start),
     seeds=put(slots.seeds, seeds),
     ids=put(slots.ids, first),
     count=put(slots.count, count + 1),
@@ -250,7 +258,7 @@ def _write_one(
   written = state.count - 1  # the last token is not in `own` yet
   logits, new = model.decode_step(
     state.ids,
-    state.prefix_len[:, None] + written,
+    state.start[:, None] + written,
     written,
     state.prefix_len,
     state.prefix,

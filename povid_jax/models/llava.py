@@ -203,7 +203,7 @@ class Llava(nnx.Module):
 
     Args:
       ids: int32[S, N] the tokens just chosen.
-      positions: int32[S, N] their rotary positions.
+      positions: int32[S, N] their rotary positions, or [S, N, 3].
       written: int32[S, N] how many tokens of each branch `own` holds.
       prefix_len: int32[S].
       prefix: keys and values of the prefix per layer, (k, v) with [S, K, P, A]
@@ -236,6 +236,10 @@ class Llava(nnx.Module):
     if layers is not None:
       inputs = list(zip(prefix, own, strict=True))
     hidden, (keys, values) = self.decoder(
-      x, positions.reshape(-1, 1), attend, inputs=inputs, layers=layers
+      x,
+      positions.reshape(-1, 1, *positions.shape[2:]),
+      attend,
+      inputs=inputs,
+      layers=layers,
     )
     return split(self.decoder.logits(hidden)), Cache(keys, values)
