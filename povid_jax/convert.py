@@ -45,7 +45,7 @@ DTYPES = ("bfloat16", "float16", "float32")
 
 
 def _say(text: str) -> None:
-  print(text, file=sys.stderr)
+  print(errors.printable(text), file=sys.stderr)
 
 
 def _read(
@@ -60,17 +60,18 @@ def _read(
         whole = adapter.others[entry.path]
         yield cast(whole, dtype or source.dtype_of(entry), entry.path)
       elif adapter is not None and f"{stem}/lora_a" in adapter.params:
+        one = ... if layer is None else layer
         # added before the cast: bfloat16 would round twice
         kernel = source.read_layer(entry, layer, np.dtype(np.float32))
-        a = adapter.params[f"{stem}/lora_a"][layer]
-        b = adapter.params[f"{stem}/lora_b"][layer]
+        a = adapter.params[f"{stem}/lora_a"][one]
+        b = adapter.params[f"{stem}/lora_b"][one]
         yield export.merged_kernel(
           kernel,
           a,
           b,
           adapter.config.scale,
           dtype or source.dtype_of(entry),
-          f"{entry.path}, layer {layer}",
+          entry.path if layer is None else f"{entry.path}, layer {layer}",
         )
       else:
         yield source.read_layer(entry, layer, dtype)
@@ -94,6 +95,8 @@ def from_torch(args: argparse.Namespace) -> None:
   if args.adapter:
     adapter = peft_load.read_adapter(args.adapter, source.config)
     if said := peft_load.skipped(adapter):
+      _say(f"{args.adapter}: {said}")
+    if said := peft_load.untuned_projector(adapter, args.adapter):
       _say(f"{args.adapter}: {said}")
   template = args.template or source.template
   spoken = find_template(template)

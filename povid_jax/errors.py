@@ -1,18 +1,52 @@
 """One kind of error for what a user can mend, and the way it is shown."""
 
+import contextlib
 import errno
 import logging
+import os
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import CoroutineType
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)  # errors of a full disk
 
 
+# what a system refuses, and no line of ours can mend
+_REFUSALS = (
+  errno.EACCES,
+  errno.EPERM,
+  errno.EROFS,
+  errno.EISDIR,
+  errno.ENOTDIR,
+  errno.ENOENT,
+  errno.ENAMETOOLONG,
+  errno.ELOOP,
+  errno.EMFILE,
+  errno.EIO,
+  errno.ESTALE,
+)
+
+
 class UserError(Exception):
   """Bad input, said in one line: what, where, and what was expected."""
+
+
+def printable(text: str) -> str:
+  """Text of others for one line of a terminal: no control characters in it.
+
+  A name in a file may hold line ends, colours, or marks that turn the text
+  round; they are shown as escapes.
+  """
+  return "".join(
+    c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
+  )
+
+
+def is_panic(error: BaseException) -> bool:
+  """Whether a library in Rust crashed; its exception is no Exception."""
+  return type(error).__name__ == "PanicException"
 
 
 def not_finite(what: str) -> UserError:
@@ -28,12 +62,16 @@ def run(main: Callable[[], int | None]) -> None:
   try:
     sys.exit(main())
   except UserError as error:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {printable(str(error))}", file=sys.stderr)
     sys.exit(2)
   except BrokenPipeError:  # `... | head` closed our standard output
     sys.stderr.close()
     sys.exit(141)
   except OSError as error:
+    if error.errno in _REFUSALS and error.filename:
+      name = printable(str(error.filename))
+      print(f"error: {name}: {error.strerror}", file=sys.stderr)
+      sys.exit(2)
     if error.errno not in NO_ROOM:
       raise
     where = f" ({error.filename})" if error.filename else ""
@@ -46,6 +84,25 @@ def run(main: Callable[[], int | None]) -> None:
   except KeyboardInterrupt:
     print("interrupted; the same command continues", file=sys.stderr)
     sys.exit(130)
+
+
+@contextlib.contextmanager
+def hush_stderr() -> Iterator[None]:
+  """Drops what a library writes to standard error past Python."""
+  try:
+    kept = os.dup(2)
+  except OSError:  # there is none
+    yield
+    return
+  sys.stderr.flush()
+  nothing = os.open(os.devnull, os.O_WRONLY)
+  try:
+    os.dup2(nothing, 2)
+    yield
+  finally:
+    os.dup2(kept, 2)
+    os.close(kept)
+    os.close(nothing)
 
 
 def hush_reads() -> None:

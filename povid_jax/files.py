@@ -16,10 +16,23 @@ def _temporary(path: Path) -> Path:
   return path.with_name(f".{path.name}.tmp-{uuid.uuid4().hex[:8]}")
 
 
+def parse_json(data: bytes | str) -> Any:
+  """Any JSON, in UTF-8 or UTF-16, with or without a byte order mark.
+
+  Raises:
+    ValueError: not JSON; also where it is nested too deep, or a number has
+      too many digits.
+  """
+  try:
+    return json.loads(data)
+  except RecursionError as error:
+    raise ValueError("nested too deep") from error
+
+
 def read_json(path: Path, what: str) -> dict[str, Any]:
   """A JSON object from a file; UserError says which file and why not."""
   try:
-    value = json.loads(path.read_text())
+    value = parse_json(path.read_bytes())
   except FileNotFoundError as error:
     raise UserError(f"no {path}: {what}") from error
   except (ValueError, OSError) as error:

@@ -29,7 +29,7 @@ import google_crc32c
 import jax
 import orbax.checkpoint as ocp
 
-from povid_jax import errors, files
+from povid_jax import errors, files, folders
 from povid_jax.checkpoints import model_json
 from povid_jax.checkpoints.stream import (
   Pieces,
@@ -135,14 +135,16 @@ def resolve(spec: str | Path) -> str:
     raise UserError(
       f"no checkpoint at {path}; want a model folder (povid_jax.convert makes "
       "one) or the directory of a finished training run"
+      f"{folders.suffix(path)}"
     )
   if (path / "model.json").is_file():
     return str(path)
   steps = steps_of(path)
   if not steps:
+    lies = folders.explain(path) or "run the stage before this one"
     raise UserError(
       f"{path} is neither a model folder (no model.json) nor a run with a "
-      "saved step (nothing in checkpoints/); run the stage before this one"
+      f"saved step (nothing in checkpoints/): {lies}"
     )
   if step is None:
     return f"{path}@{steps[-1]}"

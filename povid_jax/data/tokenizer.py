@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from povid_jax import errors, files
 from povid_jax.errors import UserError
 from povid_jax.weights import prepend_scheme
 
@@ -173,10 +174,13 @@ class _Tokenizers(_InsideTheTable):
         schemes.add("always")
       first = prepend_scheme.change(spec.get("pre_tokenizer"), schemes, "never")
       self._space = " " if first else ""
-      self._model = tokenizers.Tokenizer.from_str(json.dumps(spec))
+      with errors.hush_stderr():  # where a crash in Rust would print too
+        self._model = tokenizers.Tokenizer.from_str(json.dumps(spec))
     except UserError:
       raise
-    except Exception as error:  # the package raises bare Exception
+    except BaseException as error:  # the package raises bare Exception, or less
+      if not isinstance(error, Exception) and not errors.is_panic(error):
+        raise
       raise UserError(f"{path}: not a tokenizer.json: {error}") from error
     self._model.encode_special_tokens = True
     self.bos_id = self._find("bos", names)
@@ -224,8 +228,8 @@ class _Tokenizers(_InsideTheTable):
 
 def _read_json(path: Path) -> Any:
   try:
-    return json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, ValueError, RecursionError) as error:
+    return files.parse_json(path.read_bytes())
+  except (OSError, ValueError) as error:
     raise UserError(f"{path}: not JSON: {error}") from error
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from povid_jax import progress
 from povid_jax.errors import UserError
 from povid_jax.models.config import LlavaConfig
-from povid_jax.weights import dimensions, finite, keys
+from povid_jax.weights import dimensions, finite, keys, kinds
 from povid_jax.weights.shards import (
   Tensor,
   read_file,
@@ -217,7 +217,6 @@ def _source(
 def _open_original(
   folder: Path, tensors: dict[str, Tensor], vision_tower: Path | None
 ) -> Source:
-  tensors = _with_projector(folder, tensors)
   config = dimensions.from_original(folder, tensors, vision_tower)
   inside = _has_part(tensors, "vision")
   wanted = keys.entries(config)
@@ -255,7 +254,9 @@ def open_checkpoint(
       tensors (listed), a wrong shape, a model that we do not compute.
   """
   folder = Path(folder)
-  tensors = read_folder(folder)
+  tensors = _with_projector(folder, kinds.unwrapped(read_folder(folder)))
+  if why := kinds.explain(tensors):
+    raise UserError(f"{folder}: {why}")
   if "text_config" in read_json(folder / "config.json"):
     if vision_tower is not None:
       raise UserError(

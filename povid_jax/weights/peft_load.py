@@ -46,9 +46,12 @@ class Adapter:
 
   Attributes:
     config: rank, alpha and the modules it covers.
-    params: our path -> float32 lora_a [L, in, r] or lora_b [L, r, out].
-    others: whole parameters that were tuned beside it (the projector).
-    skipped: modules outside the decoder whose lora_B is zero.
+    params: our path -> float32 lora_a [L, in, r] or lora_b [L, r, out];
+      without L for the projector.
+    others: whole parameters that were tuned beside it (the projector,
+      embedding and head).
+    skipped: modules that are not in the model, or outside the decoder, whose
+      lora_B is zero.
   """
 
   config: LoraConfig
@@ -64,6 +67,25 @@ def skipped(adapter: Adapter) -> str:
   return (
     f"{len(adapter.skipped)} modules outside the decoder skipped, their lora_B "
     f"is zero ({keys.shorten(adapter.skipped, 3)})"
+  )
+
+
+def untuned_projector(adapter: Adapter, folder: str | Path) -> str:
+  """A note where an adapter of LLaVA's own trainer comes without a projector.
+
+  Its trainer saves the tuned projector only at the very end: beside the
+  adapter of a checkpoint-500 there is none, and the base's is used.
+  """
+  tuned = any(path.startswith("projector/") for path in adapter.others)
+  lora = any(path.startswith("projector/") for path in adapter.params)
+  step = re.fullmatch(r"checkpoint-\d+", Path(folder).resolve().name)
+  if tuned or lora:
+    return ""
+  return (
+    "it comes without a projector, the base's is kept: right if only the "
+    "language model was trained. LLaVA's trainer saves a tuned projector "
+    "(non_lora_trainables.bin) only at the end of a run"
+    + (", not in a checkpoint like this one" if step else "")
   )
 
 
@@ -90,52 +112,62 @@ def _read_config(folder: Path) -> tuple[int, float]:
   return rank, alpha * rank**0.5 if c.get("use_rslora") else alpha
 
 
-def _module_of(name: str) -> tuple[str, int] | None:
-  """(our path of the linear layer, its layer index) of a torch module."""
-  spot = keys.split(name + ".")
-  if spot is None or spot[0] != "decoder":
-    return None
-  inner = re.fullmatch(r"layers\.(\d+)\.(self_attn|mlp)\.(\w+)\.", spot[1])
-  if inner is None:
-    return None
-  return f"decoder/layers/{inner[2]}/{inner[3]}", int(inner[1])
+_Piece = tuple[str, int | None, str]  # our path, layer, "A" or "B"
+
+
+def _linears(config: LlavaConfig) -> list[keys.Entry]:
+  """The kernels that an adapter can be on: every linear layer but the head."""
+  return [
+    e
+    for e in keys.entries(config)
+    if e.path.endswith("/kernel") and e.part != "head"
+  ]
 
 
 def _sort_out(
   tensors: dict[str, Tensor], config: LlavaConfig
-) -> tuple[dict[tuple[str, int, str], Tensor], dict[str, Tensor], list[str]]:
-  """(decoder pieces, projector tensors, names of modules not in the decoder).
+) -> tuple[dict[_Piece, Tensor], dict[str, Tensor], list[str]]:
+  """(pieces of adapters, whole tensors beside them, names of modules whose
+  adapters do nothing).
+
+  An adapter on projector or tower counts where its lora_B is not zero: PEFT
+  puts one on every module whose name fits, trained or not.
 
   Raises:
-    UserError: a key that is no LoRA weight, or a module outside the decoder
-      whose lora_B is not zero.
+    UserError: a key that is no LoRA weight, or a module that the model does
+      not have whose lora_B is not zero.
   """
-  linears = {
-    e.path.removesuffix("/kernel"): e
-    for e in keys.decoder_linears(config.decoder)
-    if e.path.endswith("/kernel")
+  modules = {
+    (e.part, name.removesuffix(".weight")): (e, layer)
+    for e in _linears(config)
+    for name, layer in e.names()
   }
-  pieces: dict[tuple[str, int, str], Tensor] = {}
+  pieces: dict[_Piece, Tensor] = {}
   others: dict[str, Tensor] = {}
-  outside, unknown, loud = [], [], []
+  unknown: list[str] = []
+  quiet: set[str] = set()
+  found: dict[str, dict[str, Tensor]] = {}
   for key, tensor in tensors.items():
     name = _WRAPPERS.sub("", key)
     parsed = _KEY.match(name)
-    if parsed is None:
-      spot = keys.split(name)
-      if spot is not None and spot[0] == "projector":
-        others[name] = tensor
-      else:
-        unknown.append(key)
-      continue
-    spot = _module_of(parsed["module"])
-    entry = linears.get(spot[0]) if spot else None
-    if spot and entry and spot[1] < entry.layers:
-      pieces[spot[0], spot[1], parsed["side"]] = tensor
-      continue
-    outside.append(parsed["module"])
-    if parsed["side"] == "B" and np.any(tensor.read()):
-      loud.append(parsed["module"])
+    if parsed is not None:
+      found.setdefault(parsed["module"], {})[parsed["side"]] = tensor
+    elif keys.split(name) is not None and ".lora_" not in name:
+      others[name] = tensor
+    else:
+      unknown.append(key)
+  loud = []
+  for module, sides in found.items():
+    spot = keys.split(module + ".weight")
+    at = spot and modules.get((spot[0], spot[1].removesuffix(".weight")))
+    inside = at is not None and at[0].part == "decoder"
+    if not inside and "B" in sides and not np.any(sides["B"].read()):
+      quiet.add(module)
+    elif at is None:
+      loud.append(module)
+    else:
+      for side, tensor in sides.items():
+        pieces[at[0].path.removesuffix("/kernel"), at[1], side] = tensor
   if unknown:
     raise UserError(
       f"{tensors[unknown[0]].file}: {len(unknown)} unexpected tensors "
@@ -143,30 +175,29 @@ def _sort_out(
     )
   if loud:
     raise UserError(
-      f"the adapter changes {len(loud)} modules that the decoder does not have "
-      f"({keys.shorten(loud)}); they would be lost. It is of another model, "
-      "or it was trained on the vision tower"
+      f"the adapter changes {len(loud)} modules that the model does not have "
+      f"({keys.shorten(loud)}); they would be lost. It is of another model: "
+      "merge it with its own base (PEFT's merge_and_unload) and convert that"
     )
-  return pieces, others, sorted(set(outside))
+  return pieces, others, sorted(quiet)
 
 
 def _stack(
-  pieces: dict[tuple[str, int, str], Tensor],
-  config: LlavaConfig,
-  rank: int,
+  pieces: dict[_Piece, Tensor], config: LlavaConfig, rank: int
 ) -> dict[str, np.ndarray]:
   """lora_a and lora_b of every covered module; absent layers stay zero."""
   out: dict[str, np.ndarray] = {}
   covered = {path for path, _, _ in pieces}
-  for entry in keys.decoder_linears(config.decoder):
+  for entry in _linears(config):
     path = entry.path.removesuffix("/kernel")
-    if path not in covered or entry.path.endswith("/bias"):
+    if path not in covered:
       continue
     d_out, d_in = entry.shape
     shapes = {"A": (rank, d_in), "B": (d_out, rank)}
     for side, shape in shapes.items():
-      stacked = np.zeros((entry.layers, *shape[::-1]), np.float32)
-      for layer in range(entry.layers):
+      one = shape[::-1]
+      stacked = np.zeros((entry.layers, *one) if entry.layers else one, "f4")
+      for _, layer in entry.names():
         tensor = pieces.get((path, layer, side))
         other = pieces.get((path, layer, "B" if side == "A" else "A"))
         if tensor is None and other is not None:
@@ -180,7 +211,8 @@ def _stack(
             f"{tensor.file}: {tensor.key} has shape {tensor.shape}, "
             f"want {shape}"
           )
-        stacked[layer] = cast(tensor.read().T, stacked.dtype, tensor.name)
+        where = ... if layer is None else layer
+        stacked[where] = cast(tensor.read().T, stacked.dtype, tensor.name)
       out[f"{path}/lora_{side.lower()}"] = stacked
   return out
 
@@ -188,16 +220,25 @@ def _stack(
 def _others(
   tensors: dict[str, Tensor], config: LlavaConfig
 ) -> dict[str, np.ndarray]:
-  """Projector parameters tuned beside the adapter, in our layout."""
-  wanted = {e.name: e for e in keys.projector_entries(config)}
+  """Whole parameters tuned beside the adapter, in our layout."""
+  wanted = {(e.part, e.name): e for e in keys.entries(config) if not e.layers}
   out = {}
   for key, tensor in tensors.items():
-    spot = keys.split(key)
-    entry = wanted.get(spot[1]) if spot and spot[0] == "projector" else None
+    entry = wanted.get(keys.split(key) or ("", ""))
     if entry is None:
       raise UserError(
         f"{tensor.file}: unexpected {tensor.key}; beside the adapter only the "
-        "projector can be tuned"
+        "projector, the embedding and the head can be tuned"
+      )
+    rows = entry.name == "embed_tokens.weight" or entry.part == "head"
+    grown = tensor.shape[:1] != entry.shape[:1]
+    if rows and grown and tensor.shape[1:] == entry.shape[1:]:
+      raise UserError(
+        f"{tensor.file}: {tensor.key} has {tensor.shape[0]} rows, the model "
+        f"has {entry.shape[0]}: tokens were added for this adapter. Enlarge "
+        f"the base (model.resize_token_embeddings({tensor.shape[0]})), merge "
+        "the adapter by PEFT's merge_and_unload(), save_pretrained the result "
+        "with its tokenizer, and convert that"
       )
     if tensor.shape != entry.shape:
       raise UserError(
@@ -241,7 +282,7 @@ def read_adapter(folder: str | Path, config: LlavaConfig) -> Adapter:
   pieces, beside, skipped = _sort_out(tensors, config)
   params = _stack(pieces, config, rank)
   if not params:
-    raise UserError(f"{folder}: the adapter covers no module of the decoder")
+    raise UserError(f"{folder}: the adapter covers no module of the model")
   names = [re.escape(k.removesuffix("/lora_a")) for k in params if k[-1] == "a"]
   return Adapter(
     config=LoraConfig(rank, alpha, targets=f"^({'|'.join(names)})$"),

@@ -1,7 +1,6 @@
 """Tensors of a weights folder, one at a time, from memory-mapped files."""
 
 import dataclasses
-import json
 import math
 import os
 import warnings
@@ -12,6 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from povid_jax import files, folders
 from povid_jax.errors import UserError
 from povid_jax.weights import finite
 
@@ -32,6 +32,8 @@ _TORCH_NAMES = {
   "bfloat16": _DTYPES["BF16"],
   "int64": _DTYPES["I64"],
 }
+# where trainers keep the state dict inside of what they save
+_WRAPPERS = ("state_dict", "model_state_dict", "module", "model")
 # Some 100 MB of JSON would be a file that is not safetensors at all.
 _MAX_HEADER = 100_000_000
 
@@ -83,7 +85,7 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
         f"want a header of {length} after the first 8"
       )
     try:
-      header = json.loads(stream.read(length))
+      header = files.parse_json(stream.read(length))
     except ValueError as error:
       raise UserError(
         f"{file}: not a safetensors file: its header is not JSON"
@@ -91,6 +93,31 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
   if not isinstance(header, dict):
     raise UserError(f"{file}: not a safetensors file: its header is no object")
   return header, 8 + length
+
+
+def _check_offsets(file: Path, header: dict[str, Any], start: int) -> None:
+  """The tensors must lie end to end and fill the file, as the official parser
+  demands: a file of other offsets hides data, or gives bytes out twice.
+
+  Args:
+    start: offset of the data.
+  """
+  size, end = file.stat().st_size, 0
+  spans = sorted((spec["data_offsets"], key) for key, spec in header.items())
+  last = start + max((stop for (_, stop), _ in spans), default=0)
+  if size < last:
+    raise UserError(f"{file}: truncated: {size} bytes, want {last}")
+  for (begin, stop), key in spans:
+    if begin != end or stop < begin:
+      raise UserError(
+        f"{file}: broken header: {key} lies at bytes {begin} to {stop} of the "
+        f"data, want {end} to ...: tensors overlap, or leave a hole"
+      )
+    end = stop
+  if size > last:
+    raise UserError(
+      f"{file}: {size - last} bytes behind the last tensor; want none"
+    )
 
 
 def _is_spec(spec: Any) -> bool:
@@ -118,10 +145,7 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
         f"{file}: broken header: {key} has {spec!r:.80}, want dtype, shape and "
         "data_offsets"
       )
-  size = file.stat().st_size
-  end = start + max((t["data_offsets"][1] for t in header.values()), default=0)
-  if size < end:
-    raise UserError(f"{file}: truncated: {size} bytes, want {end}")
+  _check_offsets(file, header, start)
   tensors = {}
   for key, spec in header.items():
     if spec["dtype"] not in _DTYPES:
@@ -158,6 +182,22 @@ def _whole(value: Any) -> np.ndarray:
   return value.contiguous().numpy()
 
 
+def _unwrapped(saved: Any) -> dict[str, Any]:
+  """The tensors of what torch.save was given: a state dict, or one inside a
+  trainer's checkpoint."""
+  if not isinstance(saved, dict):
+    raise ValueError(f"it holds a {type(saved).__name__}, want a state dict")
+  tensors = {
+    key: value
+    for key, value in saved.items()
+    if isinstance(key, str) and hasattr(value, "untyped_storage")
+  }
+  for name in _WRAPPERS:
+    if not tensors and isinstance(saved.get(name), dict):
+      return _unwrapped(saved[name])
+  return tensors
+
+
 def read_bin(file: Path) -> dict[str, Tensor]:
   """The tensors of a file that torch.save wrote; torch must be installed.
 
@@ -174,7 +214,7 @@ def read_bin(file: Path) -> dict[str, Tensor]:
     with FakeTensorMode(), warnings.catch_warnings():
       warnings.simplefilter("ignore")  # about files that are refused below
       values = torch.load(file, weights_only=True)
-    values = {k: v for k, v in values.items() if hasattr(v, "untyped_storage")}
+    values = _unwrapped(values)
     offsets = {
       k: v.untyped_storage()._checkpoint_offset for k, v in values.items()
     }
@@ -182,7 +222,9 @@ def read_bin(file: Path) -> dict[str, Tensor]:
       o is None or not v.is_contiguous()
       for o, v in zip(offsets.values(), values.values(), strict=True)
     ):
-      values = torch.load(file, weights_only=True, map_location="cpu")
+      values = _unwrapped(
+        torch.load(file, weights_only=True, map_location="cpu")
+      )
       offsets = {}
   except Exception as error:  # torch raises whatever its parsers raise
     raise UserError(
@@ -191,8 +233,6 @@ def read_bin(file: Path) -> dict[str, Tensor]:
     ) from error
   tensors = {}
   for key, value in values.items():
-    if not hasattr(value, "untyped_storage"):
-      continue
     shape = tuple(value.shape)
     name = str(value.dtype).removeprefix("torch.")
     if name not in _TORCH_NAMES:
@@ -218,15 +258,10 @@ def read_file(file: Path) -> dict[str, Tensor]:
 
 def read_json(file: Path) -> dict[str, Any]:
   """Raises UserError where the file is missing or is not a JSON object."""
-  try:
-    value = json.loads(file.read_text(encoding="utf-8"))
-  except FileNotFoundError as error:
-    raise UserError(f"{file.parent}: no {file.name} in it") from error
-  except ValueError as error:
-    raise UserError(f"{file}: not JSON: {error}") from error
-  if not isinstance(value, dict):
-    raise UserError(f"{file}: want a JSON object")
-  return value
+  if not file.is_file():
+    lies = folders.suffix(file.parent)
+    raise UserError(f"{file.parent}: no {file.name} in it{lies}")
+  return files.read_json(file, "want a JSON object")
 
 
 def _indexed(index: Path) -> dict[str, Tensor]:
@@ -241,7 +276,9 @@ def _indexed(index: Path) -> dict[str, Tensor]:
   for name in sorted(set(weight_map.values())):
     file = index.parent / name
     if os.path.basename(name) != name or not file.is_file():
-      raise UserError(f"{file}: missing; {index.name} names it")
+      raise UserError(
+        f"{file}: missing; {index.name} names it; is the download whole?"
+      )
     tensors |= read_file(file)
   lost = sorted(set(weight_map) - set(tensors))
   if lost:
@@ -262,7 +299,9 @@ def read_folder(
       missing, truncated or of another kind.
   """
   if not folder.is_dir():
-    raise UserError(f"{folder}: no such folder")
+    raise UserError(f"{folder}: no such folder{folders.suffix(folder)}")
+  if said := folders.pointers(folder):
+    raise UserError(f"{folder}: {said}")
   for ending in ("safetensors", "bin"):
     for stem in stems:
       index = folder / f"{stem}.{ending}.index.json"
@@ -271,5 +310,10 @@ def read_folder(
         return _indexed(index)
       if single.is_file():
         return read_file(single)
+      # DeepSpeed's zero_to_fp32.py makes a folder of that name
+      if (inside := single / index.name).is_file():
+        return _indexed(inside)
   names = " or ".join(f"{s}.safetensors / {s}.bin" for s in stems)
+  if lies := folders.explain(folder):
+    raise UserError(f"{folder}: no weights that can be read here: {lies}")
   raise UserError(f"{folder}: no weights in it; want {names}, or their index")

@@ -1,5 +1,6 @@
 """PEFT folders in and out: what is read, skipped, refused."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -80,9 +81,68 @@ def test_silent_modules_outside_the_decoder_are_skipped(tmp_path: Path):
   got = peft_load.read_adapter(_folder(tmp_path / "a", tensors), CONFIG)
   assert got.skipped == (CLIP.removeprefix("base_model.model."),)
   assert len(got.params) == 2
-  tensors[f"{CLIP}.lora_B.weight"][3, 1] = 1e-6
-  with pytest.raises(UserError, match="1 modules that the decoder does not"):
+  elsewhere = CLIP.replace("layers.0", "layers.9")
+  tensors[f"{elsewhere}.lora_A.weight"] = np.ones((RANK, 16), np.float32)
+  tensors[f"{elsewhere}.lora_B.weight"] = np.full((16, RANK), 1e-6, np.float32)
+  with pytest.raises(UserError, match="1 modules that the model does not"):
     peft_load.read_adapter(_folder(tmp_path / "b", tensors), CONFIG)
+
+
+def test_adapters_on_projector_and_tower(tmp_path: Path):
+  """TRL's all-linear."""
+  tensors = _tensors(PREFIXES["llava-hf 4.52"], "mlp.up_proj", (48, 32))
+  rng = np.random.default_rng(3)
+  draw = lambda *s: rng.standard_normal(s, np.float32)
+  linear = "base_model.model.model.multi_modal_projector.linear_1"
+  tower = "base_model.model.model.vision_tower.vision_model.encoder.layers.1"
+  tensors |= {
+    f"{linear}.lora_A.weight": draw(RANK, 16),
+    f"{linear}.lora_B.weight": draw(32, RANK),
+    f"{tower}.mlp.fc1.lora_A.weight": draw(RANK, 16),
+    f"{tower}.mlp.fc1.lora_B.weight": draw(32, RANK),
+  }
+  got = peft_load.read_adapter(_folder(tmp_path, tensors), CONFIG)
+  assert got.skipped == ()
+  np.testing.assert_array_equal(
+    got.params["projector/linear_1/lora_b"],
+    tensors[f"{linear}.lora_B.weight"].T,
+  )
+  fc1 = got.params["vision/layers/mlp/fc1/lora_a"]
+  assert fc1.shape == (CONFIG.vision.num_layers, 16, RANK)
+  np.testing.assert_array_equal(
+    fc1[1], tensors[f"{tower}.mlp.fc1.lora_A.weight"].T
+  )
+  assert not fc1[0].any()
+
+
+@pytest.mark.parametrize("name", ["embed_tokens", "lm_head"])
+def test_whole_tables_beside_the_adapter(tmp_path: Path, name: str):
+  tensors = _tensors(PREFIXES["original"], "self_attn.q_proj", (32, 32))
+  rows = CONFIG.decoder.vocab_size
+  key = {"embed_tokens": "model.embed_tokens", "lm_head": "lm_head"}[name]
+  config = dataclasses.replace(
+    CONFIG, decoder=dataclasses.replace(CONFIG.decoder, tie_embeddings=False)
+  )
+
+  def read(count: int) -> dict:
+    table = np.full((count, 32), 0.5, np.float32)
+    folder = tmp_path / str(count)
+    made = tensors | {f"base_model.model.{key}.weight": table}
+    return peft_load.read_adapter(_folder(folder, made), config).others
+
+  (value,) = read(rows).values()
+  assert value.size == rows * 32
+  with pytest.raises(UserError, match=rf"has {rows + 3} rows.*resize_token_em"):
+    read(rows + 3)
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_an_adapter_that_is_no_numbers(tmp_path: Path, bad: float):
+  tensors = _tensors(PREFIXES["original"], "self_attn.q_proj", (32, 32))
+  key = f"{PREFIXES['original']}.1.self_attn.q_proj.lora_A.weight"
+  tensors[key][2, 7] = bad
+  with pytest.raises(UserError, match=r"layers.1.*lora_A.* NaN or .*\[2, 7\]"):
+    peft_load.read_adapter(_folder(tmp_path, tensors), CONFIG)
 
 
 def test_layers_without_an_adapter_stay_zero(tmp_path: Path):

@@ -1,0 +1,68 @@
+"""What kind of model a set of tensors belongs to, told by their names.
+
+The names decide before anything is called missing: an adapter saved beside its
+base, packed weights, a projector or a language model alone.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from povid_jax.weights import keys
+
+_T = TypeVar("_T")
+# What wrappers of training put into every name; the weights are the same
+_WRAPPED = re.compile(
+  r"^(?:module\.|_forward_module\.)+"
+  r"|_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\."
+)
+_PACKED = re.compile(
+  r"\.(absmax|quant_map|quant_state\..+|qweight|qzeros|g_idx|SCB|weight_packed"
+  r"|weight_scale|weight_scale_inv|input_scale)$"
+)
+_LORA = re.compile(r"\.lora_(A|B|magnitude_vector|embedding_[AB])\b")
+
+
+def unwrapped(tensors: Mapping[str, _T]) -> dict[str, _T]:
+  """The tensors by their names without wrappers (DDP, FSDP, torch.compile)."""
+  out: dict[str, _T] = {}
+  for key, tensor in tensors.items():
+    name = _WRAPPED.sub("", key)
+    # the same name twice is left to be complained about
+    out[key if name in out else name] = tensor
+  return out
+
+
+def explain(names: Iterable[str]) -> str:
+  """Why these are not the weights of a LLaVA, and what to do; "" if unknown."""
+  names = list(names)
+  if packed := sorted(key for key in names if _PACKED.search(key)):
+    return (
+      f"the weights are quantised ({packed[0]}): want the checkpoint that they "
+      "were made from, in 16 or 32 bits, or what transformers' "
+      "model.dequantize() and save_pretrained() write"
+    )
+  if lora := sorted(key for key in names if _LORA.search(key)):
+    if len(lora) == len(names):
+      return "a LoRA adapter alone: give its base as SRC, and it by --adapter"
+    return (
+      f"an adapter is saved beside its base ({lora[0]}): want what PEFT's "
+      "model.merge_and_unload() and save_pretrained() write"
+    )
+  parts = {(keys.split(key) or ("",))[0] for key in names}
+  if parts == {"projector"}:
+    return (
+      "a projector alone, from a training with a frozen language model: put "
+      "it together with its base by LLaVA's load_pretrained_model(path, "
+      "model_base, name), and save_pretrained the result"
+    )
+  if parts <= {"decoder", "head"} and any(
+    key.endswith("embed_tokens.weight") for key in names
+  ):
+    return (
+      "a language model alone, without a projector: want a LLaVA, which has "
+      "one (or mm_projector.bin beside it)"
+    )
+  if any(key.startswith(("text_model.", "vision_model.")) for key in names):
+    return "a CLIP alone: it is given by --vision-tower, beside a LLaVA"
+  return ""
