@@ -17,13 +17,16 @@ SEEDS ?= 0,1,2
 export JAX_PLATFORMS ?= cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart quickstart-seeds test test-all lint types bench install clean
+.PHONY: help smoke quickstart quickstart-seeds test test-all lint types bench install clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 quickstart: $(INSTALLED)  ## the whole loop on a CPU; run again, it continues
 	$(BIN)/python -m benchmarks.quickstart
+
+smoke: $(INSTALLED)  ## every command once, on a model that learns nothing
+	$(BIN)/python -m benchmarks.smoke
 
 quickstart-seeds: $(INSTALLED)  ## three seeds with all ablations (an hour)
 	$(BIN)/python -m benchmarks.quickstart --seeds $(SEEDS) --ablations

@@ -1,0 +1,189 @@
+"""`make smoke`: every command once, on a model that learns nothing.
+
+  python -m benchmarks.smoke [--out DIR]
+
+From a checkpoint in transformers' layout on disk to a tuned one in the same
+layout: data, both stages, evaluation, report, export. It shows that everything
+is installed and works together; its numbers mean nothing.
+"""
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from povid_jax import errors
+from povid_jax.errors import UserError
+
+# Most of the time is compilation, and nothing here needs fast code.
+_QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+# A title, and the command below `python -m`. {out} is the folder of the run.
+_TRAIN = (
+  "--config.batch_size=4 --config.steps=3 --config.mesh.fsdp=1 "
+  "--config.lora.rank=4 --config.log.every=1 --config.data.train={out}/records"
+)
+_EVAL = (
+  "povid_jax.eval --benchmarks=chair,pope --data={out}/bench "
+  "--image-dir={out}/scenes/images --max-new-tokens=8 --batch-size=16 "
+  "--objects=annotated"
+)
+COMMANDS = (
+  (
+    "draw a world of 60 pictures with annotations",
+    "data_gen scenes --out={out}/scenes --pretrain=8 --train=24 --val=4 "
+    "--val-balanced=4 --test=16 --test-balanced=4 --workers=1",
+  ),
+  (
+    "make a tokenizer from its texts",
+    "data_gen tokenizer --input {out}/scenes/train.json "
+    "--out={out}/tokenizer --vocab-size=320",
+  ),
+  (
+    "a LLaVA of a few thousand parameters",
+    "povid_jax.convert init {out}/random --preset=test --template=short "
+    "--tokenizer={out}/tokenizer",
+  ),
+  (
+    "a checkpoint as transformers keeps it",
+    "povid_jax.convert to-hf {out}/random {out}/hf",
+  ),
+  (
+    "their checkpoint in",
+    "povid_jax.convert from-torch {out}/hf {out}/model --template=short",
+  ),
+  (
+    "hallucinations into correct answers",
+    "data_gen inject --input={out}/scenes/train.json --injector=rules "
+    "--image-dir={out}/scenes/images --out={out}/pairs.jsonl "
+    "--annotations={out}/scenes/annotations/instances_train.json "
+    "--closed-vocabulary --replace-within=any --edits=insert=1,replace=0.6",
+  ),
+  (
+    "look at the pairs",
+    "data_gen inspect {out}/pairs.jsonl "
+    "--image-dir={out}/scenes/images --html={out}/pairs.html",
+  ),
+  (
+    "pairs and pictures to TFRecords",
+    "data_gen write --pairs={out}/pairs.jsonl --out={out}/records "
+    "--image-dir={out}/scenes/images",
+  ),
+  (
+    "what fits",
+    "povid_jax.plan --config=configs/quickstart.py:stage2 --topology=cpu:1 "
+    "--preset=test --prefix=64 --branch=64",
+  ),
+  (
+    "stage 1",
+    "povid_jax.train --config=configs/quickstart.py:stage1 "
+    "--workdir={out}/stage1 --config.init={out}/model " + _TRAIN,
+  ),
+  (
+    "stage 2",
+    "povid_jax.train --config=configs/quickstart.py:stage2 "
+    "--workdir={out}/stage2 --config.init={out}/stage1 " + _TRAIN,
+  ),
+  (
+    "POPE questions",
+    "povid_jax.eval build-pope --out={out}/bench/pope --images=6 "
+    "--per-image=1 --instances={out}/scenes/annotations/instances_test.json",
+  ),
+  (
+    "scores before",
+    f"{_EVAL} --checkpoint={{out}}/model --out={{out}}/results/base",
+  ),
+  (
+    "scores after",
+    f"{_EVAL} --checkpoint={{out}}/stage2 --out={{out}}/results/stage2",
+  ),
+  (
+    "is the difference significant?",
+    "povid_jax.eval compare {out}/results/base {out}/results/stage2",
+  ),
+  (
+    "answers to one's own pictures",
+    "povid_jax.generate --checkpoint={out}/stage2 --max-new-tokens=8 "
+    "--image-dir={out}/scenes/images/test --out={out}/answers.jsonl",
+  ),
+  (
+    "log-probs and losses of the pairs",
+    "povid_jax.score --checkpoint={out}/stage2 --pairs={out}/pairs.jsonl "
+    "--image-dir={out}/scenes/images --out={out}/scores.jsonl",
+  ),
+  ("a page about the run", "povid_jax.report {out}"),
+  ("the adapter for PEFT", "povid_jax.convert to-peft {out}/stage2 {out}/peft"),
+  (
+    "the tuned model for transformers",
+    "povid_jax.convert to-hf {out}/stage2 {out}/tuned --merge",
+  ),
+)
+
+
+def run(out: Path) -> None:
+  """Runs every command in `out`.
+
+  Raises:
+    UserError: a command failed; its output is above.
+  """
+  # CHAIR reads the annotations of the test pictures under the official names
+  for number, (title, command) in enumerate(COMMANDS, 1):
+    if title == "POPE questions":
+      _lay_out_chair(out)
+    words = shlex.split(command.format(out=out))
+    print(f"\n[{number}/{len(COMMANDS)}] {title}", flush=True)
+    print(f"  $ python -m {shlex.join(words)}", flush=True)
+    start = time.monotonic()
+    done = subprocess.run(
+      [sys.executable, "-m", *words],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+      env={**os.environ, **_QUICK},
+    )
+    if done.returncode:
+      raise UserError(f"the command failed:\n{done.stdout}")
+    last = (done.stdout.strip().splitlines() or [""])[-1]
+    print(f"  {last}  ({time.monotonic() - start:.1f} s)", flush=True)
+
+
+def _lay_out_chair(out: Path) -> None:
+  source = out / "scenes" / "annotations"
+  chair = out / "bench" / "chair"
+  chair.mkdir(parents=True, exist_ok=True)
+  for kind in ("instances", "captions"):
+    found = source / f"{kind}_test.json"
+    if found.exists():
+      shutil.copyfile(found, chair / f"{kind}_val2014.json")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command; without --out the folder is removed at the end."""
+  parser = argparse.ArgumentParser(
+    prog="python -m benchmarks.smoke",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument("--out", type=Path, help="keep everything here")
+  out = parser.parse_args(argv).out
+  start = time.monotonic()
+  if out is not None:
+    if out.exists():
+      raise UserError(f"{out} exists; name a new folder for --out")
+    run(out.absolute())
+  else:
+    with tempfile.TemporaryDirectory(prefix="povid-smoke-") as folder:
+      run(Path(folder))
+  print(
+    f"\nall {len(COMMANDS)} commands work ({time.monotonic() - start:.0f} s)"
+  )
+  return 0
+
+
+if __name__ == "__main__":
+  errors.run(main)
