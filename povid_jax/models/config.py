@@ -49,7 +49,7 @@ class _Dict:
         f"{cls.__name__} has no field {unknown[0]!r}; it has {sorted(fields)}"
       )
     nested = {
-      "vision": VisionConfig,
+      "vision": _tower(values.get("vision")),
       "decoder": DecoderConfig,
       "layout": LayoutConfig,
     }
@@ -105,6 +105,68 @@ class VisionConfig(_Dict):
     return index if index >= 0 else self.num_layers + 1 + index
 
 
+@dataclasses.dataclass(frozen=True)
+class QwenVisionConfig(_Dict):
+  """The vision transformer of Qwen2.5-VL, and its merger's square.
+
+  Source: vision_config of Qwen/Qwen2.5-VL-7B-Instruct (3B has the same).
+  """
+
+  kind: str = "qwen2_5_vl"  # what tells this tower from the others
+  hidden_size: int = 1280
+  intermediate_size: int = 3420
+  num_layers: int = 32
+  num_heads: int = 16
+  patch_size: int = 14  # pixels
+  merge_size: int = 2  # edge of the square of patches that is one token
+  window_size: int = 112  # pixels, edge of an attention window
+  full_layers: tuple[int, ...] = (7, 15, 23, 31)  # the rest look at windows
+  frames: int = 2  # times that a still picture is repeated
+  mean: tuple[float, ...] = CLIP_MEAN  # of the pixels, scaled to 0..1
+  std: tuple[float, ...] = CLIP_STD
+
+  def __post_init__(self) -> None:
+    edge = self.patch_size * self.merge_size
+    if self.window_size % edge:
+      raise UserError(
+        f"vision.window_size={self.window_size}: want a multiple of {edge}, "
+        "the pixels of one image token"
+      )
+    if self.hidden_size % (4 * self.num_heads):
+      raise UserError(
+        f"vision.hidden_size={self.hidden_size}: want a multiple of 4 * "
+        f"{self.num_heads} heads, for the angles of rows and columns"
+      )
+
+  @property
+  def merged(self) -> int:
+    """Patches of one image token."""
+    return self.merge_size**2
+
+  @property
+  def window_patches(self) -> int:
+    """The most patches of one attention window."""
+    return (self.window_size // self.patch_size) ** 2
+
+  @property
+  def num_used_layers(self) -> int:
+    return self.num_layers
+
+
+Tower = VisionConfig | QwenVisionConfig
+
+
+def _tower(values: Any) -> type[Tower]:
+  """Whose fields these are; a tower of CLIP's family has no kind."""
+  if not isinstance(values, dict) or "kind" not in values:
+    return VisionConfig
+  if values["kind"] != QwenVisionConfig.kind:
+    raise UserError(
+      f"vision.kind is {values['kind']!r:.40}, want {QwenVisionConfig.kind!r}"
+    )
+  return QwenVisionConfig
+
+
 class _Scaling(dict):
   """A dict that nobody changes, so that a config can be a static argument."""
 
@@ -133,8 +195,17 @@ class DecoderConfig(_Dict):
   output_bias: bool = False  # o (Llama with attention_bias)
   tie_embeddings: bool = False
   sliding_window: int | None = None  # keys a query may look back to, or None
+  # how many of the angles turn by time, row and column (M-RoPE of Qwen2-VL);
+  # () where a token has one position
+  mrope_sections: tuple[int, ...] = ()
 
   def __post_init__(self) -> None:
+    sections = self.mrope_sections
+    if sections and (len(sections), sum(sections)) != (3, self.head_dim // 2):
+      raise UserError(
+        f"decoder.mrope_sections={sections}: want three numbers that sum to "
+        f"half of head_dim, {self.head_dim // 2}"
+      )
     if self.rope_scaling is not None:
       object.__setattr__(self, "rope_scaling", _Scaling(self.rope_scaling))
 

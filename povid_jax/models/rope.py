@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from povid_jax.errors import UserError
 from povid_jax.models.config import DecoderConfig
@@ -40,11 +41,38 @@ def _llama3(freq: Array, scaling: dict) -> Array:
 
 
 def rotary_table(
-  config: DecoderConfig, positions_BT: Array
+  config: DecoderConfig, positions: Array
 ) -> tuple[Array, Array]:
-  """cos and sin, float32[B, T, 1, A / 2]; bfloat16 cannot hold position 257."""
-  angle = positions_BT[..., None].astype(jnp.float32) * frequencies(config)
+  """cos and sin, float32[B, T, 1, A / 2]; bfloat16 cannot hold position 257.
+
+  Args:
+    positions: int[B, T]; int[B, T, 3] (time, row, column) where the config
+      has mrope_sections, each of which turns by its own (arXiv 2409.12191).
+  """
+  where = positions[..., None]
+  if config.mrope_sections:
+    axis = np.repeat(np.arange(3), config.mrope_sections)
+    where = positions[..., axis]
+  angle = where.astype(jnp.float32) * frequencies(config)
   return jnp.cos(angle)[:, :, None], jnp.sin(angle)[:, :, None]
+
+
+def axial_table(
+  positions: Array, head_dim: int, theta: float = 10000.0
+) -> tuple[Array, Array]:
+  """cos and sin of rows and columns, float32[B, T, 1, A / 2].
+
+  The first half of the angles turns by the row, the second by the column.
+
+  Args:
+    positions: int[B, T, 2].
+    head_dim: A, a multiple of 4.
+  """
+  exponent = jnp.arange(0, head_dim // 2, 2, dtype=jnp.float32)
+  freq = 1.0 / theta ** (exponent / (head_dim // 2))
+  angle = positions[..., None].astype(jnp.float32) * freq
+  angle = angle.reshape(*angle.shape[:2], 1, -1)
+  return jnp.cos(angle), jnp.sin(angle)
 
 
 def rotate(x_BTHA: Array, cos: Array, sin: Array) -> Array:

@@ -1,0 +1,85 @@
+"""Tiny random Qwen2.5-VLs in PyTorch, for the tests that compare with them."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from povid_jax.models.config import QwenVisionConfig
+
+torch = pytest.importorskip("torch")
+import transformers  # noqa: E402
+from transformers.models.qwen2_vl import (  # noqa: E402
+  image_processing_pil_qwen2_vl as pillow,
+)
+
+from tests.torch_models import randomise  # noqa: E402
+
+IMAGE_ID, VIDEO_ID, START_ID, END_ID = 90, 91, 88, 89
+# two windows of 28 pixels in a picture of 56; layer 1 of 3 sees all of it
+VISION = dict(
+  depth=3,
+  hidden_size=32,
+  intermediate_size=40,
+  num_heads=4,
+  patch_size=7,
+  window_size=28,
+  out_hidden_size=48,
+  fullatt_block_indexes=[1],
+)
+TEXT = dict(
+  hidden_size=48,
+  intermediate_size=80,
+  num_hidden_layers=3,
+  num_attention_heads=4,
+  num_key_value_heads=2,
+  vocab_size=96,
+  max_position_embeddings=256,
+  rms_norm_eps=1e-6,
+  rope_parameters=dict(
+    rope_type="default", rope_theta=10000.0, mrope_section=[1, 2, 3]
+  ),
+)
+
+
+def qwen(seed: int = 0, **text: Any) -> Any:
+  """Qwen2_5_VLForConditionalGeneration, random weights, float32, eager."""
+  config = transformers.Qwen2_5_VLConfig(
+    vision_config=VISION,
+    text_config=TEXT | text,
+    image_token_id=IMAGE_ID,
+    video_token_id=VIDEO_ID,
+    vision_start_token_id=START_ID,
+    vision_end_token_id=END_ID,
+    tie_word_embeddings=text.get("tie_word_embeddings", False),
+  )
+  config._attn_implementation = "eager"
+  config.pad_token_id = 0
+  model = transformers.Qwen2_5_VLForConditionalGeneration(config)
+  model = randomise(model, seed)
+  model.tie_weights()
+  return model
+
+
+def processor(**fields: Any) -> Any:
+  """The image processor with Pillow that fits the tiny model."""
+  return pillow.Qwen2VLImageProcessorPil(
+    patch_size=7, min_pixels=28 * 28, max_pixels=120 * 120, **fields
+  )
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+  rng = np.random.default_rng(seed)
+  return Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
+
+
+VISION_CONFIG = QwenVisionConfig(
+  hidden_size=32,
+  intermediate_size=40,
+  num_layers=3,
+  num_heads=4,
+  patch_size=7,
+  window_size=28,
+  full_layers=(1,),
+)
