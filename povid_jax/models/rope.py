@@ -46,11 +46,12 @@ def rotary_table(
   """cos and sin, float32[B, T, 1, A / 2]; bfloat16 cannot hold position 257.
 
   Args:
-    positions: int[B, T]; int[B, T, 3] (time, row, column) where the config
-      has mrope_sections, each of which turns by its own (arXiv 2409.12191).
+    positions: int[B, T]; or, where the config has mrope_sections, int[B, T, 3]
+      (time, row, column), by each of which its own section turns (arXiv
+      2409.12191).
   """
   where = positions[..., None]
-  if config.mrope_sections:
+  if positions.ndim == 3:
     axis = np.repeat(np.arange(3), config.mrope_sections)
     where = positions[..., axis]
   angle = where.astype(jnp.float32) * frequencies(config)

@@ -1,0 +1,171 @@
+"""Qwen2.5-VL: its tensors, its config.json and its processor, in and out.
+
+Read in transformers' modeling_qwen2_5_vl.py, configuration_qwen2_5_vl.py and
+conversion_mapping.py (key names of 4.49 to 5), and in the config.json of
+Qwen/Qwen2.5-VL-3B-Instruct and -7B-Instruct.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from povid_jax.errors import UserError
+from povid_jax.models.config import (
+  DecoderConfig,
+  LlavaConfig,
+  QwenVisionConfig,
+)
+from povid_jax.weights.dimensions import decoder_from
+from povid_jax.weights.fields import Fields, integer, number, section, want
+from povid_jax.weights.shards import read_json
+
+MODEL_TYPE = "qwen2_5_vl"
+ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
+# what transformers assumes where vision_config is silent; checked by a test
+VISION_DEFAULTS: dict[str, Any] = dict(
+  depth=32,
+  hidden_size=3584,
+  hidden_act="silu",
+  intermediate_size=3420,
+  num_heads=16,
+  in_channels=3,
+  patch_size=14,
+  spatial_merge_size=2,
+  temporal_patch_size=2,
+  window_size=112,
+  out_hidden_size=3584,
+  fullatt_block_indexes=[7, 15, 23, 31],
+)
+TEXT_DEFAULTS: dict[str, Any] = dict(
+  vocab_size=152064,
+  hidden_size=8192,
+  intermediate_size=29568,
+  num_hidden_layers=80,
+  num_attention_heads=64,
+  num_key_value_heads=8,
+  max_position_embeddings=32768,
+  rms_norm_eps=1e-5,
+  rope_theta=1_000_000.0,
+)
+_NAMES = {
+  "hidden_size": "hidden_size",
+  "intermediate_size": "intermediate_size",
+  "num_layers": "depth",
+  "num_heads": "num_heads",
+  "patch_size": "patch_size",
+  "merge_size": "spatial_merge_size",
+  "window_size": "window_size",
+  "frames": "temporal_patch_size",
+}
+
+
+def _vision(values: Fields, width: int, where: Path) -> QwenVisionConfig:
+  given = {k: v for k, v in values.items() if v is not None}
+  c = VISION_DEFAULTS | given
+  want(c["hidden_act"], ("silu",), "vision_config.hidden_act", where)
+  for name in ("in_channels", "in_chans"):
+    want(c.get(name, 3), (3,), f"vision_config.{name}", where)
+  want(
+    c["out_hidden_size"], (width,), "vision_config.out_hidden_size", where
+  )
+  rope = section(c, "rope_parameters", where)
+  want(rope.get("rope_theta", 1e4), (1e4,), "vision rope_theta", where)
+  full = c["fullatt_block_indexes"]
+  layers = integer(c, "depth", where, 10_000)
+  if not isinstance(full, list) or not all(
+    type(i) is int and 0 <= i < layers for i in full
+  ):
+    raise UserError(
+      f"{where}: vision_config.fullatt_block_indexes is {full!r:.80}, want "
+      f"a list of layers from 0 to {layers - 1}"
+    )
+  sizes: Any = {
+    ours: integer(c, theirs, where) for ours, theirs in _NAMES.items()
+  }
+  try:
+    return QwenVisionConfig(**sizes, full_layers=tuple(full))
+  except UserError as error:
+    raise UserError(f"{where}: {error}") from error
+
+
+def _decoder(values: Fields, where: Path) -> DecoderConfig:
+  """A Qwen2 decoder whose tokens have three positions."""
+  c = TEXT_DEFAULTS | {k: v for k, v in values.items() if v is not None}
+  rope = section(c, "rope_parameters", where)
+  rope = rope or section(c, "rope_scaling", where)
+  sections = rope.get("mrope_section")
+  whole = isinstance(sections, list) and all(type(n) is int for n in sections)
+  if sections is None or not whole:
+    raise UserError(
+      f"{where}: mrope_section is {sections!r:.80}, want three whole numbers"
+    )
+  kind = rope.get("rope_type") or rope.get("type") or "mrope"
+  want(kind, ("default", "mrope"), "the rope type", where)
+  c["rope_theta"] = rope.get("rope_theta", c["rope_theta"])
+  c["rope_parameters"] = c["rope_scaling"] = None
+  decoder = decoder_from(c, "qwen2", where)
+  try:
+    return dataclasses.replace(decoder, mrope_sections=tuple(sections))
+  except UserError as error:
+    raise UserError(f"{where}: {error}") from error
+
+
+def from_hf(folder: Path) -> LlavaConfig:
+  """Dimensions of a folder that Qwen2_5_VLForConditionalGeneration reads.
+
+  Raises:
+    UserError: a field that is missing, of another kind, or asks for something
+      that we do not compute.
+  """
+  where = folder / "config.json"
+  c = read_json(where)
+  want(c.get("model_type"), (MODEL_TYPE,), "model_type", where)
+  # flat up to transformers 4.51 and on the hub
+  text = section(c, "text_config", where) or c
+  # transformers ties where either says so
+  tied = bool(c.get("tie_word_embeddings")) or bool(
+    text.get("tie_word_embeddings")
+  )
+  decoder = _decoder(text | {"tie_word_embeddings": tied}, where)
+  vision = _vision(
+    section(c, "vision_config", where), decoder.hidden_size, where
+  )
+  return LlavaConfig(vision=vision, decoder=decoder)
+
+
+def to_hf(
+  config: LlavaConfig, vocab_size: int, dtype: str
+) -> dict[str, Any]:
+  """config.json as the hub has it, without the ids of tokens."""
+  decoder, vision = config.decoder, config.vision
+  assert isinstance(vision, QwenVisionConfig)
+  tower = {theirs: getattr(vision, ours) for ours, theirs in _NAMES.items()}
+  return {
+    "architectures": [ARCHITECTURE],
+    "model_type": MODEL_TYPE,
+    "torch_dtype": dtype,
+    "vocab_size": vocab_size,
+    "hidden_size": decoder.hidden_size,
+    "intermediate_size": decoder.intermediate_size,
+    "num_hidden_layers": decoder.num_layers,
+    "num_attention_heads": decoder.num_heads,
+    "num_key_value_heads": decoder.num_kv_heads,
+    "hidden_act": "silu",
+    "max_position_embeddings": decoder.max_positions,
+    "rms_norm_eps": decoder.rms_norm_eps,
+    "rope_theta": decoder.rope_theta,
+    "rope_scaling": {
+      "type": "mrope",
+      "mrope_section": list(decoder.mrope_sections),
+    },
+    "use_sliding_window": False,
+    "tie_word_embeddings": decoder.tie_embeddings,
+    "vision_config": {
+      "model_type": MODEL_TYPE,
+      "hidden_act": "silu",
+      "in_chans": 3,
+      "out_hidden_size": decoder.hidden_size,
+      "fullatt_block_indexes": list(vision.full_layers),
+      **tower,
+    },
+  }
