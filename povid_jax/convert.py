@@ -196,7 +196,7 @@ def to_hf(args: argparse.Namespace) -> None:
     )
     tokenizers.write_processor(
       folder,
-      config.vision,
+      config.square_tower,
       weights.image_mode,
       chat_template(find_template(weights.template)),
     )

@@ -141,7 +141,7 @@ def _pictures(
   images: Sequence[Image.Image], weights: restore.Weights
 ) -> np.ndarray:
   """uint8[1, I, S, S, 3]."""
-  size = weights.config.vision.image_size
+  size = weights.config.square_tower.image_size
   ready = [preprocess(image, size, weights.image_mode) for image in images]
   empty = np.zeros((0, size, size, 3), np.uint8)
   return np.stack(ready)[None] if ready else empty[None]

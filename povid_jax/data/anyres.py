@@ -194,6 +194,9 @@ class AnyRes:
       packed["weight"] = pad(weight, extent.tokens)
     return packed
 
+  def positions(self, is_image: np.ndarray, sizes: Sequence[Size]) -> None:
+    return None
+
 
 def _widen(index: np.ndarray, taps: int) -> np.ndarray:
   """int32[m, taps]; the features that are added weigh nothing."""
@@ -226,7 +229,7 @@ def _taps(count: int, out: int) -> tuple[np.ndarray, np.ndarray]:
 
 def anyres(config: LlavaConfig) -> AnyRes:
   """The layout of a model's config."""
-  layout, vision = config.layout, config.vision
+  layout, vision = config.layout, config.square_tower
   original = layout.reader == "original"
   pinpoints = layout.pinpoints
   if original:

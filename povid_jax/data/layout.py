@@ -16,6 +16,7 @@ from PIL import Image
 
 from povid_jax.data.anyres import anyres
 from povid_jax.data.image import Mode, preprocess, size_of
+from povid_jax.data.qwen_layout import native
 from povid_jax.data.room import (
   Extent,
   Layout,
@@ -81,15 +82,19 @@ class Square:
   def pack(self, row: Pictures, extent: Extent) -> np.ndarray:
     return pad(row.pixels, extent.tiles)
 
+  def positions(self, is_image: np.ndarray, sizes: Sequence[Size]) -> None:
+    return None
+
 
 def _square(config: LlavaConfig) -> Square:
   mode = cast(Mode, config.layout.mode)
-  return Square(config.vision.image_size, config.image_tokens, mode)
+  return Square(config.square_tower.image_size, config.image_tokens, mode)
 
 
 _KINDS: dict[str, Callable[[LlavaConfig], Layout]] = {
   "square": _square,
   "anyres": anyres,
+  "native": native,
 }
 
 

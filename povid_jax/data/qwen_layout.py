@@ -12,12 +12,14 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from PIL import Image
 
+from povid_jax.data.room import Extent, Size, pad
 from povid_jax.errors import UserError
+from povid_jax.models.config import LlavaConfig, QwenVisionConfig
 
-Size = tuple[int, int]  # width, height in pixels, as Pillow has it
 _LONGEST = 200  # times its width is a picture's most height, and the reverse
 
 
@@ -51,6 +53,12 @@ class Native:
   window: int = 4
   min_pixels: int = 56 * 56
   max_pixels: int = 12_845_056
+  same_size = False
+
+  def measure(self, sizes: Sequence[Size]) -> list[Extent]:
+    """Room of each picture; `tiles` are patches."""
+    counts = [math.prod(self.grid(size)) for size in sizes]
+    return [Extent(count * self.merge**2, count) for count in counts]
 
   def grid(self, size: Size) -> tuple[int, int]:
     """(rows, columns) of image tokens of a picture.
@@ -148,6 +156,28 @@ class Native:
       tokens += len(part.index)
     return Patches(*map(np.concatenate, zip(*moved, strict=True)))
 
+  def _lengths(self, extent: Extent) -> dict[str, int]:
+    # windows are looked for in blocks of patches of the largest
+    block = (self.window * self.merge) ** 2
+    patches = -(-extent.tiles // block) * block
+    return dict.fromkeys(Patches._fields, patches) | {"index": extent.tokens}
+
+  def describe(self, extent: Extent) -> dict[str, jax.ShapeDtypeStruct]:
+    empty = self.cut([])._asdict()
+    return {
+      name: jax.ShapeDtypeStruct((n, *empty[name].shape[1:]), empty[name].dtype)
+      for name, n in self._lengths(extent).items()
+    }
+
+  def pack(self, row: Patches, extent: Extent) -> dict[str, np.ndarray]:
+    lengths = self._lengths(extent)
+    return {name: pad(x, lengths[name]) for name, x in row._asdict().items()}
+
+  def positions(
+    self, is_image: np.ndarray, sizes: Sequence[Size]
+  ) -> tuple[np.ndarray, int]:
+    return positions(is_image, [self.grid(size) for size in sizes])
+
 
 def positions(
   is_image: np.ndarray, grids: Sequence[tuple[int, int]]
@@ -179,3 +209,16 @@ def positions(
   rest = len(is_image) - place
   out[place:] = np.arange(here, here + rest)[:, None]
   return out, here + rest
+
+
+def native(config: LlavaConfig) -> Native:
+  """The layout of a model whose pictures keep their size."""
+  layout, vision = config.layout, config.vision
+  assert isinstance(vision, QwenVisionConfig)
+  return Native(
+    patch=vision.patch_size,
+    merge=vision.merge_size,
+    window=vision.window_size // (vision.patch_size * vision.merge_size),
+    min_pixels=layout.min_pixels,
+    max_pixels=layout.max_pixels,
+  )

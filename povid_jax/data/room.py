@@ -13,7 +13,8 @@ class Extent(NamedTuple):
   """Room that pictures take.
 
   Attributes:
-    tiles: squares that the tower sees.
+    tiles: squares that the tower sees; patches where pictures keep their
+      size.
     tokens: image tokens in the prefix.
     taps: features that an image token is made of at most.
   """
@@ -64,7 +65,7 @@ class Layout(Protocol):
     """Room of each picture of a row, from their sizes alone."""
     ...
 
-  def cut(self, pictures: Sequence[Image.Image]) -> Pictures:
+  def cut(self, pictures: Sequence[Image.Image]) -> Any:
     """The RGB pictures of one row as arrays."""
     ...
 
@@ -72,8 +73,23 @@ class Layout(Protocol):
     """Shapes and dtypes (jax.ShapeDtypeStruct) of the arrays of one row."""
     ...
 
-  def pack(self, row: Pictures, extent: Extent) -> Any:
+  def pack(self, row: Any, extent: Extent) -> Any:
     """The arrays of one row that the model takes, padded to `extent`."""
+    ...
+
+  def positions(
+    self, is_image: np.ndarray, sizes: Sequence[Size]
+  ) -> tuple[np.ndarray, int] | None:
+    """Where the tokens of a prefix are, if that is more than their index.
+
+    Args:
+      is_image: bool[p], image tokens of the prefix.
+      sizes: of its pictures, in order.
+
+    Returns:
+      int32[p, 3] and the position of what follows the prefix; None where
+      tokens are counted.
+    """
     ...
 
 

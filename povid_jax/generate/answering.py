@@ -302,7 +302,7 @@ def _images(
   policy: Policy, question: Question, noise: Noise | None
 ) -> np.ndarray:
   """uint8[I, S, S, 3] of one question."""
-  size = policy.config.vision.image_size
+  size = policy.config.square_tower.image_size
   pictures = []
   for path in question.images:
     try:

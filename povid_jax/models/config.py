@@ -8,7 +8,7 @@ from povid_jax.errors import UserError
 ACTIVATIONS = ("quick_gelu", "gelu", "gelu_tanh", "silu")
 PROJECTORS = ("mlp2x_gelu", "linear")
 # kind of layout -> how pictures become arrays; see data/layout.py
-LAYOUTS = ("square", "anyres")
+LAYOUTS = ("square", "anyres", "native")
 
 # CLIPImageProcessor's constants, for pixels scaled to 0..1
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -83,6 +83,12 @@ class VisionConfig(_Dict):
   patch_bias: bool = False
   mean: tuple[float, ...] = CLIP_MEAN  # of the pixels, scaled to 0..1
   std: tuple[float, ...] = CLIP_STD
+
+  def __post_init__(self) -> None:
+    if self.activation not in ACTIVATIONS:
+      raise UserError(
+        f"vision.activation: want one of {ACTIVATIONS}, got {self.activation!r}"
+      )
 
   @property
   def side(self) -> int:
@@ -227,6 +233,7 @@ class LayoutConfig(_Dict):
 
   `square`: one picture, one square of the tower's size. `anyres`: the picture
   squashed to a square, then cut into tiles (LLaVA-NeXT, LLaVA-OneVision).
+  `native`: patches of the picture at about its own size (Qwen2.5-VL).
   """
 
   kind: str = "square"
@@ -242,6 +249,9 @@ class LayoutConfig(_Dict):
   # original: pinpoints are (width, height), which decides ties, and sizes are
   # cut off and not rounded, as LLaVA's own code has it; else as transformers
   reader: str = "transformers"
+  # of a native picture; smaller ones are enlarged, larger ones shrunk
+  min_pixels: int = 3_136
+  max_pixels: int = 12_845_056
 
   def __post_init__(self) -> None:
     for name, valid in (
@@ -263,27 +273,28 @@ class LayoutConfig(_Dict):
 class LlavaConfig(_Dict):
   """Vision tower, projector, decoder, and the layout of pictures."""
 
-  vision: VisionConfig = VisionConfig()
+  vision: Tower = VisionConfig()
   decoder: DecoderConfig = DecoderConfig()
   projector: str = "mlp2x_gelu"
   layout: LayoutConfig = LayoutConfig()
 
   def __post_init__(self) -> None:
-    self._check_pinpoints()
+    self._check_layout()
     if self.projector not in PROJECTORS:
       raise UserError(
         f"projector: want one of {PROJECTORS}, got {self.projector!r}"
       )
-    if self.vision.activation not in ACTIVATIONS:
-      raise UserError(
-        f"vision.activation: want one of {ACTIVATIONS}, "
-        f"got {self.vision.activation!r}"
-      )
 
-  def _check_pinpoints(self) -> None:
-    tile, given = self.vision.image_size, self.layout.pinpoints
+  def _check_layout(self) -> None:
+    native = self.layout.kind == "native"
+    if native != isinstance(self.vision, QwenVisionConfig):
+      raise UserError(
+        f"layout.kind={self.layout.kind!r} does not fit the tower; "
+        "'native' is for Qwen2.5-VL's and for no other"
+      )
     if self.layout.kind != "anyres":
       return
+    tile, given = self.square_tower.image_size, self.layout.pinpoints
     for pair in given or ((0, 0),):
       numbers = isinstance(pair, tuple) and all(type(n) is int for n in pair)
       if (
@@ -299,9 +310,20 @@ class LlavaConfig(_Dict):
         )
 
   @property
+  def square_tower(self) -> VisionConfig:
+    """The tower of a family whose pictures become squares.
+
+    Raises:
+      UserError: pictures keep their size in this family.
+    """
+    if not isinstance(self.vision, VisionConfig):
+      raise UserError("this needs a model whose pictures become squares")
+    return self.vision
+
+  @property
   def image_tokens(self) -> int:
     """Tokens of one square picture, or of one tile."""
-    return self.vision.num_patches
+    return self.square_tower.num_patches
 
 
 @dataclasses.dataclass(frozen=True)

@@ -137,7 +137,7 @@ def vision(model: Model, images: int, gradient: bool = True) -> Work:
 
   With `gradient` a backward pass is counted where the tower is trained.
   """
-  config = model.config.vision
+  config = model.config.square_tower
   dim, tokens = config.hidden_size, config.num_patches + 1
   patch = 2 * config.num_patches * 3 * config.patch_size**2 * dim
   weights = 4 * dim**2 + 2 * dim * config.intermediate_size

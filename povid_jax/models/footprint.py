@@ -111,7 +111,7 @@ def _head(load: Load) -> int:
 
 
 def _vision(load: Load) -> int:
-  config = load.config.vision
+  config = load.config.square_tower
   tokens = load.rows * (config.num_patches + 1)
   square = 4 * load.rows * config.num_heads * (config.num_patches + 1) ** 2
   width = 6 * config.hidden_size + 2 * config.intermediate_size

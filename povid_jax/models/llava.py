@@ -1,6 +1,6 @@
 """LLaVA: vision tower, projector and decoder over a prefix and N branches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,10 +9,16 @@ from flax import nnx
 
 from povid_jax.models import backends, pictures
 from povid_jax.models.attention import decode_attention, self_attention
-from povid_jax.models.config import LlavaConfig
+from povid_jax.models.config import (
+  LlavaConfig,
+  QwenVisionConfig,
+  Tower,
+  VisionConfig,
+)
 from povid_jax.models.layers import Linear
 from povid_jax.models.llama import Llama
 from povid_jax.models.pictures import Images
+from povid_jax.models.qwen_vision import Merger, QwenVision
 from povid_jax.models.vit import VisionTransformer
 
 Array = jax.Array
@@ -45,6 +51,13 @@ class Projector(nnx.Module):
     return self.linear_2(jax.nn.gelu(h, approximate=False), adapter)
 
 
+# tower and projector of a family, by the dimensions of its tower
+PARTS: dict[type[Tower], tuple[Callable[..., Any], Callable[..., Any]]] = {
+  VisionConfig: (VisionTransformer, Projector),
+  QwenVisionConfig: (QwenVision, Merger),
+}
+
+
 class Llava(nnx.Module):
   """The whole model. See DESIGN's "prefix and N branches" for the layout."""
 
@@ -57,8 +70,9 @@ class Llava(nnx.Module):
     remat: str = "none",
     attention: str = "xla",
   ):
-    self.vision = VisionTransformer(config.vision, rngs)
-    self.projector = Projector(config, rngs)
+    tower, projector = PARTS[type(config.vision)]
+    self.vision = tower(config.vision, rngs)
+    self.projector = projector(config, rngs)
     self.decoder = Llama(config.decoder, rngs)
     self.image_newline = None
     if config.layout.newline:

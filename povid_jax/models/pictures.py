@@ -7,6 +7,7 @@ What a layout packs (data/layout.py) is an array or a dict of arrays [B, ...]:
           index   int32[B, M, J], for each image token the J features that it
                   is made of, counted over the tiles; -1 is the newline
           weight  float32[B, M, J], their shares; left out where J = 1
+  native  see models/qwen_vision.py
 
 A picture that noise was put on has the same map: only its pixels come along.
 """
@@ -126,4 +127,24 @@ def tiles(model: Llava, images: Images, noise: Noise, adapter: bool) -> Array:
   return (found.astype(jnp.float32) * weight).sum(axis=2).astype(table.dtype)
 
 
-ENCODERS: dict[str, Encoder] = {"square": squares, "anyres": tiles}
+def patches(model: Llava, images: Images, noise: Noise, adapter: bool) -> Array:
+  """Image tokens float[B, M, D] of pictures at their own size."""
+  assert isinstance(images, Mapping)
+  pixels, vision = images["pixels"], model.config.vision
+  if pixels.shape[1] == 0:
+    return _empty(model, pixels.shape[0])
+  coloured = pixels.reshape(*pixels.shape[:2], -1, 3)
+  values = normalise(coloured, vision.mean, vision.std).reshape(pixels.shape)
+  if noise is not None:
+    scale, eps = noise
+    values = scale[0] * values + scale[1] * eps
+  features = model.vision(values.astype(model.dtype), images, adapter)
+  tokens = model.projector(features, adapter)
+  return jnp.take_along_axis(tokens, images["index"][..., None], axis=1)
+
+
+ENCODERS: dict[str, Encoder] = {
+  "square": squares,
+  "anyres": tiles,
+  "native": patches,
+}

@@ -26,7 +26,7 @@ import numpy as np
 from flax import nnx
 
 from povid_jax.models.attention import NEG
-from povid_jax.models.config import QwenVisionConfig
+from povid_jax.models.config import LlavaConfig, QwenVisionConfig
 from povid_jax.models.layers import Linear, RMSNorm
 from povid_jax.models.partition import by_batch
 from povid_jax.models.rope import axial_table, rotate
@@ -213,9 +213,11 @@ class QwenVision(nnx.Module):
 class Merger(nnx.Module):
   """Squares of patches to image tokens of the decoder's width."""
 
-  def __init__(self, config: QwenVisionConfig, d_out: int, rngs: nnx.Rngs):
-    wide = config.hidden_size * config.merged
-    self.norm = RMSNorm(config.hidden_size, EPS)
+  def __init__(self, config: LlavaConfig, rngs: nnx.Rngs):
+    tower, d_out = config.vision, config.decoder.hidden_size
+    assert isinstance(tower, QwenVisionConfig)
+    wide = tower.hidden_size * tower.merged
+    self.norm = RMSNorm(tower.hidden_size, EPS)
     self.linear_1 = Linear(wide, wide, rngs=rngs, bias=True)
     self.linear_2 = Linear(wide, d_out, rngs=rngs, bias=True)
     self.wide = wide

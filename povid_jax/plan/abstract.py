@@ -134,7 +134,7 @@ def abstract_batch(
     return jax.ShapeDtypeStruct((*lead, *size), dtype, sharding=cut)
 
   branches = 2 if "rejected" in step.spec.needs else 1
-  side = described.vision.image_size
+  side = described.square_tower.image_size
   images = put(shape.images, side, side, 3, dtype=jnp.uint8)
   batch = {
     "prefix_ids": put(shape.prefix, dtype=jnp.int32),

@@ -211,7 +211,7 @@ def build_loader(
     source=data.source,
     tokenizer=data.tokenizer,
     text=data.text,
-    image_size=weights.config.vision.image_size,
+    image_size=weights.config.square_tower.image_size,
     image_mode=weights.image_mode,
     max_images=int(data.lengths.images[data.buckets.kept].max()),
     noise=noise if uses_noise else None,

@@ -320,6 +320,8 @@ def manners_of(folder: Path) -> tuple[str, str]:
   """
   c = read_json(folder / "config.json")
   said = section(c, "povid_jax", folder / "config.json")
+  if c.get("model_type") == "qwen2_5_vl":
+    return said.get("template") or "qwen2_vl", "pad"
   name = (
     f"{c.get('model_type')} {c.get('architectures')} {c.get('text_config')}"
   )

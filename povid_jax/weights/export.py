@@ -228,11 +228,11 @@ def write_llava_hf(
     "image_token_index": image_token,
     "image_seq_length": config.image_tokens,
     "projector_hidden_act": "gelu",
-    "vision_feature_layer": config.vision.feature_layer,
+    "vision_feature_layer": config.square_tower.feature_layer,
     "vision_feature_select_strategy": "default",
     "tie_word_embeddings": config.decoder.tie_embeddings,
     "text_config": text | {k: v for k, v in tokens.items() if v is not None},
-    "vision_config": hf_config.to_vision_config(config.vision),
+    "vision_config": hf_config.to_vision_config(config.square_tower),
     "povid_jax": dict(manners),
   }
   if tokens.get("pad_token_id") is not None:

@@ -9,10 +9,20 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 
 from povid_jax.errors import UserError
-from povid_jax.models.config import DecoderConfig, LlavaConfig, VisionConfig
+from povid_jax.models.config import (
+  DecoderConfig,
+  LlavaConfig,
+  QwenVisionConfig,
+  VisionConfig,
+)
 
 # Longest first where one is the beginning of another.
 _PREFIXES = (
+  # Qwen2.5-VL: module names of transformers 4.52 and later, then on disk
+  ("model.visual.merger.", "projector"),
+  ("visual.merger.", "projector"),
+  ("model.visual.", "vision"),
+  ("visual.", "vision"),
   # llava-hf on disk (transformers 4.36 to 4.51), and what newer ones write
   ("language_model.model.", "decoder"),
   ("language_model.lm_head.", "head"),
@@ -49,6 +59,10 @@ _PROJECTOR_NAMES = {
   "2.bias": "linear_2.bias",
   "weight": "linear_1.weight",  # mm_projector_type "linear"
   "bias": "linear_1.bias",
+  "mlp.0.weight": "linear_1.weight",  # the merger of Qwen2.5-VL
+  "mlp.0.bias": "linear_1.bias",
+  "mlp.2.weight": "linear_2.weight",
+  "mlp.2.bias": "linear_2.bias",
 }
 
 
@@ -74,7 +88,8 @@ class Entry:
   def axes(self) -> tuple[int, ...]:
     """Permutation that takes a torch tensor to our layout."""
     if self.path.endswith("patch_embedding"):
-      return (2, 3, 1, 0)  # [out, in, h, w] -> [h, w, in, out]
+      # [out, in, (frames,) h, w] -> [(frames,) h, w, in, out]
+      return (*range(2, len(self.shape)), 1, 0)
     return (
       (1, 0) if self.path.endswith("/kernel") else tuple(range(len(self.shape)))
     )
@@ -105,6 +120,41 @@ def _layer_norm(path: str, name: str, size: int, layers: int) -> list[Entry]:
     Entry(f"{path}/scale", "vision", f"{name}.weight", (size,), layers),
     Entry(f"{path}/bias", "vision", f"{name}.bias", (size,), layers),
   ]
+
+
+def qwen_vision_entries(config: QwenVisionConfig) -> list[Entry]:
+  """The tower of Qwen2.5-VL."""
+  d, f, n = config.hidden_size, config.intermediate_size, config.num_layers
+  p = config.patch_size
+  entries = [
+    Entry(
+      "vision/patch_embedding",
+      "vision",
+      "patch_embed.proj.weight",
+      (d, 3, config.frames, p, p),
+    )
+  ]
+  sizes = [("attn", "qkv", 3 * d, d), ("attn", "proj", d, d)]
+  sizes += [("mlp", "gate_proj", f, d), ("mlp", "up_proj", f, d)]
+  for block, proj, out, into in [*sizes, ("mlp", "down_proj", d, f)]:
+    path, name = f"vision/layers/{block}/{proj}", f"blocks.{{}}.{block}.{proj}"
+    entries += _linear(path, "vision", name, out, into, True, n)
+  for norm in ("norm1", "norm2"):
+    path, name = f"vision/layers/{norm}/scale", f"blocks.{{}}.{norm}.weight"
+    entries.append(Entry(path, "vision", name, (d,), n))
+  return entries
+
+
+def merger_entries(config: LlavaConfig) -> list[Entry]:
+  """The merger of Qwen2.5-VL, in the projector's place."""
+  tower, out = config.vision, config.decoder.hidden_size
+  assert isinstance(tower, QwenVisionConfig)
+  d, wide = tower.hidden_size, tower.hidden_size * tower.merged
+  entries = [Entry("projector/norm/scale", "projector", "ln_q.weight", (d,))]
+  for name, size in (("linear_1", wide), ("linear_2", out)):
+    path = f"projector/{name}"
+    entries += _linear(path, "projector", name, size, wide, True, 0)
+  return entries
 
 
 def vision_entries(config: VisionConfig) -> list[Entry]:
@@ -192,11 +242,11 @@ def decoder_entries(config: DecoderConfig) -> list[Entry]:
 
 def entries(config: LlavaConfig) -> list[Entry]:
   """Every parameter of a model, in the order of its parts."""
-  return [
-    *vision_entries(config.vision),
-    *projector_entries(config),
-    *decoder_entries(config.decoder),
-  ]
+  if isinstance(config.vision, VisionConfig):
+    first = [*vision_entries(config.vision), *projector_entries(config)]
+  else:
+    first = [*qwen_vision_entries(config.vision), *merger_entries(config)]
+  return [*first, *decoder_entries(config.decoder)]
 
 
 def split(key: str, clip: bool = False) -> tuple[str, str] | None:

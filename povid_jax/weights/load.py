@@ -12,7 +12,7 @@ import numpy as np
 from povid_jax import progress
 from povid_jax.errors import UserError
 from povid_jax.models.config import LlavaConfig
-from povid_jax.weights import dimensions, finite, keys, kinds
+from povid_jax.weights import dimensions, finite, keys, kinds, qwen
 from povid_jax.weights.shards import (
   Tensor,
   read_file,
@@ -22,6 +22,8 @@ from povid_jax.weights.shards import (
 
 # (path, shape) -> sharding, as povid_jax.checkpoints.restore.load takes it
 Shardings = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
+# model_type -> dimensions of a folder of transformers
+_READERS = {qwen.MODEL_TYPE: qwen.from_hf}
 _BLOCK = 512  # columns of a transposed copy; keeps both sides in the cache
 
 
@@ -222,7 +224,7 @@ def _open_original(
   wanted = keys.entries(config)
   pieces = {}
   if not inside and vision_tower is not None:
-    tower = keys.vision_entries(config.vision)
+    tower = keys.vision_entries(config.square_tower)
     wanted = wanted[len(tower) :]
     found = read_folder(vision_tower)
     pieces = _take(found, tower, vision_tower, clip=True)
@@ -231,8 +233,8 @@ def _open_original(
   return _source(folder, config, "original", pieces)
 
 
-def _open_llava_hf(folder: Path, tensors: dict[str, Tensor]) -> Source:
-  config = dimensions.from_llava_hf(folder)
+def _open_hf(folder: Path, tensors: dict[str, Tensor], kind: str) -> Source:
+  config = _READERS.get(kind, dimensions.from_llava_hf)(folder)
   wanted = keys.entries(config)
   tied = config.decoder.tie_embeddings
   pieces = _take(tensors, wanted, folder, tied=tied)
@@ -257,12 +259,14 @@ def open_checkpoint(
   tensors = _with_projector(folder, kinds.unwrapped(read_folder(folder)))
   if why := kinds.explain(tensors):
     raise UserError(f"{folder}: {why}")
-  if "text_config" in read_json(folder / "config.json"):
+  c = read_json(folder / "config.json")
+  kind = str(c.get("model_type"))
+  if "text_config" in c or kind in _READERS:
     if vision_tower is not None:
       raise UserError(
         f"{folder}: an llava-hf checkpoint holds its vision tower; "
         "leave out --vision-tower"
       )
-    return _open_llava_hf(folder, tensors)
+    return _open_hf(folder, tensors, kind)
   tower = None if vision_tower is None else Path(vision_tower)
   return _open_original(folder, tensors, tower)

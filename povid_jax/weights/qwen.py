@@ -12,6 +12,7 @@ from typing import Any
 from povid_jax.errors import UserError
 from povid_jax.models.config import (
   DecoderConfig,
+  LayoutConfig,
   LlavaConfig,
   QwenVisionConfig,
 )
@@ -65,9 +66,7 @@ def _vision(values: Fields, width: int, where: Path) -> QwenVisionConfig:
   want(c["hidden_act"], ("silu",), "vision_config.hidden_act", where)
   for name in ("in_channels", "in_chans"):
     want(c.get(name, 3), (3,), f"vision_config.{name}", where)
-  want(
-    c["out_hidden_size"], (width,), "vision_config.out_hidden_size", where
-  )
+  want(c["out_hidden_size"], (width,), "vision_config.out_hidden_size", where)
   rope = section(c, "rope_parameters", where)
   want(rope.get("rope_theta", 1e4), (1e4,), "vision rope_theta", where)
   full = c["fullatt_block_indexes"]
@@ -103,11 +102,69 @@ def _decoder(values: Fields, where: Path) -> DecoderConfig:
   want(kind, ("default", "mrope"), "the rope type", where)
   c["rope_theta"] = rope.get("rope_theta", c["rope_theta"])
   c["rope_parameters"] = c["rope_scaling"] = None
+  for kind in c.get("layer_types") or ():
+    want(kind, ("full_attention",), "layer_types", where)
   decoder = decoder_from(c, "qwen2", where)
   try:
     return dataclasses.replace(decoder, mrope_sections=tuple(sections))
   except UserError as error:
     raise UserError(f"{where}: {error}") from error
+
+
+def _processor(folder: Path) -> tuple[Fields, Path]:
+  """Fields of the image processor, and the file that has them."""
+  for name in ("preprocessor_config.json", "processor_config.json"):
+    where = folder / name
+    if where.is_file():
+      c = read_json(where)
+      return section(c, "image_processor", where) or c, where
+  raise UserError(
+    f"{folder}: no preprocessor_config.json in it, which says how large "
+    "pictures may be"
+  )
+
+
+def _layout(
+  folder: Path, tower: QwenVisionConfig
+) -> tuple[LayoutConfig, QwenVisionConfig]:
+  """Sizes of pictures, and the tower with the mean and deviation of pixels.
+
+  Raises:
+    UserError: a processor that makes other patches than ours.
+  """
+  c, where = _processor(folder)
+  for name, wanted in (
+    ("patch_size", tower.patch_size),
+    ("merge_size", tower.merge_size),
+    ("temporal_patch_size", tower.frames),
+    ("resample", 3),  # bicubic
+    ("do_resize", True),
+    ("do_rescale", True),
+    ("do_normalize", True),
+  ):
+    if c.get(name) is not None:
+      want(c[name], (wanted,), name, where)
+  factor = number({"rescale_factor": 1 / 255} | c, "rescale_factor", where)
+  if abs(factor - 1 / 255) > 1e-9:
+    raise UserError(f"{where}: rescale_factor is {factor}, want 1/255")
+  size = section(c, "size", where)
+  pixels = []
+  for flat, nested, default in (
+    ("min_pixels", "shortest_edge", LayoutConfig.min_pixels),
+    ("max_pixels", "longest_edge", LayoutConfig.max_pixels),
+  ):
+    value = c.get(flat) or size.get(nested) or default
+    pixels.append(integer({flat: value}, flat, where))
+  colours = {}
+  for name, field in (("mean", "image_mean"), ("std", "image_std")):
+    value = c.get(field, list(getattr(tower, name)))
+    if not isinstance(value, list) or len(value) != 3:
+      raise UserError(f"{where}: {field} is {value!r:.80}, want three numbers")
+    colours[name] = tuple(number({field: v}, field, where) for v in value)
+  return (
+    LayoutConfig("native", min_pixels=pixels[0], max_pixels=pixels[1]),
+    dataclasses.replace(tower, **colours),
+  )
 
 
 def from_hf(folder: Path) -> LlavaConfig:
@@ -130,12 +187,11 @@ def from_hf(folder: Path) -> LlavaConfig:
   vision = _vision(
     section(c, "vision_config", where), decoder.hidden_size, where
   )
-  return LlavaConfig(vision=vision, decoder=decoder)
+  layout, vision = _layout(folder, vision)
+  return LlavaConfig(vision=vision, decoder=decoder, layout=layout)
 
 
-def to_hf(
-  config: LlavaConfig, vocab_size: int, dtype: str
-) -> dict[str, Any]:
+def to_hf(config: LlavaConfig, vocab_size: int, dtype: str) -> dict[str, Any]:
   """config.json as the hub has it, without the ids of tokens."""
   decoder, vision = config.decoder, config.vision
   assert isinstance(vision, QwenVisionConfig)
