@@ -77,6 +77,6 @@ def test_features_do_not_depend_on_the_batch(models, monkeypatch):
   monkeypatch.setattr(qwen_vision, "_QUERIES", 24)
   apart = jax.jit(lambda x: params_lib.merge(graph, params).encode_images(x))
   got = apart(pack(PICTURES))
-  for picture, one, row in zip(PICTURES, alone, got, strict=True):
-    count = layout.measure([picture.size])[0].tokens
+  for image, one, row in zip(PICTURES, alone, got, strict=True):
+    count = layout.measure([image.size])[0].tokens
     assert np.abs(one - row)[:count].max() <= 1e-6
