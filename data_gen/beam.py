@@ -17,6 +17,7 @@ from pathlib import Path
 from data_gen import metadata, shards
 from data_gen.encode import Options
 from data_gen.shards import Plan, Shard, Written
+from povid_jax.data.picture import Picture
 from povid_jax.errors import UserError
 from povid_jax.files import atomic_dir
 
@@ -42,14 +43,14 @@ def _local_pairs(options: Options) -> Iterator[Options]:
     yield dataclasses.replace(options, pairs=str(path))
 
 
-def picture_names(options: Options) -> list[str]:
+def pictures(options: Options) -> list[Picture]:
   """Pipeline step: the pictures whose content decides the split."""
   with _local_pairs(options) as local:
     samples, _ = shards.load(local)
-  return shards.names_to_digest(samples, options)
+  return shards.to_digest(samples, options)
 
 
-def plan(options: Options, contents: Mapping[str, bytes]) -> Plan:
+def plan(options: Options, contents: Mapping[Picture, bytes]) -> Plan:
   """Pipeline step: which sample goes into which shard."""
   with _local_pairs(options) as local:
     samples, skipped = shards.load(local)
@@ -96,9 +97,9 @@ def build(pipeline: object, options: Options, folder: str) -> None:
   start = pipeline | "Options" >> beam.Create([options])
   contents = (
     start
-    | "Pictures" >> beam.FlatMap(picture_names)
+    | "Pictures" >> beam.FlatMap(pictures)
     | "Spread pictures" >> beam.Reshuffle()
-    | "Digest" >> beam.Map(lambda n: (n, shards.digest(options, n)))
+    | "Digest" >> beam.Map(lambda p: (p, shards.digest(p)))
   )
   planned = start | "Plan" >> beam.Map(plan, AsDict(contents))
   (

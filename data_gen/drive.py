@@ -12,6 +12,7 @@ from data_gen.job import Job, Paths, check_output, table
 from data_gen.journal import Journal, set_aside
 from data_gen.rules.lexicon import Lexicon
 from povid_jax.data.pairs import Sample
+from povid_jax.data.samples import Layout
 from povid_jax.errors import UserError
 from povid_jax.files import atomic_write
 
@@ -55,7 +56,9 @@ def _read(args: argparse.Namespace, injector: Injector) -> list[Sample]:
   note = lambda error: left.append({"id": "", "reason": str(error)})
   samples = []
   enough = None if injector.whole_input or args.categories else args.limit
-  for sample in load_samples(args.input, note if skip else None):
+  layout = Layout(args.image_dir, args.format, args.columns)
+  on_bad = note if skip else None
+  for sample in load_samples(args.input, on_bad, layout, print):
     try:
       injector.check_sample(sample)
       samples.append(sample)

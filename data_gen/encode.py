@@ -7,7 +7,6 @@ options, so that the local writer and Beam write the same bytes.
 import json
 import struct
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -16,11 +15,11 @@ from PIL import Image
 
 from povid_jax.data import noise
 from povid_jax.data.image import is_complete, open_image
-from povid_jax.data.pairs import Sample, resolve_image, split_turns
+from povid_jax.data.pairs import Sample, noisy_pictures, split_turns
 from povid_jax.data.records import Record
+from povid_jax.data.samples import Layout
 from povid_jax.errors import UserError
 
-MAX_IMAGE_BYTES = 256 << 20
 _CHECKED = ("JPEG", "PNG", "WEBP")
 
 
@@ -29,7 +28,7 @@ class Options:
   """What decides the bytes that are written; nothing about how or where."""
 
   pairs: str
-  image_dir: str
+  image_dir: str | None
   seed: int = 0
   split: str = "train"
   val_fraction: float = 0.0
@@ -39,6 +38,12 @@ class Options:
   overflow: noise.Overflow = "wrap"
   verify: str = "header"
   on_bad_sample: str = "raise"
+  format: str | None = None
+  columns: str | None = None
+
+  @property
+  def layout(self) -> Layout:
+    return Layout(self.image_dir, self.format, self.columns)
 
 
 def check_turns(sample: Sample) -> None:
@@ -114,35 +119,6 @@ def noisy_picture(
   return stored_png(noise.distort(pixels, step, seed, overflow))
 
 
-def read_picture(image_dir: str, name: str) -> bytes:
-  """The bytes of one picture of a sample, from a folder or a Beam filesystem.
-
-  Raises:
-    UserError: see `resolve_image`; a file over 256 MiB.
-  """
-  try:
-    if "://" in image_dir:
-      return _read_remote(image_dir, name)
-    path = resolve_image(image_dir, name)
-    if path.stat().st_size > MAX_IMAGE_BYTES:
-      raise UserError(f"image {name!r}: over {MAX_IMAGE_BYTES >> 20} MiB")
-    return path.read_bytes()
-  except (OSError, ValueError) as error:  # ValueError: no such filesystem
-    raise UserError(f"image {name!r}: {error}") from error
-
-
-def _read_remote(image_dir: str, name: str) -> bytes:
-  from apache_beam.io.filesystems import FileSystems
-
-  if name.startswith("/") or ".." in name.split("/") or "://" in name:
-    raise UserError(f"image {name!r}: want a name inside {image_dir}")
-  with FileSystems.open(FileSystems.join(image_dir, name)) as file:
-    data = file.read(MAX_IMAGE_BYTES + 1)
-  if len(data) > MAX_IMAGE_BYTES:
-    raise UserError(f"image {name!r}: over {MAX_IMAGE_BYTES >> 20} MiB")
-  return data
-
-
 def label(value: object) -> str:
   """An extra field as text: a string as it is, anything else as JSON."""
   if value is None:
@@ -155,17 +131,18 @@ def label(value: object) -> str:
 
 def _own_noise(sample: Sample, options: Options) -> tuple[bytes, int]:
   """The noisy picture that a sample brings with it, and its step."""
-  name = sample.extra["image_noisy"]
   step = sample.extra.get("noise_step", options.noise_step)
   if not sample.images:
     raise UserError("image_noisy of a sample that names no image")
-  if not isinstance(name, str):
+  if not isinstance(sample.extra["image_noisy"], str):
+    name = sample.extra["image_noisy"]
     raise UserError(f"image_noisy is {name!r:.40}; want a file name")
+  (picture,) = noisy_pictures(sample)
   if type(step) is not int or not 0 <= step < noise.NUM_STEPS:
     raise UserError(f"noise_step is {step!r:.40}; want 0 to 999")
-  data = read_picture(options.image_dir, name)
+  data = picture.read()
   examine = open_image if options.verify == "full" else check_picture
-  examine(data, f"image_noisy {name!r}")
+  examine(data, f"image_noisy {picture.name!r}")
   return data, step
 
 
@@ -178,26 +155,22 @@ def _noise(
   if not options.store_noisy or len(pictures) != 1:
     return None, -1, 0
   seed = noise.seed_for(options.seed, sample.id, None)
-  shown = f"image {sample.images[0]!r}"
+  shown = f"image {sample.images[0].name!r}"
   step, overflow = options.noise_step, options.overflow
   return noisy_picture(pictures[0], shown, step, seed, overflow), step, seed
 
 
-def to_record(
-  sample: Sample,
-  options: Options,
-  read: Callable[[str, str], bytes] = read_picture,
-) -> Record:
+def to_record(sample: Sample, options: Options) -> Record:
   """Checks a sample and joins it with its pictures.
 
   Raises:
     UserError: says which field is wrong; the caller adds file and id.
   """
   check_turns(sample)
-  pictures = tuple(read(options.image_dir, name) for name in sample.images)
+  pictures = tuple(picture.read() for picture in sample.images)
   noisy, step, seed = _noise(sample, pictures, options)
-  for name, data in zip(sample.images, pictures, strict=True):
-    shown = f"image {name!r}"
+  for picture, data in zip(sample.images, pictures, strict=True):
+    shown = f"image {picture.name!r}"
     if options.verify == "full":
       open_image(data, shown)
     elif not seed:  # a picture that noise was put on has been decoded

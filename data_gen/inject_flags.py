@@ -5,6 +5,7 @@ from pathlib import Path
 
 from data_gen.gates import Limits
 from data_gen.injectors.base import want_at_least
+from povid_jax.data import samples
 from povid_jax.errors import UserError
 
 
@@ -12,9 +13,10 @@ def add_common(parser: argparse.ArgumentParser) -> None:
   """Input, output, and which samples are worked on."""
   add = parser.add_argument
   add("--input", "--pairs", required=True, dest="input", help=(
-    "samples (.json, .jsonl) or COCO captions; rejected answers in it are "
-    "replaced"
+    "samples of any format (docs/data.md) or COCO captions; rejected answers "
+    "in it are replaced"
   ))  # fmt: skip
+  samples.add_arguments(parser)
   add("--out", required=True, help="pairs to write, .jsonl or .json")
   add("--image-dir", help="folder of the pictures that the samples name")
   add("--annotations", nargs="+", default=[], metavar="FILE", help=(

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_gen import metadata, shards
-from data_gen.encode import label, read_picture
+from data_gen.encode import label
 from data_gen.inspect_stats import (
   Histogram,
   Pair,
@@ -29,7 +29,9 @@ from data_gen.inspect_stats import (
   text_of,
 )
 from data_gen.job import Paths
-from povid_jax.data.pairs import Sample, read_samples, split_turns
+from povid_jax.data import samples
+from povid_jax.data.pairs import Sample, noisy_pictures, split_turns
+from povid_jax.data.picture import Picture
 from povid_jax.data.records import Record, RecordSource
 from povid_jax.errors import UserError
 from povid_jax.files import atomic_write, check_writable
@@ -39,7 +41,8 @@ from povid_jax.progress import bar
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
-  add("source", help="a folder of TFRecords, or pairs in .json or .jsonl")
+  add("source", help="a folder of TFRecords, or samples of any format")
+  samples.add_arguments(parser)
   add("--image-dir", help="pictures of a JSON file, for --html")
   add("--limit", type=int, default=20_000, help=(
     "records of a folder to read, evenly spread (default 20000)"
@@ -68,25 +71,30 @@ def _kinds(edits: object) -> tuple[str, ...]:
   )
 
 
-def from_sample(sample: Sample, image_dir: str | None) -> Pair:
+def _opens(picture: Picture) -> bool:
+  """Whether a picture is shown: without --image-dir files are not."""
+  return not picture.is_file or picture.folder is not None
+
+
+def from_sample(sample: Sample) -> Pair:
   prompt, chosen, rejected = split_turns(sample)
   extra = sample.extra
   step = extra.get("noise_step", 500) if "image_noisy" in extra else -1
 
   def pictures() -> list[bytes]:
-    names = sample.images if image_dir else ()
-    return [read_picture(image_dir or "", name) for name in names]
+    return [p.read() for p in sample.images if _opens(p)]
 
   def noisy() -> bytes | None:
     name = extra.get("image_noisy")
-    if not isinstance(name, str) or not image_dir:
+    if not isinstance(name, str):
       return None
-    return read_picture(image_dir, name)
+    twins = noisy_pictures(sample)
+    return twins[0].read() if _opens(twins[0]) else None
 
   return Pair(
     id=sample.id,
     split="",
-    picture_key="\0".join(sample.images),
+    picture_key="\0".join(p.key for p in sample.images),
     prompt=prompt,
     chosen=chosen,
     rejected=rejected or (),
@@ -143,7 +151,7 @@ def _read_folder(folder: Path, limit: int) -> tuple[list[Pair], int]:
 
 
 def read(
-  source: Path, image_dir: str | None, limit: int
+  source: Path, layout: samples.Layout, limit: int
 ) -> tuple[list[Pair], int]:
   """(pairs, how many there are in all).
 
@@ -152,10 +160,11 @@ def read(
   """
   if limit < 1:
     raise UserError("--limit: want 1 or more")
-  if source.is_dir():
+  if source.is_dir() and any(source.glob("*.tfrecord-*")):
     pairs, total = _read_folder(source, limit)
   else:
-    pairs = [from_sample(s, image_dir) for s in read_samples(source)]
+    read = samples.iter_samples(source, layout, announce=print)
+    pairs = list(map(from_sample, read))
     total = len(pairs)
   if not pairs:
     raise UserError(f"{source}: holds no samples")
@@ -253,7 +262,8 @@ def main(args: argparse.Namespace) -> int:
     raise UserError(f"{args.image_dir}: no such folder")
   if args.html:
     check_writable(args.html)
-  pairs, total = read(source, args.image_dir, args.limit)
+  layout = samples.Layout(args.image_dir, args.format, args.columns)
+  pairs, total = read(source, layout, args.limit)
   stats = measure(pairs, total, left_out(*beside(source)))
   print(report(stats, choose(pairs, args.samples, args.seed)))
   if args.html:

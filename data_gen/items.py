@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from povid_jax.data.pairs import Sample, read_samples
+from povid_jax.data.pairs import Sample
+from povid_jax.data.picture import Picture
+from povid_jax.data.samples import Layout, read_samples
 from povid_jax.errors import UserError
+from povid_jax.files import load_json
 
 CAPTIONING, REASONING, VQA = "captioning", "reasoning", "vqa"
 
@@ -43,7 +46,9 @@ class Item:
   @property
   def image(self) -> str:
     """The name by which annotations know the (first) picture."""
-    return image_key(self.sample.images[0]) if self.sample.images else ""
+    if not self.sample.images:
+      return ""
+    return image_key(self.sample.images[0].name)
 
   @property
   def questions(self) -> tuple[str, ...]:
@@ -96,7 +101,8 @@ def make_items(
     category = classify(sample)
     if categories and category not in categories:
       continue
-    parts = json.dumps([sample.id, sample.images, sample.turns])
+    names = [picture.name for picture in sample.images]
+    parts = json.dumps([sample.id, names, sample.turns])
     digest = hashlib.blake2b(parts.encode(), digest_size=9).hexdigest()
     copy = seen[digest]
     seen[digest] += 1
@@ -107,9 +113,12 @@ def make_items(
 
 
 def load_samples(
-  path: str | Path, on_bad: Callable[[UserError], None] | None = None
+  path: str | Path,
+  on_bad: Callable[[UserError], None] | None = None,
+  layout: Layout = Layout(),  # noqa: B008, it is frozen
+  announce: Callable[[str], object] | None = None,
 ) -> list[Sample]:
-  """Reads preference JSON, LLaVA-Instruct JSON(L) or COCO captions.
+  """Reads samples of any format (povid_jax/data/samples.py) or COCO captions.
 
   Raises:
     UserError: names the file, the index and the id of a malformed row.
@@ -117,13 +126,16 @@ def load_samples(
   path = Path(path)
   captions = _coco_document(path)
   if captions is None:
-    return read_samples(path, on_bad)
-  return _from_captions(path, captions, on_bad)
+    return read_samples(path, on_bad, layout, announce)
+  samples = _from_captions(path, captions, layout.image_dir, on_bad)
+  if announce is not None:
+    announce(f"{path}: captions of COCO; {len(samples):,} pictures")
+  return samples
 
 
 def _coco_document(path: Path) -> dict | None:
   """The document of a COCO file, None for the other formats."""
-  if path.suffix == ".jsonl":
+  if path.suffix != ".json" or path.is_dir():
     return None
   try:
     with open(path, encoding="utf-8-sig") as file:
@@ -137,7 +149,10 @@ def _coco_document(path: Path) -> dict | None:
 
 
 def _from_captions(
-  path: Path, document: dict, on_bad: Callable[[UserError], None] | None
+  path: Path,
+  document: dict,
+  image_dir: str | None,
+  on_bad: Callable[[UserError], None] | None,
 ) -> list[Sample]:
   """One sample per picture: its first caption."""
   names = _image_names(path, document)
@@ -156,7 +171,11 @@ def _from_captions(
     name = names[image_id]
     samples.setdefault(
       image_id,
-      Sample(Path(name).stem, (name,), (_CAPTION_PROMPT, caption)),
+      Sample(
+        Path(name).stem,
+        (Picture(name, image_dir),),
+        (_CAPTION_PROMPT, caption),
+      ),
     )
   return list(samples.values())
 
@@ -228,13 +247,7 @@ def load_annotations(paths: Sequence[str | Path]) -> Annotations:
 
 
 def _load_json(path: Path) -> dict:
-  try:
-    with open(path, encoding="utf-8-sig") as file:
-      document = json.load(file)
-  except OSError as error:
-    raise UserError(f"{path}: {error.strerror or error}") from error
-  except (ValueError, RecursionError) as error:
-    raise UserError(f"{path}: not JSON: {error}") from error
+  document = load_json(path)
   if not isinstance(document, dict):
     raise UserError(f"{path}: want an object in COCO's format")
   return document

@@ -204,7 +204,7 @@ class Job:
     return {
       "id": item.sample.id,
       "variant": item.variant,
-      "image": list(item.sample.images),
+      "image": [picture.name for picture in item.sample.images],
       "category": item.category,
       "reason": self.journal.given_up[item.key],
       "answers": list(item.answers),

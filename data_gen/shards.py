@@ -14,9 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from data_gen import metadata
-from data_gen.encode import Options, read_picture, to_record
-from povid_jax.data.pairs import Sample, read_samples
+from data_gen.encode import Options, to_record
+from povid_jax.data.pairs import Sample
+from povid_jax.data.picture import Picture
 from povid_jax.data.records import RecordWriter, encode, shard_name
+from povid_jax.data.samples import container_files, read_samples
 from povid_jax.errors import UserError
 
 VALIDATION = "validation"
@@ -56,8 +58,14 @@ class Plan:
   source: str  # digest of the file of samples
 
 
-def load(options: Options) -> tuple[list[Sample], list[tuple[str, str]]]:
+def load(
+  options: Options, announce: Callable[[str], object] | None = None
+) -> tuple[list[Sample], list[tuple[str, str]]]:
   """The samples, and what was wrong with the rows that are none.
+
+  Args:
+    options: name the file and its layout.
+    announce: called with one line on what was recognised.
 
   Raises:
     UserError: the first bad row, unless they are to be skipped.
@@ -66,48 +74,57 @@ def load(options: Options) -> tuple[list[Sample], list[tuple[str, str]]]:
   on_bad = None
   if options.on_bad_sample == "skip":
     on_bad = lambda error: skipped.append(("", str(error)))
-  samples = read_samples(options.pairs, on_bad)
+  samples = read_samples(options.pairs, on_bad, options.layout, announce)
   if not samples:
     raise UserError(f"{options.pairs}: no sample that can be used")
   return samples, skipped
 
 
 def source_digest(path: str) -> str:
-  """SHA-256 of a file; UserError where it cannot be read."""
-  try:
-    with open(path, "rb") as file:
-      return hashlib.file_digest(file, "sha256").hexdigest()
-  except OSError as error:
-    raise UserError(f"{path}: {error.strerror}") from error
+  """SHA-256 of a file, of all tables of a folder; UserError where one cannot
+  be read."""
+  digests = []
+  for part in container_files(path):
+    try:
+      with open(part, "rb") as file:
+        digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    except OSError as error:
+      raise UserError(f"{part}: {error.strerror}") from error
+  if len(digests) == 1:
+    return digests[0]
+  return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def digest(options: Options, name: str) -> bytes:
+def digest(picture: Picture) -> bytes:
   """What stands for a picture's content; a bad one is reported later on."""
   try:
-    data = read_picture(options.image_dir, name)
+    data = picture.read()
   except UserError:
-    data = b"unreadable\0" + name.encode()
+    data = b"unreadable\0" + picture.name.encode()
   return hashlib.blake2b(data, digest_size=16).digest()
 
 
-def names_to_digest(samples: Iterable[Sample], options: Options) -> list[str]:
-  """Pictures whose content decides the split: none without a second split."""
+def to_digest(samples: Iterable[Sample], options: Options) -> list[Picture]:
+  """Pictures whose content decides the split: none without a second split.
+
+  In the order of the samples: a table is read once from its start.
+  """
   if not options.val_fraction:
     return []
-  return sorted({name for sample in samples for name in sample.images})
+  return list(dict.fromkeys(p for sample in samples for p in sample.images))
 
 
-def digests(samples: Sequence[Sample], options: Options) -> dict[str, bytes]:
-  names = names_to_digest(samples, options)
+def digests(
+  samples: Sequence[Sample], options: Options
+) -> dict[Picture, bytes]:
+  pictures = to_digest(samples, options)
   # Reading and hashing both run without Python's lock.
   with ThreadPoolExecutor(4) as pool:
-    return dict(
-      zip(names, pool.map(lambda n: digest(options, n), names), strict=True)
-    )
+    return dict(zip(pictures, pool.map(digest, pictures), strict=True))
 
 
 def _groups(
-  samples: Sequence[Sample], contents: Mapping[str, bytes]
+  samples: Sequence[Sample], contents: Mapping[Picture, bytes]
 ) -> list[bytes]:
   """One key per sample; samples that share a picture share the key.
 
@@ -124,7 +141,7 @@ def _groups(
 
   def keys(sample: Sample) -> list[bytes]:
     if sample.images:
-      return [contents[name] for name in sample.images]
+      return [contents[picture] for picture in sample.images]
     return [b"text\0" + sample.id.encode()]
 
   for sample in samples:
@@ -144,7 +161,9 @@ def _uniform(seed: int, key: bytes) -> float:
 
 
 def split(
-  samples: Sequence[Sample], options: Options, contents: Mapping[str, bytes]
+  samples: Sequence[Sample],
+  options: Options,
+  contents: Mapping[Picture, bytes],
 ) -> dict[str, list[Sample]]:
   """The samples of each split, in the order in which they were read."""
   if not options.val_fraction:
@@ -176,7 +195,7 @@ def make_plan(
   samples: Sequence[Sample],
   skipped: Sequence[tuple[str, str]],
   options: Options,
-  contents: Mapping[str, bytes],
+  contents: Mapping[Picture, bytes],
 ) -> Plan:
   """Cuts each split into runs of samples of nearly equal length."""
   parts = split(samples, options, contents)
@@ -237,6 +256,9 @@ def settings(options: Options) -> dict:
   """What the bytes depend on besides the input; the same on every machine."""
   out = asdict(options)
   del out["image_dir"]
+  for name in ("format", "columns"):  # absent in folders made before
+    if out[name] is None:
+      del out[name]
   if not options.store_noisy:
     del out["noise_step"], out["overflow"]
   return out | {"pairs": Path(options.pairs).name}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from povid_jax.data.pairs import read_samples
+from povid_jax.data.samples import read_samples
 from povid_jax.errors import UserError
 from povid_jax.files import atomic_dir
 

@@ -2,8 +2,9 @@
 
   python -m data_gen write --pairs pairs.jsonl --image-dir images --out DIR
 
-Reads the released preference JSON (a list in a .json file or one object per
-line in .jsonl) or, without `rejected_conversations`, LLaVA-Instruct samples.
+Reads preference data of any known format (docs/data.md has them: the released
+JSON, RLHF-V, RLAIF-V, TRL, LLaMA-Factory, ..., tables with pictures inside),
+recognised by its keys, or named with --format or --columns.
 The folder DIR appears when it is complete; `povid_jax.train`,
 `tfds.builder_from_directory` and `tf.data.TFRecordDataset` read it. The same
 input, options and seed give the same bytes for any number of workers.
@@ -22,20 +23,18 @@ from pathlib import Path
 from data_gen import shards
 from data_gen.encode import Options
 from data_gen.pool import write_local
+from povid_jax.data import samples
 from povid_jax.errors import UserError
 from povid_jax.files import atomic_dir, atomic_write
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
-  add(
-    "--pairs",
-    "--input",
-    dest="pairs",
-    required=True,
-    help="the samples, .json or .jsonl",
-  )
-  add("--image-dir", required=True, help="folder of the pictures they name")
+  add("--pairs", "--input", dest="pairs", required=True, help=(
+    "the samples, in any format that docs/data.md has"
+  ))  # fmt: skip
+  add("--image-dir", help="folder of the pictures they name")
+  samples.add_arguments(parser)
   add("--out", required=True, help="folder to make; must not exist")
   add("--store-noisy", action="store_true", help=(
     "store a distorted picture with each record (0.9 MB at 640x480); "
@@ -90,7 +89,9 @@ def make_options(args: argparse.Namespace) -> Options:
       args.store_noisy and args.noise_site == "pixels"
     ),
     f"{args.image_dir}: no such folder": (
-      "://" not in args.image_dir and not Path(args.image_dir).is_dir()
+      args.image_dir is not None
+      and "://" not in args.image_dir
+      and not Path(args.image_dir).is_dir()
     ),
   }
   for message, is_wrong in wrong.items():
@@ -102,9 +103,9 @@ def make_options(args: argparse.Namespace) -> Options:
 
 def run_local(options: Options, out: Path, workers: int) -> None:
   with atomic_dir(out) as folder:
-    samples, skipped = shards.load(options)
-    contents = shards.digests(samples, options)
-    plan = shards.make_plan(samples, skipped, options, contents)
+    read, skipped = shards.load(options, print)
+    contents = shards.digests(read, options)
+    plan = shards.make_plan(read, skipped, options, contents)
     written = write_local(plan, options, folder, workers)
     for name, text in shards.finish(written, plan, options).items():
       with atomic_write(folder / name) as file:

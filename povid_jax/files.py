@@ -1,4 +1,9 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all; JSON as people write it.
+
+Every JSON text of the project goes through `parse_json`; `decode_json` and the
+readers of files make one UserError, with the file and the place, of whatever
+is wrong with it.
+"""
 
 import contextlib
 import json
@@ -29,14 +34,93 @@ def parse_json(data: bytes | str) -> Any:
     raise ValueError("nested too deep") from error
 
 
+def decode_json(text: str | bytes, where: str) -> Any:
+  """The value of a JSON text.
+
+  Raises:
+    UserError: begins with `where` and says what is wrong: no JSON, not UTF-8,
+      nested too deeply, a number of too many digits.
+  """
+  try:
+    return parse_json(text)
+  except UnicodeDecodeError as error:
+    raise UserError(f"{where}: not UTF-8 at byte {error.start}") from error
+  except ValueError as error:
+    raise UserError(f"{where}: not JSON: {error}") from error
+
+
+def read_text(path: str | Path) -> str:
+  """A file's text without its byte order mark; UserError names the file."""
+  try:
+    return Path(path).read_text(encoding="utf-8-sig")
+  except UnicodeDecodeError as error:
+    raise UserError(
+      f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8"
+    ) from error
+  except OSError as error:
+    raise UserError(f"{path}: {error.strerror or error}") from error
+
+
+def load_json(path: str | Path) -> Any:
+  """The value of a JSON file; UserError names the file."""
+  return decode_json(read_text(path), str(path))
+
+
+def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+  """(number from 1, text) of each line that is not blank, read one by one.
+
+  Only a line feed ends a line: JSON strings may hold the other line ends of
+  Unicode.
+
+  Raises:
+    UserError: names the file, and the byte that is no UTF-8.
+  """
+  at = 0
+  try:
+    with open(path, "rb") as file:
+      for number, line in enumerate(file, 1):
+        try:
+          text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+          raise UserError(
+            f"{path}: not UTF-8 at byte {at + error.start}; save it as UTF-8"
+          ) from error
+        at += len(line)
+        if text.strip():
+          yield number, text
+  except OSError as error:
+    raise UserError(f"{path}: {error.strerror or error}") from error
+
+
+def json_lines(
+  path: str | Path, torn: bool = False
+) -> Iterator[tuple[int, Any]]:
+  """(number from 1, value) of each line of a JSON-lines file.
+
+  Args:
+    torn: leave out a last line without its line end that is no JSON: a killed
+      process was writing it.
+
+  Raises:
+    UserError: names the file and the line.
+  """
+  for number, text in text_lines(path):
+    try:
+      yield number, decode_json(text, f"{path}, line {number}")
+    except UserError:
+      if torn and not text.endswith("\n"):
+        return
+      raise
+
+
 def read_json(path: Path, what: str) -> dict[str, Any]:
   """A JSON object from a file; UserError says which file and why not."""
+  if not path.exists():
+    raise UserError(f"no {path}: {what}")
   try:
-    value = parse_json(path.read_bytes())
-  except FileNotFoundError as error:
-    raise UserError(f"no {path}: {what}") from error
-  except (ValueError, OSError) as error:
-    raise UserError(f"{path} cannot be read ({error}); {what}") from error
+    value = load_json(path)
+  except UserError as error:
+    raise UserError(f"{error}; {what}") from error
   if not isinstance(value, dict):
     raise UserError(f"{path}: want a JSON object; {what}")
   return value

@@ -25,7 +25,7 @@ from PIL import Image
 from povid_jax import errors, files, objectives, progress
 from povid_jax.checkpoints import restore
 from povid_jax.data import noise as noise_lib
-from povid_jax.data import pairs, text
+from povid_jax.data import pairs, samples, text
 from povid_jax.data.image import open_image, preprocess
 from povid_jax.data.tokenizer import Tokenizer, load_tokenizer
 from povid_jax.errors import UserError
@@ -57,7 +57,6 @@ class Scorer(NamedTuple):
 class Options(NamedTuple):
   """See the flags of the same names."""
 
-  image_dir: Path
   objective: tuple[str, ...]
   noise_step: int
   noise_overflow: noise_lib.Overflow
@@ -120,9 +119,8 @@ def _noisy(
 
   One name is that of the first picture's twin; the others stay as they are.
   """
-  if names := pairs.noisy_names(sample):
-    paths = [pairs.resolve_image(options.image_dir, n) for n in names]
-    return [*map(open_image, paths), *pictures[len(paths) :]]
+  if twins := pairs.noisy_pictures(sample):
+    return [*map(open_image, twins), *pictures[len(twins) :]]
   seed = noise_lib.seed_for(options.noise_seed, sample.id, None)
   return [
     Image.fromarray(
@@ -181,8 +179,7 @@ def make_batch(
       f"too long: {longest} tokens with its pictures, the model has {most} "
       "positions"
     )
-  paths = [pairs.resolve_image(options.image_dir, n) for n in sample.images]
-  pictures = [open_image(path) for path in paths]
+  pictures = [open_image(picture) for picture in sample.images]
   batch = {
     "prefix_ids": _padded([encoded.prefix_ids], np.int32),
     "prefix_len": np.array([len(encoded.prefix_ids)], np.int32),
@@ -294,11 +291,11 @@ def _not_finite(row: dict[str, Any]) -> str:
 
 
 def score(
-  samples: Sequence[pairs.Sample], scorer: Scorer, options: Options, out: Path
+  sequence: Sequence[pairs.Sample], scorer: Scorer, options: Options, out: Path
 ) -> None:
   """Writes one line per pair, in their order; the file appears whole."""
   with files.atomic_write(out) as file:
-    for sample in progress.bar(samples, desc="scoring", unit="pair"):
+    for sample in progress.bar(sequence, desc="scoring", unit="pair"):
       row = score_pair(sample, scorer, options)
       if bad := _not_finite(row):
         raise errors.not_finite(f"pair {sample.id!r}: {bad}")
@@ -324,8 +321,9 @@ def _parser() -> argparse.ArgumentParser:
   add = parser.add_argument
   add("--checkpoint", required=True, help="model folder, RUN or RUN@STEP")
   add("--adapter", help="PEFT folder: the policy is the checkpoint with it")
-  add("--pairs", required=True, help="preference pairs, .json or .jsonl")
-  add("--image-dir", required=True, type=Path, help="where pictures lie")
+  add("--pairs", required=True, help="preference pairs: see docs/data.md")
+  samples.add_arguments(parser)
+  add("--image-dir", help="folder of the pictures they name")
   add("--out", required=True, type=Path, help="JSON lines to write")
   add(
     "--objective",
@@ -352,8 +350,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = _parser().parse_args(argv)
   if not 0 <= args.noise_step < noise_lib.NUM_STEPS:
     raise UserError(f"--noise-step={args.noise_step}: want 0 to 999")
-  samples = pairs.read_samples(args.pairs)
-  if not samples:
+  layout = samples.Layout(args.image_dir, args.format, args.columns)
+  read = samples.read_samples(args.pairs, layout=layout, announce=print)
+  if not read:
     raise UserError(f"{args.pairs} holds no pairs")
   files.check_writable(args.out)
   scorer = load_scorer(args.checkpoint, args.adapter, args.dtype)
@@ -361,7 +360,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   # float32 means float32: accelerators would round products to fewer bits
   precision = "highest" if args.dtype == "float32" else "default"
   with jax.default_matmul_precision(precision):
-    score(samples, scorer, options, args.out)
+    score(read, scorer, options, args.out)
   return 0
 
 

@@ -187,13 +187,13 @@ def test_distorted_pictures_by_name(world: World, tmp_path: Path) -> None:
   """One name for the first picture, or one for each; nothing is guessed."""
   names = ["0.png", "1.png"]
   pictures = [open_image(world.root / "images" / name) for name in names]
-  options = score.Options(
-    world.root / "images", ("dpo",), 500, "wrap", 0, "argmax"
-  )
+  options = score.Options(("dpo",), 500, "wrap", 0, "argmax")
   noisy = lambda value: [
     np.asarray(image).tolist()
     for image in score._noisy(
-      Sample("a", tuple(names), ("q", "a"), extra={"image_noisy": value}),
+      Sample(
+        "a", tuple(names), ("q", "a"), extra={"image_noisy": value}
+      ).within(world.root / "images"),
       pictures,
       options,
     )

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from data_gen import gates
 from data_gen.items import Annotations, Item
 from data_gen.rules.lexicon import Lexicon
-from povid_jax.data.pairs import Sample, resolve_image
+from povid_jax.data.pairs import Sample
 from povid_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Injector(abc.ABC):
       quality gates apply.
     whole_input: it learns from all samples, also from those that `--limit`
       leaves out.
+    looks: it sees the pictures, so each must be within reach.
     world: set by `prepare`.
   """
 
@@ -58,6 +59,7 @@ class Injector(abc.ABC):
   summary: ClassVar[str]
   gated: ClassVar[bool] = True
   whole_input: ClassVar[bool] = False
+  looks: ClassVar[bool] = False
 
   def __init__(self, args: argparse.Namespace):
     """Reads the flags.
@@ -91,9 +93,9 @@ class Injector(abc.ABC):
 
   def check_sample(self, sample: Sample) -> None:
     """UserError for a sample that cannot be worked on."""
-    if self.args.image_dir:
-      for name in sample.images:
-        resolve_image(self.args.image_dir, name)
+    for picture in sample.images:
+      if self.looks or picture.folder is not None:
+        picture.check()
 
   def prepare(self, world: World) -> None:
     """Gets what is known of all samples, before `dry_run`, `settings`, `run`.

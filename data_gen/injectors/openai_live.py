@@ -6,7 +6,6 @@ import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from data_gen.injectors import prompts, server_flags
@@ -15,7 +14,7 @@ from data_gen.injectors.refusals import Refusals
 from data_gen.items import Item
 from data_gen.job import Job
 from povid_jax import progress
-from povid_jax.data.pairs import resolve_image
+from povid_jax.data.picture import Picture
 from povid_jax.errors import UserError
 from povid_jax.llm import (
   Failure,
@@ -39,13 +38,11 @@ class Pictures:
   """Where pictures are, and the size at which they are sent.
 
   Attributes:
-    folder: of the pictures.
     size: longest side in pixels.
     price: tells their tokens.
     room: tokens of a reply beyond those of the answers.
   """
 
-  folder: Path
   size: int
   price: Price
   room: int = prompts.ROOM
@@ -56,7 +53,7 @@ class Pictures:
     Raises:
       UserError: a picture is missing, broken or outside the folder.
     """
-    parts = [self._part(name) for name in item.sample.images]
+    parts = [self._part(picture) for picture in item.sample.images]
     request = prompts.request(item, parts, attempt, self.room)
     tokens = sum(self.price.image_tokens(w, h) for _, w, h in parts)
     return replace(request, image_tokens=tokens)
@@ -68,14 +65,12 @@ class Pictures:
     new = prompts.request(request.context, parts, attempt, self.room)
     return replace(new, image_tokens=request.image_tokens)
 
-  def _part(self, name: str) -> tuple:
-    path = resolve_image(self.folder, name)
+  def _part(self, picture: Picture) -> tuple:
+    data = picture.read()
     try:
-      return image_part(path, self.size)
+      return image_part(data, self.size)
     except UserError as error:
-      raise UserError(f"image {name!r}: {error}") from error
-    except OSError as error:
-      raise UserError(f"image {name!r}: {error.strerror}") from error
+      raise UserError(f"image {picture.name!r}: {error}") from error
 
 
 class OpenAI(Injector):
@@ -88,12 +83,12 @@ class OpenAI(Injector):
 
   name = "openai"
   summary = "a vision model behind any OpenAI-compatible server"
+  looks = True
 
   def __init__(self, args: argparse.Namespace):
     super().__init__(args)
     self.options = server_flags.server_options(args, self.name)
     self.pictures = Pictures(
-      Path(args.image_dir),
       args.image_size,
       self.options.price,
       args.reply_tokens,

@@ -17,10 +17,9 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_gen.encode import check_picture, read_picture
+from data_gen.encode import check_picture
 from data_gen.gates import Refused
 from data_gen.injectors.base import Injector, World
 from data_gen.items import Item
@@ -44,8 +43,6 @@ class SampleNoisy(Injector):
     super().__init__(args)
     if not 0 <= args.noise_step <= 999:
       raise UserError("--noise-step: want 0 to 999")
-    if not args.image_dir:
-      raise UserError("sample-noisy needs --image-dir")
     self._policy: Policy | None = None
 
   @staticmethod
@@ -110,9 +107,8 @@ class SampleNoisy(Injector):
     """No picture to distort, or one that is missing or broken."""
     if not sample.images:
       raise UserError("has no image to put noise on")
-    for name in sample.images:
-      picture = read_picture(self.args.image_dir, name)
-      check_picture(picture, f"image {name!r}")
+    for picture in sample.images:
+      check_picture(picture.read(), f"image {picture.name!r}")
 
   def dry_run(self, items: Sequence[Item]) -> None:
     print(f"{len(items)} answers of {self.args.checkpoint}; nothing is written")
@@ -127,7 +123,7 @@ class SampleNoisy(Injector):
     noise = answering.Noise(args.noise_step, args.noise_overflow, args.seed)
     of_key = dict(zip(question_keys(job.items), job.items, strict=True))
     questions = [
-      to_question(item, key, args.image_dir)
+      to_question(item, key)
       for key, item in of_key.items()
       if not job.journal.finished(item.key)
     ]
@@ -165,10 +161,11 @@ class SampleNoisy(Injector):
     return [pair]
 
 
-def to_question(item: Item, key: str, image_dir: str) -> Question:
+def to_question(item: Item, key: str) -> Question:
   """The first question of a sample."""
-  paths = tuple(Path(image_dir, name) for name in item.sample.images)
-  return Question(question_id=key, images=paths, text=item.questions[0])
+  return Question(
+    question_id=key, images=item.sample.images, text=item.questions[0]
+  )
 
 
 def question_keys(items: Sequence[Item]) -> list[str]:

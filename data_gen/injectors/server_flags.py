@@ -46,9 +46,8 @@ def add_server(parser: argparse.ArgumentParser) -> None:
 
 def server_options(args: argparse.Namespace, name: str) -> Options:
   """The server; UserError where something it needs is missing."""
-  for flag in ("model", "image_dir"):
-    if not getattr(args, flag):
-      raise UserError(f"--injector {name} needs --{flag.replace('_', '-')}")
+  if not args.model:
+    raise UserError(f"--injector {name} needs --model")
   options = Options(
     model=args.model,
     base_url=args.base_url,

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from povid_jax.data.picture import Picture
 from povid_jax.errors import UserError
 
 Colour = tuple[int, int, int]
@@ -29,7 +30,10 @@ _BAND_PIXELS = 4_000_000
 _MAX_CANVAS = 150_000_000  # pixels, under half a gigabyte
 
 
-def _name(source: bytes | str | Path, name: str | None) -> str:
+Source = bytes | str | Path | Picture
+
+
+def _name(source: Source, name: str | None) -> str:
   if name is not None:
     return name
   return "image bytes" if isinstance(source, bytes) else str(source)
@@ -44,11 +48,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 @contextlib.contextmanager
-def _opened(
-  source: bytes | str | Path, name: str | None
-) -> Iterator[Image.Image]:
+def _opened(source: Source, name: str | None) -> Iterator[Image.Image]:
   """The picture with its header read; what goes wrong becomes UserError."""
   label = _name(source, name)
+  if isinstance(source, Picture):
+    source = source.read()
   try:
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     with Image.open(file) as image:
@@ -68,17 +72,13 @@ def _opened(
     raise UserError(f"{label}: {reason}; want JPEG, PNG or WebP") from e
 
 
-def size_of(
-  source: bytes | str | Path, name: str | None = None
-) -> tuple[int, int]:
+def size_of(source: Source, name: str | None = None) -> tuple[int, int]:
   """(width, height) from the header alone; errors as those of `open_image`."""
   with _opened(source, name) as image:
     return image.size
 
 
-def open_image(
-  source: bytes | str | Path, name: str | None = None
-) -> Image.Image:
+def open_image(source: Source, name: str | None = None) -> Image.Image:
   """Decodes a picture to RGB the way LLaVA does.
 
   Orientation tags (EXIF) are ignored, as LLaVA ignores them: a photograph that
@@ -86,7 +86,7 @@ def open_image(
   processors of transformers 5 blend it over white).
 
   Args:
-    source: an encoded picture, or the path of one.
+    source: an encoded picture, the path of one, or a sample's.
     name: what error messages call the picture; the path if not given.
 
   Raises:

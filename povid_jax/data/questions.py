@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from povid_jax.data.picture import Picture
+
 
 @dataclass(frozen=True)
 class Question:
@@ -11,12 +13,13 @@ class Question:
 
   Attributes:
     question_id: unique within one benchmark; answers are matched by it.
-    images: the pictures, in the order in which the model sees them.
+    images: the pictures, in the order in which the model sees them; those of
+      a benchmark are paths.
     text: the question without `<image>`.
     extra: ground truth and labels; never shown to the model.
   """
 
   question_id: str | int
-  images: tuple[Path, ...]
+  images: tuple[Path | Picture, ...]
   text: str
   extra: dict[str, Any] = field(default_factory=dict)

@@ -27,7 +27,9 @@ def prepare(
     raise UserError(f"{benchmark.name}: there are no questions in {folder}")
   if benchmark.prepare is not None:
     benchmark.prepare(out, questions, options)
-  paths = dict.fromkeys(path for q in questions for path in q.images)
+  paths = dict.fromkeys(
+    path for q in questions for path in q.images if isinstance(path, Path)
+  )
   missing = [path for path in paths if not path.is_file()]
   if missing:
     raise UserError(

@@ -107,7 +107,7 @@ def answers(
     raise UserError(f"{name}: there are no questions to ask")
   for question in questions:
     for image in question.images:
-      if not image.is_file():
+      if isinstance(image, Path) and not image.is_file():
         raise UserError(
           f"{name}: no picture {image}; --images names their folder"
         )

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from povid_jax import errors, files
-from povid_jax.data.pairs import resolve_image
+from povid_jax.data.picture import resolve_image
 from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
 from povid_jax.generate import answering

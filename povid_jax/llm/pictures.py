@@ -4,18 +4,18 @@ import base64
 import contextlib
 import io
 import warnings
-from pathlib import Path
 
 from PIL import Image
 
 from povid_jax.data.image import is_complete, open_image
 
 
-def image_part(path: Path, size: int = 768, quality: int = 85) -> tuple:
+def image_part(data: bytes, size: int = 768, quality: int = 85) -> tuple:
   """A picture as a data URL of bounded size.
 
   Args:
-    path: any picture; whole JPEGs and PNGs within bounds are sent as they are.
+    data: any encoded picture; whole JPEGs and PNGs within bounds are sent as
+      they are.
     size: longest side in pixels; a file is within bounds up to two bytes for
       each pixel of a square of that side (1.2 MB for 768).
     quality: of the JPEG, where one has to be made.
@@ -26,7 +26,6 @@ def image_part(path: Path, size: int = 768, quality: int = 85) -> tuple:
   Raises:
     UserError: not a picture, or broken.
   """
-  data = path.read_bytes()
   kind, width, height = _peek(data)
   if (
     kind not in ("JPEG", "PNG")

@@ -77,7 +77,7 @@ def _noise_steps(run: Run) -> Iterator[tuple[str, int]]:
 def _one_picture(run: Run) -> tuple[str, np.ndarray] | None:
   """The first picture of the pairs, else of the captions, that opens."""
   names = [
-    (sample.id, run.pictures.find(image))
+    (sample.id, run.pictures.find(image.name))
     for sample in run.pairs[:20]
     for image in sample.images[:1]
   ]
@@ -136,5 +136,5 @@ def _pair(run: Run, sample: Sample) -> str:
 
 
 def _picture(run: Run, sample: Sample) -> str:
-  path = run.pictures.find(sample.images[0]) if sample.images else None
+  path = run.pictures.find(sample.images[0].name) if sample.images else None
   return of_file(path, f"picture of pair {sample.id}")

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from povid_jax.data.pairs import Sample, read_samples
+from povid_jax.data.pairs import Sample
+from povid_jax.data.samples import read_samples
 from povid_jax.errors import UserError
 from povid_jax.report.files import read_json, read_lines
 from povid_jax.report.pictures import Pictures

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from povid_jax.data import pairs
+from povid_jax.data import pairs, picture
+from povid_jax.data.samples import read_samples
 from povid_jax.errors import UserError
 
 
@@ -64,10 +65,10 @@ def test_reads_both_formats_and_writes_them_back(
   name: str, tmp_path: Path
 ) -> None:
   path = put(tmp_path / name, ROWS)
-  assert pairs.read_samples(path) == SAMPLES
+  assert read_samples(path) == SAMPLES
   again = tmp_path / f"again_{name}"
   pairs.write_samples(again, SAMPLES)
-  assert pairs.read_samples(again) == SAMPLES
+  assert read_samples(again) == SAMPLES
   text = again.read_text(encoding="utf-8")
   lines = [line for line in text.split("\n") if line]
   rows = map(json.loads, lines) if name == "x.jsonl" else json.loads(text)
@@ -79,14 +80,14 @@ def test_byte_order_mark_and_blank_lines(tmp_path: Path) -> None:
   path = tmp_path / "x.jsonl"
   rows = [json.dumps(row) for row in ROWS]
   path.write_text("\ufeff" + "\r\n\r\n".join(rows), encoding="utf-8")
-  assert pairs.read_samples(path) == SAMPLES
+  assert read_samples(path) == SAMPLES
 
 
 def test_numbers_as_ids_and_no_samples(tmp_path: Path) -> None:
   row = {"id": 17, "conversations": talk("a", "b"), "image": None}
-  (sample,) = pairs.read_samples(put(tmp_path / "x.json", [row]))
+  (sample,) = read_samples(put(tmp_path / "x.json", [row]))
   assert sample.id == "17" and sample.images == ()
-  assert pairs.read_samples(put(tmp_path / "x.json", [])) == []
+  assert read_samples(put(tmp_path / "x.json", [])) == []
   pairs.write_samples(tmp_path / "y.json", [])
   assert json.loads((tmp_path / "y.json").read_text()) == []
 
@@ -101,7 +102,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
   with pytest.raises(ZeroDivisionError):
     pairs.write_samples(path, rows())
-  assert pairs.read_samples(path) == SAMPLES
+  assert read_samples(path) == SAMPLES
   assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
 
@@ -115,7 +116,6 @@ def row(**changes: Any) -> dict[str, Any]:
     (3, "is a number; want an object"),
     ([], "is a list; want an object"),
     ({"id": "a"}, "id 'a', conversations is missing"),
-    ({"conversations": talk("q", "a")}, "id is missing"),
     (row(id=None), "id is null; want a string"),
     (row(id=""), "id is empty"),
     (row(id=["x"]), "id is a list"),
@@ -163,10 +163,10 @@ def test_malformed_rows_are_named(
   jsonl_path.write_text("\n".join(map(json.dumps, rows)))
   for path, where in ((json_path, "index 1"), (jsonl_path, "line 2")):
     with pytest.raises(UserError, match=message) as caught:
-      pairs.read_samples(path)
+      read_samples(path)
     assert str(caught.value).startswith(f"{path}, {where}: ")
     errors: list[UserError] = []
-    assert pairs.read_samples(path, errors.append) == SAMPLES[:1]
+    assert read_samples(path, errors.append) == SAMPLES[:1]
     assert [str(error) for error in errors] == [str(caught.value)]
 
 
@@ -177,7 +177,7 @@ def test_malformed_rows_are_named(
     ("x.json", b"[", "x.json: not JSON"),
     ("x.json", b"", "x.json: not JSON"),
     ("x.json", b'["\xff"]', "not UTF-8 at byte 2"),
-    ("x.json", b"[" * 200_000, "nested too deeply"),
+    ("x.json", b"[" * 200_000, "nested too deep"),
     ("x.json", b"[" + b"9" * 5000 + b"]", "x.json: not JSON"),
     ("x.jsonl", b"{", "x.jsonl, line 1: not JSON"),
     ("x.jsonl", b"\n[]", "x.jsonl, line 2: is a list"),
@@ -189,13 +189,13 @@ def test_files_that_are_no_samples(
   path = tmp_path / name
   path.write_bytes(content)
   with pytest.raises(UserError, match=message):
-    pairs.read_samples(path)
+    read_samples(path)
 
 
 def test_no_file(tmp_path: Path) -> None:
   for path in (tmp_path / "no.json", tmp_path):
     with pytest.raises(UserError, match="No such file|directory"):
-      pairs.read_samples(path)
+      read_samples(path)
 
 
 JSON = st.recursive(
@@ -234,7 +234,7 @@ def test_any_json_is_a_sample_or_an_error(
   text = "\n".join(dumped) if lines else "[" + ",".join(dumped) + "]"
   path.write_text(text)
   errors: list[UserError] = []
-  samples = pairs.read_samples(path, errors.append)
+  samples = read_samples(path, errors.append)
   assert len(samples) + len(errors) == len(rows)
   assert all(str(path) in str(error) for error in errors)
 
@@ -273,7 +273,7 @@ def test_any_sample_survives_the_file(
   kept = {key: value for key, value in extra.items() if "nan" not in str(value)}
   sample = pairs.Sample("é", tuple(images), tuple(turns), rejected, kept)
   pairs.write_samples(tmp_path / name, [sample, sample])
-  assert pairs.read_samples(tmp_path / name) == [sample, sample]
+  assert read_samples(tmp_path / name) == [sample, sample]
 
 
 def test_rejected_question_may_place_the_image_elsewhere(
@@ -283,7 +283,7 @@ def test_rejected_question_may_place_the_image_elsewhere(
     conversations=talk("<image>\nWhat?", "A dog."),
     rejected_conversations=talk("What? \n<image>", "A cat."),
   )
-  (sample,) = pairs.read_samples(put(tmp_path / "x.json", [bad]))
+  (sample,) = read_samples(put(tmp_path / "x.json", [bad]))
   assert sample.rejected == ("<image>\nWhat?", "A cat.")
 
 
@@ -326,8 +326,8 @@ def image_dir(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["sub/a.jpg", "./sub//a.jpg", "inside.jpg"])
 def test_images_inside_are_found(name: str, image_dir: Path) -> None:
-  assert pairs.resolve_image(image_dir, name).read_bytes() == b"x"
-  assert pairs.resolve_image(str(image_dir), name).is_file()
+  assert picture.resolve_image(image_dir, name).read_bytes() == b"x"
+  assert picture.resolve_image(str(image_dir), name).is_file()
 
 
 def test_the_folder_itself_may_be_a_link(
@@ -335,7 +335,7 @@ def test_the_folder_itself_may_be_a_link(
 ) -> None:
   link = tmp_path / "link"
   link.symlink_to(image_dir)
-  assert pairs.resolve_image(link, "inside.jpg").is_file()
+  assert picture.resolve_image(link, "inside.jpg").is_file()
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_everything_else_is_refused(
   name: str, message: str, image_dir: Path
 ) -> None:
   with pytest.raises(UserError, match=message):
-    pairs.resolve_image(image_dir, name)
+    picture.resolve_image(image_dir, name)
 
 
 @settings(
@@ -379,7 +379,7 @@ def test_everything_else_is_refused(
 )
 def test_no_name_leaves_the_folder(image_dir: Path, parts: list[str]) -> None:
   try:
-    path = pairs.resolve_image(image_dir, "/".join(parts))
+    path = picture.resolve_image(image_dir, "/".join(parts))
   except UserError:
     return
   assert path.resolve() == (image_dir / "sub" / "a.jpg").resolve()

@@ -22,6 +22,10 @@ def sample(turns=("<image>\nWhat?", "A dog."), rejected=None, **changes):
   return Sample(turns=turns, rejected=rejected, **fields)
 
 
+def to_record(made, options):
+  return encode.to_record(made.within(options.image_dir), options)
+
+
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
@@ -81,7 +85,7 @@ def test_pictures_that_are_none(tmp_path, photos, spoil, message, verify):
   (tmp_path / "0.png").write_bytes(spoil(data))
   options = Options("p.jsonl", str(tmp_path), verify=verify)
   with pytest.raises(UserError, match=message) as error:
-    encode.to_record(sample(), options)
+    to_record(sample(), options)
   assert "0.png" in str(error.value)
 
 
@@ -112,7 +116,7 @@ def test_stored_noise_is_the_noise_of_training(tmp_path, photos, overflow):
   options = Options(
     "p.jsonl", str(tmp_path), seed=3, store_noisy=True, overflow=overflow
   )
-  record = encode.to_record(sample(), options)
+  record = to_record(sample(), options)
   seed = noise.seed_for(3, "a", None)
   with Image.open(tmp_path / "0.png") as image:
     want = noise.distort(np.asarray(image), 500, seed, overflow)
@@ -124,9 +128,7 @@ def test_stored_noise_is_the_noise_of_training(tmp_path, photos, overflow):
 def test_a_noisy_picture_that_the_sample_names_is_kept(tmp_path, photos):
   photos.make_images(tmp_path, 2)
   extra = {"image_noisy": "1.jpg", "noise_step": 700}
-  record = encode.to_record(
-    sample(extra=extra), Options("p.jsonl", str(tmp_path))
-  )
+  record = to_record(sample(extra=extra), Options("p.jsonl", str(tmp_path)))
   assert record.image_noisy == (tmp_path / "1.jpg").read_bytes()
   assert record.noise_step == 700
 
@@ -144,13 +146,13 @@ def test_a_noisy_picture_that_the_sample_names_is_kept(tmp_path, photos):
 def test_a_bad_noisy_picture_is_named(tmp_path, photos, extra):
   photos.make_images(tmp_path, 1)
   with pytest.raises(UserError, match="image_noisy|noise_step|inside"):
-    encode.to_record(sample(extra=extra), Options("p.jsonl", str(tmp_path)))
+    to_record(sample(extra=extra), Options("p.jsonl", str(tmp_path)))
 
 
 def test_everything_of_a_sample_is_in_its_record(tmp_path, photos):
   photos.make_images(tmp_path, 2)
   turns = ("<image>a?", "A.", "<image>b?", "B.", "c?", "C.")
-  record = encode.to_record(
+  record = to_record(
     Sample(
       id="é",
       images=("0.png", "1.jpg"),
@@ -176,7 +178,7 @@ def test_a_noisy_picture_of_no_picture():
     ("What?", "A dog."), images=(), extra={"image_noisy": "0.png"}
   )
   with pytest.raises(UserError, match="names no image"):
-    encode.to_record(lonely, Options("pairs", "."))
+    to_record(lonely, Options("pairs", "."))
 
 
 @pytest.mark.parametrize("verify", ["header", "full"])
@@ -191,7 +193,7 @@ def test_damage_in_the_middle_of_a_noisy_picture(tmp_path, photos, verify):
   options = Options("pairs", str(tmp_path), verify=verify)
   brings = sample(extra={"image_noisy": "noisy.png"})
   if verify == "header":
-    assert encode.to_record(brings, options).image_noisy == bytes(data)
+    assert to_record(brings, options).image_noisy == bytes(data)
   else:
     with pytest.raises(UserError, match="image_noisy 'noisy.png'"):
-      encode.to_record(brings, options)
+      to_record(brings, options)

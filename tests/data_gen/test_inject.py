@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from data_gen import __main__ as cli
 from data_gen import inject
-from povid_jax.data.pairs import read_samples
+from povid_jax.data.samples import read_samples
 from povid_jax.errors import UserError
 
 TEXT = (
@@ -173,13 +173,18 @@ def test_dry_run_writes_nothing(source, out, capsys):
     (["--words-per-edit", "0"], "--words-per-edit"),
     (["--categories", "nope"], "no sample is of"),
     (["--injector", "openai"], "--model"),
-    (["--injector", "openai", "--model", "m"], "--image-dir"),
     (["--annotations", "missing.json"], "missing.json"),
   ],
 )
 def test_bad_options_say_what_to_do(source, out, args, words):
   with pytest.raises(UserError, match=words):
     run("--input", source, "--out", out, *args)
+
+
+def test_an_injector_that_looks_needs_the_pictures(tmp_path, out):
+  source = write(tmp_path / "in.json", [row(0) | {"image": "0.jpg"}])
+  with pytest.raises(UserError, match="'0.jpg': --image-dir is missing"):
+    run("--input", source, "--out", out, "--injector", "openai", "--model", "m")
 
 
 def test_a_bad_name_and_a_missing_file(source, tmp_path):

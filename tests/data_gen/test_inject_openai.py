@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from povid_jax.data.pairs import read_samples
+from povid_jax.data.samples import read_samples
 
 FAULTS = {
   "429": 0.05, "500": 0.04, "503": 0.04, "hang": 0.01, "drop": 0.04,

@@ -8,7 +8,7 @@ import pytest
 from data_gen import drive, inject_flags, injectors
 from data_gen.gates import Refused
 from data_gen.injectors.base import Injector
-from povid_jax.data.pairs import read_samples
+from povid_jax.data.samples import read_samples
 from povid_jax.errors import UserError
 
 

@@ -169,7 +169,7 @@ def test_a_terminal_that_is_not_utf_8(source, photos):
 def test_it_is_named_what_cannot_be_read(source):
   for argv, message in [
     ([source / "gone.json"], "gone.json: No such file"),
-    ([source / "images"], "no readable dataset_info.json"),
+    ([source / "images"], "directory without tables"),
     ([source / "pairs.jsonl", "--image-dir=/nowhere"], "no such folder"),
     ([source / "pairs.jsonl", "--noise-step=1000"], "want 0 to 999"),
     ([source / "pairs.jsonl", "--limit=0"], "want 1 or more"),

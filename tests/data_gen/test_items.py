@@ -45,7 +45,7 @@ def sample(question: str, *answers: str, **extra) -> Sample:
 def test_coco_captions_become_samples(tmp_path):
   samples = load_samples(save(tmp_path / "captions.json", CAPTIONS))
   assert [s.turns[1] for s in samples] == ["A dog.", "A cat."]
-  assert samples[0].images == ("COCO_train2014_000000000001.jpg",)
+  assert samples[0].images[0].name == "COCO_train2014_000000000001.jpg"
   assert samples[0].id == "COCO_train2014_000000000001"
 
 

@@ -9,7 +9,8 @@ import pytest
 from data_gen.__main__ import main
 from data_gen.injectors import sample_noisy
 from data_gen.items import make_items
-from povid_jax.data.pairs import Sample, read_samples
+from povid_jax.data.pairs import Sample
+from povid_jax.data.samples import read_samples
 from povid_jax.errors import UserError
 
 

@@ -7,11 +7,12 @@ from hypothesis import given
 from data_gen import shards
 from data_gen.encode import Options
 from povid_jax.data.pairs import Sample
+from povid_jax.data.picture import Picture
 
 NAMES = "abcdefgh"
 # Two names may well hold the same picture.
 CONTENTS = st.fixed_dictionaries(
-  {name: st.integers(0, 5).map(lambda i: bytes([i])) for name in NAMES}
+  {Picture(name): st.integers(0, 5).map(lambda i: bytes([i])) for name in NAMES}
 )
 SAMPLES = st.lists(
   st.lists(st.sampled_from(NAMES), max_size=3).map(tuple), max_size=30

@@ -115,7 +115,8 @@ def prepare(out: Path, questions: Sequence[Question], options: Options) -> None:
   """Decodes the pictures of the TSV into files."""
   cells = {q.question_id: q.extra["row"].get("image") or "" for q in questions}
   for question in questions:
-    path, cell = question.images[0], cells[question.question_id]
+    (path,), cell = question.images, cells[question.question_id]
+    assert isinstance(path, Path)
     if path.exists():
       continue
     if len(cell) < 64 and cell.isdigit():  # the index of the row that has it

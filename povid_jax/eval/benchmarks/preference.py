@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from povid_jax import errors, progress
-from povid_jax.data import pairs
+from povid_jax.data import pairs, samples
 from povid_jax.data.records import Record, Records, RecordSource
 from povid_jax.errors import UserError
 from povid_jax.eval import needs, results
@@ -118,22 +118,22 @@ def _json_file(path: Path) -> Path:
 
 
 def _from_json(path: Path, options: Options) -> list[Record]:
-  images = needs.image_folder(path.parent, options)
+  layout = samples.Layout(str(needs.image_folder(path.parent, options)))
   return [
-    _record(sample, images)
-    for sample in pairs.read_samples(path)[: options.limit]
+    _record(sample)
+    for sample in samples.read_samples(path, layout=layout)[: options.limit]
   ]
 
 
-def _record(sample: pairs.Sample, images: Path) -> Record:
+def _record(sample: pairs.Sample) -> Record:
   prompt, chosen, rejected = pairs.split_turns(sample)
   try:
-    pictures = [pairs.resolve_image(images, name) for name in sample.images]
+    pictures = tuple(picture.read() for picture in sample.images)
   except UserError as error:
     raise UserError(f"id {sample.id!a}: {error}") from error
   return Record(
     id=sample.id,
-    images=tuple(picture.read_bytes() for picture in pictures),
+    images=pictures,
     image_noisy=None,
     noise_step=-1,
     noise_seed=0,

@@ -1,0 +1,108 @@
+"""Other people's preference data, one file a format; see base.Format."""
+
+import re
+from collections.abc import Sequence
+
+from povid_jax.data.formats import (
+  columns,
+  ha_dpo,
+  llama_factory,
+  llava,
+  mmpr,
+  ms_swift,
+  povid,
+  rlaif_v,
+  rlhf_v,
+  sentinel,
+  spa_vl,
+  trl,
+  vlfeedback,
+)
+from povid_jax.data.formats.base import Format, Malformed, Row
+from povid_jax.errors import UserError
+
+__all__ = ["FORMATS", "Format", "Malformed", "find", "recognise", "refusal"]
+
+# The order in which a row is tried: the stricter one first.
+FORMATS: dict[str, Format] = {
+  module.FORMAT.name: module.FORMAT
+  for module in (
+    povid,
+    llama_factory,
+    vlfeedback,
+    sentinel,
+    ha_dpo,
+    rlhf_v,
+    rlaif_v,
+    mmpr,
+    spa_vl,
+    trl,
+    ms_swift,
+    llava,
+  )
+}
+
+_WORSE = r"(reject(ed|s)?|dispreferred|los(er|ing|e)|worse|negative|y_?l(ose)?)"
+_SAID = r"(answers?|responses?|conversations?|messages?|texts?|outputs?|turns?)"
+_REJECTED = re.compile(
+  rf"{_WORSE}(_?{_SAID})?|{_SAID}_?{_WORSE}|chosen(_?{_SAID})?", re.I
+)
+
+
+def find(name: str, flag_columns: str | None = None) -> Format:
+  """The format of `--format` or `--columns`; UserError lists the names."""
+  if flag_columns is not None:
+    return columns.make(columns.parse(flag_columns))
+  if name not in FORMATS:
+    raise UserError(f"--format={name}: want one of {', '.join(FORMATS)}")
+  return FORMATS[name]
+
+
+def recognise(row: Row) -> Format | None:
+  """The first format whose keys a row has, None where no format fits."""
+  return next((f for f in FORMATS.values() if f.matches(row)), None)
+
+
+def unread(row: Row, form: Format) -> str | None:
+  """A key that means a chosen or rejected answer and that the format would
+  leave out, or None."""
+  for key in sorted(row.keys() - form.reads):
+    said = row[key]
+    if (
+      _REJECTED.fullmatch(key) and isinstance(said, str | list | dict) and said
+    ):
+      return key
+  return None
+
+
+_OTHERS: Sequence[tuple[set[str], str]] = (
+  ({"images", "annotations"}, "COCO's annotations"),
+  ({"question_id", "text"}, "answers or questions of an evaluation"),
+  ({"root", "annotation"}, "MMPR's meta.json; name one of its .jsonl files"),
+  ({"question", "answer"}, "questions with one answer each"),
+  ({"prompt", "completion"}, "TRL's prompt-completion data"),
+  ({"prompt", "label"}, "KTO data, single answers with a label"),
+)
+
+
+def refusal(row: Row) -> str:
+  """Why a row is no sample: what it looks like, and which keys would do."""
+  keys = ", ".join(map(str, row)) or "none"
+  ways = (
+    "--format=NAME or --columns=question=...,chosen=... says how to read it"
+  )
+  for marks, title in _OTHERS:
+    if marks <= row.keys():
+      return (
+        f"keys {keys[:200]}: looks like {title}, no preference data; {ways}"
+      )
+  score = lambda f: len(row.keys() & set(f.keys)) / len(f.keys)
+  near = max(reversed(FORMATS.values()), key=score)
+  if score(near) == 0:
+    return f"keys {keys[:200]}: no known preference format has them; {ways}"
+  missing = " and ".join(key for key in near.keys if key not in row)
+  return (
+    f"keys {keys[:200]}: closest to {near.title}, where "
+    + (f"{missing} is missing" if missing else "the values are of other kinds")
+    + f"; {ways}"
+  )

@@ -1,0 +1,78 @@
+"""LLaMA-Factory's preference data, its two layouts.
+
+    sharegpt  {conversations, chosen: {from, value}, rejected: {...}, images}
+    alpaca    {instruction, input, chosen, rejected, images, history, system}
+
+hiyouga/LLaMA-Factory, data/README.md: `conversations` (or `messages`) ends with
+a question, to which `chosen` and `rejected` are the answers.
+"""
+
+from collections.abc import Iterable
+
+from povid_jax.data.formats import base, povid
+from povid_jax.data.formats.base import Format, Pick, Row
+from povid_jax.data.pairs import Sample
+
+
+def _answer(row: Row, field: str) -> str:
+  turn = base.need(row, field)
+  if isinstance(turn, str):
+    return base.words(turn, field)
+  opened = [{"from": "human", "value": "q"}, turn]
+  _, turns = base.conversation(opened, field)
+  return turns[1]
+
+
+def _sharegpt(row: Row) -> tuple[str | None, tuple[str, ...]]:
+  field = "messages" if "messages" in row else "conversations"
+  return base.conversation(base.need(row, field), field, last="human")
+
+
+def _alpaca(row: Row) -> tuple[str | None, tuple[str, ...]]:
+  asked = base.words(base.need(row, "instruction"), "instruction")
+  if row.get("input"):
+    asked = f"{asked}\n{base.text(row['input'], 'input')}"
+  turns: list[str] = []
+  history = row.get("history") or []
+  if not isinstance(history, list):
+    raise base.Malformed(f"history is {base.kind(history)}; want a list")
+  for i, said in enumerate(history):
+    if not isinstance(said, list) or len(said) != 2:
+      raise base.Malformed(f"history[{i}] is no list of question and answer")
+    turns += [base.words(turn, f"history[{i}]") for turn in said]
+  return None, (*turns, asked)
+
+
+def _samples(row: Row, pick: Pick) -> Iterable[Sample]:
+  system, turns = _alpaca(row) if "instruction" in row else _sharegpt(row)
+  if row.get("system"):
+    system = base.text(row["system"], "system")
+  yield Sample(
+    base.row_id(row.get("id")),
+    povid.images(row, pick),
+    (*turns, _answer(row, "chosen")),
+    (*turns, _answer(row, "rejected")),
+    system=system,
+  )
+
+
+def _matches(row: Row) -> bool:
+  if not row.keys() >= {"chosen", "rejected"}:
+    return False
+  turn = isinstance(row["chosen"], dict) and isinstance(row["rejected"], dict)
+  if bool(row.keys() & {"conversations", "messages"}):
+    return turn
+  return base.is_text(row, "instruction", "chosen", "rejected")
+
+
+FORMAT = Format(
+  name="llama_factory",
+  title="LLaMA-Factory",
+  keys=("conversations", "chosen", "rejected"),
+  matches=_matches,
+  samples=_samples,
+  reads=frozenset(
+    {"id", "image", "images", "conversations", "messages", "instruction"}
+    | {"input", "history", "system", "chosen", "rejected"}
+  ),
+)

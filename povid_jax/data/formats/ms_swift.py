@@ -1,0 +1,51 @@
+"""ms-swift's chats, with a rejected answer or without.
+
+    {messages: [{role, content}], rejected_response, images}
+    {messages, rejected_messages, images, rejected_images}
+
+modelscope/ms-swift, docs/source_en/Customization/Custom-dataset.md.
+"""
+
+from collections.abc import Iterable
+
+from povid_jax.data.formats import base, povid
+from povid_jax.data.formats.base import Format, Pick, Row
+from povid_jax.data.pairs import Sample
+
+
+def _rejected(row: Row, turns: tuple[str, ...]) -> tuple[str, ...] | None:
+  said, field = row.get("rejected_response"), "rejected_messages"
+  if said is not None:
+    return (*turns[:-1], base.words(said, "rejected_response"))
+  if row.get(field) is None:
+    return None
+  _, rejected = base.conversation(row[field], field)
+  return base.same_questions(rejected, turns, field, "messages")
+
+
+def _samples(row: Row, pick: Pick) -> Iterable[Sample]:
+  system, turns = base.conversation(base.need(row, "messages"), "messages")
+  images = povid.images(row, pick)
+  others = row.get("rejected_images")
+  if others and base.pictures(others, "rejected_images", pick) != images:
+    raise base.Malformed(
+      "rejected_images are others than images; want one set of pictures for "
+      "both answers"
+    )
+  if row.get("system"):
+    system = base.text(row["system"], "system")
+  name = base.row_id(row.get("id"))
+  yield Sample(name, images, turns, _rejected(row, turns), system=system)
+
+
+FORMAT = Format(
+  name="ms_swift",
+  title="ms-swift",
+  keys=("messages", "rejected_response", "images"),
+  matches=lambda row: "messages" in row,
+  samples=_samples,
+  reads=frozenset(
+    {"id", "image", "images", "messages", "system", "rejected_response"}
+    | {"rejected_messages", "rejected_images"}
+  ),
+)

@@ -1,0 +1,47 @@
+"""The released POVID preference data, and what `data_gen` writes.
+
+    {id, image, conversations, rejected_conversations}
+
+YiyangAiLab/POVID_preference_data_for_VLLMs; conversations are LLaVA's lists of
+{from, value}, with the same human turns in both.
+"""
+
+from collections.abc import Iterable
+
+from povid_jax.data.formats import base
+from povid_jax.data.formats.base import Format, Pick, Row
+from povid_jax.data.pairs import Sample
+
+
+def images(row: Row, pick: Pick) -> tuple[base.Picture, ...]:
+  """The pictures of LLaVA's rows: `image`, or `images` of later code."""
+  if row.get("image") is not None and row.get("images") is not None:
+    raise base.Malformed("image and images are both there; want one of them")
+  field = "images" if row.get("images") is not None else "image"
+  return base.pictures(row.get(field), field, pick)
+
+
+def _samples(row: Row, pick: Pick) -> Iterable[Sample]:
+  name = base.row_id(row["id"]) if "id" in row else ""
+  if "id" in row and not name:
+    raise base.Malformed("id is null; want a string")
+  field, other = "rejected_conversations", "conversations"
+  system, turns = base.conversation(base.need(row, other), other)
+  rejected = None
+  if row.get(field) is not None:
+    _, rejected = base.conversation(row[field], field)
+    rejected = base.same_questions(rejected, turns, field, other)
+  yield Sample(name, images(row, pick), turns, rejected, system=system)
+
+
+FORMAT = Format(
+  name="povid",
+  title="released POVID",
+  keys=("conversations", "rejected_conversations"),
+  matches=lambda row: "rejected_conversations" in row,
+  samples=_samples,
+  reads=frozenset(
+    {"id", "image", "images", "conversations", "rejected_conversations"}
+  ),
+  own_ids=True,
+)

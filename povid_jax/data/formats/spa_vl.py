@@ -1,0 +1,34 @@
+"""SPA-VL: safety; question and answers beside the picture.
+
+    {image, question, chosen, rejected}
+
+sqrti/SPA-VL; the plainest table of pairs, so other people's are read as well.
+"""
+
+from collections.abc import Iterable
+
+from povid_jax.data.formats import base, povid
+from povid_jax.data.formats.base import Format, Pick, Row
+from povid_jax.data.pairs import Sample
+
+
+def _samples(row: Row, pick: Pick) -> Iterable[Sample]:
+  yield base.pair(
+    povid.images(row, pick),
+    base.need(row, "question"),
+    base.need(row, "chosen"),
+    base.need(row, "rejected"),
+    name=base.row_id(row.get("id")),
+  )
+
+
+FORMAT = Format(
+  name="spa_vl",
+  title="SPA-VL",
+  keys=("image", "question", "chosen", "rejected"),
+  matches=lambda row: (
+    base.is_text(row, "question", "chosen", "rejected") and "context" not in row
+  ),
+  samples=_samples,
+  reads=frozenset({"id", "image", "images", "question", "chosen", "rejected"}),
+)

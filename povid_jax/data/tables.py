@@ -1,0 +1,353 @@
+"""Rows of .parquet and .arrow files, and the pictures inside them.
+
+Pictures stay where they are: rows are read without them, and a Cell says where
+one lies. So a table of any size takes the memory of its texts, and reading the
+pictures in their order takes the memory of a few.
+"""
+
+import bisect
+import functools
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from povid_jax.data.picture import Cell, Picture
+from povid_jax.errors import UserError
+
+SUFFIXES = (".parquet", ".arrow", ".feather")
+_ROWS = 256  # texts are read so many rows at a time
+_PICTURES = 16  # pictures are read so many at a time
+
+
+def _pyarrow() -> Any:
+  try:
+    import pyarrow as pa
+    import pyarrow.parquet
+  except ImportError as error:
+    raise UserError(
+      "tables (.parquet, .arrow) need pyarrow: pip install 'povid_jax[parquet]'"
+    ) from error
+  return pa
+
+
+def _failed(path: object, error: BaseException) -> UserError:
+  first = (str(error).splitlines() or [type(error).__name__])[0]
+  return UserError(f"{path}: not a readable table: {first[:200]}")
+
+
+class _Guard:
+  """Turns what Arrow raises into a UserError that names the file."""
+
+  def __init__(self, path: object) -> None:
+    self._path = path
+
+  def __enter__(self) -> None:
+    pass
+
+  def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+    if isinstance(error, _pyarrow().ArrowException | OSError):
+      raise _failed(self._path, error) from error
+
+
+# --- which columns hold pictures -------------------------------------------
+
+
+def _is_bytes(kind: Any) -> bool:
+  types = _pyarrow().types
+  return (
+    types.is_binary(kind)
+    or types.is_large_binary(kind)
+    or types.is_fixed_size_binary(kind)
+    or types.is_binary_view(kind)
+  )
+
+
+def _is_list(kind: Any) -> bool:
+  types = _pyarrow().types
+  return (
+    types.is_list(kind)
+    or types.is_large_list(kind)
+    or types.is_fixed_size_list(kind)
+  )
+
+
+def _is_encoded(kind: Any) -> bool:
+  """Whether a type is a struct with `bytes`, as datasets.Image stores it."""
+  pa = _pyarrow()
+  return pa.types.is_struct(kind) and any(
+    field.name == "bytes" and _is_bytes(field.type) for field in kind
+  )
+
+
+def _holds_pictures(kind: Any) -> bool:
+  inner = kind.value_type if _is_list(kind) else kind
+  return _is_bytes(inner) or _is_encoded(inner)
+
+
+def _light(kind: Any) -> bool:
+  """Whether `path` is there to read in place of the bytes."""
+  inner = kind.value_type if _is_list(kind) else kind
+  return _is_encoded(inner) and inner.get_field_index("path") >= 0
+
+
+def _pictures(
+  column: str, path: str, first: int, values: Sequence[Any], many: bool
+) -> list[Any]:
+  """Pictures in place of a column's values: paths, or whether bytes exist."""
+
+  def one(value: Any, row: int, item: int | None) -> Picture | None:
+    if value is None or value is False:
+      return None
+    name = value if isinstance(value, str) else ""
+    name = name or f"{Path(path).stem}, row {row}"
+    return Picture(name, cell=Cell(path, column, row, item))
+
+  out: list[Any] = []
+  for row, value in enumerate(values, first):
+    if many:
+      items = enumerate(value or ())
+      out.append([p for i, v in items if (p := one(v, row, i))])
+    else:
+      out.append(one(value, row, None))
+  return out
+
+
+def _names(value: Any) -> Any:
+  """What `_pictures` wants of one value that was read with its bytes."""
+  if isinstance(value, list):
+    return [_names(one) for one in value]
+  if isinstance(value, dict):
+    return value.get("path") or value.get("bytes") is not None
+  return value is not None
+
+
+# --- parquet ---------------------------------------------------------------
+
+
+def _open(path: str) -> Any:
+  # Through a buffer, not column by column: a row group may hold gigabytes.
+  return _pyarrow().parquet.ParquetFile(
+    path, pre_buffer=False, buffer_size=1 << 20
+  )
+
+
+def _leaves(file: Any, column: str) -> list[str]:
+  paths = [file.schema.column(i).path for i in range(len(file.schema))]
+  return [p for p in paths if p == column or p.startswith(f"{column}.")]
+
+
+def _all_present(file: Any, leaf: str, group: int) -> bool:
+  """Whether the statistics say that no value of a row group is null."""
+  rows = file.metadata.row_group(group)
+  for i in range(rows.num_columns):
+    chunk = rows.column(i)
+    if chunk.path_in_schema == leaf:
+      stats = chunk.statistics
+      return stats is not None and stats.has_null_count and not stats.null_count
+  return False
+
+
+def _bytes_leaf(file: Any, column: str, kind: Any) -> str:
+  leaves = _leaves(file, column)
+  inner = kind.value_type if _is_list(kind) else kind
+  if _is_encoded(inner):
+    leaves = [leaf for leaf in leaves if leaf.endswith(".bytes")]
+  return leaves[0]
+
+
+def _batches(file: Any, columns: list[str], groups: Any, size: int) -> Any:
+  return file.iter_batches(
+    batch_size=size, row_groups=groups, columns=columns, use_threads=False
+  )
+
+
+def _known(file: Any, column: str, kind: Any, group: int) -> Iterator[Any]:
+  """Per row of a group, what `_pictures` wants, bytes read only in need."""
+  leaf = _bytes_leaf(file, column, kind)
+  count = file.metadata.row_group(group).num_rows
+  present = _all_present(file, leaf, group)
+  if present and _light(kind):
+    others = [x for x in _leaves(file, column) if x.endswith(".path")]
+    for batch in _batches(file, others, [group], _ROWS):
+      for value in batch.column(0).to_pylist():
+        if isinstance(value, list):
+          yield [(v or {}).get("path") or True for v in value]
+        else:
+          yield (value or {}).get("path") or True
+  elif present and not _is_list(kind):
+    yield from [True] * count
+  else:
+    for batch in _batches(file, [column], [group], _PICTURES):
+      yield from map(_names, batch.column(0).to_pylist())
+
+
+def _parquet_rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
+  file = _open(path)
+  kinds = {field.name: field.type for field in file.schema_arrow}
+  held = {name: kind for name, kind in kinds.items() if _holds_pictures(kind)}
+  texts = [name for name in kinds if name not in held]
+  at = 0
+  for group in range(file.num_row_groups):
+    known = {n: _known(file, n, kind, group) for n, kind in held.items()}
+    left = file.metadata.row_group(group).num_rows
+    batches = _batches(file, texts, [group], _ROWS) if texts else None
+    while left:
+      size = min(left, _ROWS)
+      columns = {}
+      if batches is not None:
+        batch = next(batches)
+        size = batch.num_rows
+        columns = {name: batch.column(name).to_pylist() for name in texts}
+      for name, kind in held.items():
+        values = [next(known[name]) for _ in range(size)]
+        columns[name] = _pictures(name, path, at, values, _is_list(kind))
+      for i in range(size):
+        yield at + i, {name: columns[name][i] for name in kinds}
+      at, left = at + size, left - size
+
+
+class _ParquetCells:
+  """Pictures of one column, read forwards a few at a time."""
+
+  def __init__(self, path: str, column: str) -> None:
+    self._file = _open(path)
+    sizes = [
+      self._file.metadata.row_group(i).num_rows
+      for i in range(self._file.num_row_groups)
+    ]
+    self._starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    kind = self._file.schema_arrow.field(column).type
+    self._leaf = _bytes_leaf(self._file, column, kind)
+    self._batches: Any = iter(())
+    self._next = 0  # the row with which the next batch starts
+    # The one before stays: readers in threads are a few rows apart.
+    self._window: deque[tuple[int, Any]] = deque(maxlen=2)
+
+  def get(self, row: int) -> Any:
+    for start, array in self._window:
+      if start <= row < start + len(array):
+        return array[row - start].as_py()
+    group = bisect.bisect_right(self._starts, row) - 1
+    if row < self._next or self._starts[group] > self._next or not self._window:
+      groups = range(group, self._file.num_row_groups)
+      self._batches = _batches(self._file, [self._leaf], groups, _PICTURES)
+      self._next = self._starts[group]
+      self._window.clear()
+    while self._next <= row:
+      array = next(self._batches).column(0)
+      self._window.append((self._next, array))
+      self._next += len(array)
+    start, array = self._window[-1]
+    return array[row - start].as_py()
+
+
+# --- arrow -----------------------------------------------------------------
+
+
+def _arrow_batches(path: str) -> list[Any]:
+  """All batches of a stream or file; memory-mapped, so nothing is read yet."""
+  pa = _pyarrow()
+  source = pa.memory_map(path)
+  try:
+    reader = pa.ipc.open_file(source)
+  except pa.ArrowInvalid:
+    source.seek(0)
+    return list(pa.ipc.open_stream(source))
+  return [reader.get_batch(i) for i in range(reader.num_record_batches)]
+
+
+def _light_values(column: Any) -> list[Any]:
+  """What `_pictures` wants of a memory-mapped column; no bytes are copied."""
+  pa = _pyarrow()
+  kind = column.type
+  if _is_list(kind):
+    return [
+      None if not row.is_valid else _light_values(row.values) for row in column
+    ]
+  valid = column.is_valid().to_pylist()
+  if not _is_encoded(kind):
+    return valid
+  bytes_there = pa.compute.struct_field(column, "bytes").is_valid().to_pylist()
+  paths: list[Any] = [None] * len(column)
+  if kind.get_field_index("path") >= 0:
+    paths = pa.compute.struct_field(column, "path").to_pylist()
+  return [
+    (p or b) if v else None
+    for v, p, b in zip(valid, paths, bytes_there, strict=True)
+  ]
+
+
+def _arrow_rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
+  at = 0
+  for whole in _arrow_batches(path):
+    for start in range(0, whole.num_rows, _ROWS):
+      batch = whole.slice(start, _ROWS)
+      columns = {}
+      for field in batch.schema:
+        column = batch.column(field.name)
+        if _holds_pictures(field.type):
+          values = _light_values(column)
+          many = _is_list(field.type)
+          columns[field.name] = _pictures(field.name, path, at, values, many)
+        else:
+          columns[field.name] = column.to_pylist()
+      for i in range(batch.num_rows):
+        yield at + i, {name: values[i] for name, values in columns.items()}
+      at += batch.num_rows
+
+
+class _ArrowCells:
+  """Pictures of one column of a memory-mapped file."""
+
+  def __init__(self, path: str, column: str) -> None:
+    self._columns = [b.column(column) for b in _arrow_batches(path)]
+    sizes = [len(c) for c in self._columns]
+    self._starts = [sum(sizes[:i]) for i in range(len(sizes))]
+
+  def get(self, row: int) -> Any:
+    i = bisect.bisect_right(self._starts, row) - 1
+    return self._columns[i][row - self._starts[i]].as_py()
+
+
+# --- both ------------------------------------------------------------------
+
+
+def rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+  """(number from 0, row) of a table; pictures as Picture objects.
+
+  Raises:
+    UserError: pyarrow is not installed, or the file is no table.
+  """
+  _pyarrow()
+  read = _parquet_rows if Path(path).suffix == ".parquet" else _arrow_rows
+  with _Guard(path):
+    yield from read(str(path))
+
+
+@functools.lru_cache(maxsize=8)
+def _cells(path: str, column: str, changed: int) -> Any:
+  kind = _ParquetCells if Path(path).suffix == ".parquet" else _ArrowCells
+  return kind(path, column)
+
+
+_LOCK = threading.Lock()
+
+
+def read_cell(cell: Cell) -> bytes | None:
+  """The bytes of a picture in a table, None where the cell holds none.
+
+  Fast for rows in their order; a step back starts again at its row group.
+
+  Raises:
+    UserError: the file cannot be read.
+  """
+  with _Guard(cell.path), _LOCK:
+    changed = Path(cell.path).stat().st_mtime_ns
+    value = _cells(cell.path, cell.column, changed).get(cell.row)
+  if cell.item is not None:
+    value = value[cell.item] if value is not None else None
+  if isinstance(value, dict):
+    value = value.get("bytes")
+  return value
