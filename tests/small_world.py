@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
@@ -25,7 +26,7 @@ from povid_jax.data.records import (
 )
 from povid_jax.data.tokenizer import load_tokenizer
 from povid_jax.models import params, sharding
-from povid_jax.models.config import LlavaConfig
+from povid_jax.models.config import LlavaConfig, LoraConfig
 from povid_jax.models.presets import preset
 from tests import small_tokenizer
 
@@ -60,6 +61,34 @@ def model_folder(root: Path, weights: Mapping[str, Any] | None = None) -> Path:
     tokenizer=small_tokenizer.write(root / "tokenizer"),
   )
   return folder
+
+
+def run_folder(root: Path, base: Path, projector: bool, seed: int = 0) -> Path:
+  """A run directory as training leaves it: adapters at step 7."""
+  lora = LoraConfig(rank=3, alpha=6.0)
+  _, shapes = params.abstract(restore.describe(base), lora)
+  rng = np.random.default_rng(seed)
+  trained = {
+    path: (0.1 * rng.standard_normal(leaf.shape)).astype(np.float32)
+    for path, leaf in shapes.items()
+    if params.is_lora(path) or (projector and path.startswith("projector"))
+  }
+  run = root / f"run{seed}"
+  run.mkdir()
+  described = {
+    "init": str(base),
+    "lora": lora.to_dict(),
+    "objective": {"name": "dpo", "hyper": {"beta": 0.1}},
+    "data": {"train": "/somewhere/private/pairs_a|b", "split": "train"},
+    "lr": 2e-7,
+  }
+  (run / "config.json").write_text(json.dumps(described))
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(
+      (run / "checkpoints" / "7" / "params").absolute(),
+      restore.nest(trained),
+    )
+  return run
 
 
 def picture(seed: int, size: tuple[int, int] = (31, 22)) -> Image.Image:

@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
@@ -28,11 +27,10 @@ from povid_jax.data import text  # noqa: E402
 from povid_jax.data.tokenizer import load_tokenizer  # noqa: E402
 from povid_jax.errors import UserError  # noqa: E402
 from povid_jax.models import params as params_lib  # noqa: E402
-from povid_jax.models.config import LoraConfig  # noqa: E402
 from povid_jax.models.presets import preset  # noqa: E402
 from povid_jax.models.vit import normalise  # noqa: E402
 from povid_jax.weights import keys, load  # noqa: E402
-from tests import small_tokenizer, torch_models  # noqa: E402
+from tests import small_tokenizer, small_world, torch_models  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings(
   "ignore::DeprecationWarning", "ignore::FutureWarning"
@@ -430,28 +428,6 @@ def test_a_destination_that_exists(tmp_path: Path):
 # -- runs ----------------------------------------------------------------
 
 
-def _run(root: Path, base: Path, projector: bool, seed: int = 0) -> Path:
-  """A run directory as training leaves it: adapters at step 7."""
-  lora = LoraConfig(rank=3, alpha=6.0)
-  _, shapes = params_lib.abstract(restore.describe(base), lora)
-  rng = np.random.default_rng(seed)
-  trained = {
-    path: (0.1 * rng.standard_normal(leaf.shape)).astype(np.float32)
-    for path, leaf in shapes.items()
-    if params_lib.is_lora(path) or (projector and path.startswith("projector"))
-  }
-  run = root / f"run{seed}"
-  run.mkdir()
-  described = {"init": str(base), "lora": lora.to_dict()}
-  (run / "config.json").write_text(json.dumps(described))
-  with ocp.StandardCheckpointer() as checkpointer:
-    checkpointer.save(
-      (run / "checkpoints" / "7" / "params").absolute(),
-      restore.nest(trained),
-    )
-  return run
-
-
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
   src = small_tokenizer.write(tmp_path / "src")
@@ -498,11 +474,11 @@ def test_a_run_as_merged_weights_and_as_an_adapter(
   tmp_path: Path, base: Path, projector: bool
 ):
   peft = pytest.importorskip("peft")
-  run = _run(tmp_path, base, projector)
+  run = small_world.run_folder(tmp_path, base, projector)
   want = _our_logits(run, merged=False)
   assert np.abs(want - _our_logits(base, merged=False)).max() > 0.1
   _close(_our_logits(run, merged=True), want)
-  for name, *flags in (("merged", "--merge"), ("plain",)):
+  for name, *flags in (("merged",), ("plain", "--base-only")):
     convert.main(["to-hf", str(run), str(tmp_path / name), *flags])
   convert.main(["to-peft", str(run), str(tmp_path / "adapter")])
   merged, plain = (_open_hf(tmp_path / n) for n in ("merged", "plain"))
@@ -517,12 +493,12 @@ def test_a_run_as_merged_weights_and_as_an_adapter(
 
 def test_a_chain_of_two_runs(tmp_path: Path, base: Path):
   """Stage 2 on stage 1: both adapters are folded in, or the first alone."""
-  first = _run(tmp_path, base, projector=True)
-  second = _run(tmp_path, first, projector=False, seed=1)
-  for spec, *flags in ((second, "--merge"), (second,)):
+  first = small_world.run_folder(tmp_path, base, projector=True)
+  second = small_world.run_folder(tmp_path, first, projector=False, seed=1)
+  for spec, *flags in ((second,), (second, "--base-only")):
     out = tmp_path / f"hf{len(flags)}"
     convert.main(["to-hf", str(spec), str(out), *flags])
-    want = restore.load(second if flags else first).merged().params
+    want = restore.load(first if flags else second).merged().params
     got = load.open_checkpoint(out).params()
     for path, value in want.items():
       if "embed_tokens" in path or "lm_head" in path:
@@ -531,7 +507,7 @@ def test_a_chain_of_two_runs(tmp_path: Path, base: Path):
 
 
 def test_an_adapter_folds_in_on_the_way_in(tmp_path: Path, base: Path):
-  run = _run(tmp_path, base, projector=False)
+  run = small_world.run_folder(tmp_path, base, projector=False)
   convert.main(
     ["to-peft", str(run), str(tmp_path / "adapter"), "--layout=original"]
   )

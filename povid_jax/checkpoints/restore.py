@@ -162,7 +162,7 @@ def fingerprint(spec: str | Path) -> str:
     parts = [path / "model.json", path / "params", path / "tokenizer"]
   else:
     run = files.read_json(path / "config.json", "it describes the run")
-    digest.update(fingerprint(_init_of(path, run)).encode())
+    digest.update(fingerprint(init_of(path, run)).encode())
     parts = [path / "checkpoints" / str(step) / "params"]
   for part in parts:
     names = [part] if part.is_file() else sorted(part.rglob("*"))
@@ -182,7 +182,7 @@ def _crc(path: Path) -> str:
   return crc.hexdigest().decode()
 
 
-def _init_of(run: Path, config: dict[str, Any]) -> str:
+def init_of(run: Path, config: dict[str, Any]) -> str:
   """What a run started from; a relative path may be relative to the run."""
   init = config["init"]
   folder, _ = _split_spec(init)
@@ -217,7 +217,7 @@ def load(
   if step is None:
     return _load_folder(path, shardings, dtype, keep)
   run = files.read_json(path / "config.json", "it describes the run")
-  base = load(_init_of(path, run), shardings, dtype, keep).merged()
+  base = load(init_of(path, run), shardings, dtype, keep).merged()
   folder = path / "checkpoints" / str(step) / "params"
   trained = _restore(folder, shardings, dtype, keep)
   lora = LoraConfig.from_dict(run["lora"]) if run.get("lora") else None
@@ -251,7 +251,7 @@ def load_trained(
   folder = path / "checkpoints" / str(step) / "params"
   lora = LoraConfig.from_dict(run["lora"]) if run.get("lora") else None
   trained = _restore(folder, None, None, lambda path: False)
-  return trained, lora, _init_of(path, run)
+  return trained, lora, init_of(path, run)
 
 
 def open_chain(
@@ -292,7 +292,7 @@ def describe(spec: str | Path) -> LlavaConfig:
   path, step = _split_spec(resolve(spec))
   if step is not None:
     run = files.read_json(path / "config.json", "it describes the run")
-    return describe(_init_of(path, run))
+    return describe(init_of(path, run))
   return model_json.read(path).config
 
 

@@ -139,7 +139,7 @@ def open_pieces(folder: Path) -> dict[str, Stored]:
   for array in sorted(folder.glob("*/.zarray")):
     spec = {
       "driver": "zarr",
-      "kvstore": {"driver": "file", "path": f"{array.parent.absolute()}/"},
+      "kvstore": {"driver": "file", "path": f"{array.parent.resolve()}/"},
       "fill_missing_data_reads": False,  # zeros, for a file that got lost
     }
     path = array.parent.name.replace(".", "/")

@@ -148,34 +148,57 @@ def _by_token(entry: keys.Entry) -> bool:
   return entry.part == "head" or entry.name == "embed_tokens.weight"
 
 
-def _torch_tensors(
+def torch_dtype(dtype: np.dtype) -> str:
+  """A dtype as config.json names it."""
+  return _TORCH[_NAMES[dtype]]
+
+
+def tensor(
+  entry: keys.Entry,
+  layer: int | None,
+  params: Mapping[str, Any],
+  tuned: Sequence[Tuned],
+) -> np.ndarray:
+  """One torch tensor of a model: what runs trained in it, adapters folded in.
+
+  Raises:
+    UserError: a weight is NaN or infinite.
+  """
+  one = lambda x: np.asarray(x if layer is None else x[layer])
+  value = one(params[entry.path])
+  finite.check(value, entry.path)
+  stored = value.dtype
+  stem = entry.path.removesuffix("/kernel")
+  for trained, lora in tuned:
+    if entry.path in trained:
+      value = one(trained[entry.path])
+      finite.check(value, entry.path)
+      value = cast(value, stored, entry.path)
+    if lora is not None and f"{stem}/lora_a" in trained:
+      a, b = trained[f"{stem}/lora_a"], trained[f"{stem}/lora_b"]
+      value = merged_kernel(
+        value, one(a), one(b), lora.scale, value.dtype, entry.path
+      )
+  return cast(value.transpose(np.argsort(entry.axes)), stored, entry.path)
+
+
+def tensors(
   config: LlavaConfig,
   params: Mapping[str, Any],
   tuned: Sequence[Tuned],
   vocab_size: int,
+  named: Callable[[keys.Entry, str], str],
 ) -> Iterator[tuple[str, Lazy]]:
-  """(name on disk, tensor) of every piece of a model, adapters folded in."""
+  """(name on disk, tensor) of every piece of a model.
+
+  Args:
+    vocab_size: rows of embedding and head, at least those of the model.
+    named: (parameter, name inside its part) -> name on disk.
+  """
 
   def make(entry: keys.Entry, layer: int | None) -> np.ndarray:
-    one = lambda x: np.asarray(x if layer is None else x[layer])
-    value = one(params[entry.path])
-    finite.check(value, entry.path)
-    stored = value.dtype
-    stem = entry.path.removesuffix("/kernel")
-    for trained, lora in tuned:
-      if entry.path in trained:
-        value = one(trained[entry.path])
-        finite.check(value, entry.path)
-        value = cast(value, stored, entry.path)
-      if lora is not None and f"{stem}/lora_a" in trained:
-        a, b = trained[f"{stem}/lora_a"], trained[f"{stem}/lora_b"]
-        value = merged_kernel(
-          value, one(a), one(b), lora.scale, value.dtype, entry.path
-        )
-    value = value.transpose(np.argsort(entry.axes))
-    if _by_token(entry):
-      value = _grown(value, vocab_size)
-    return cast(value, value.dtype, entry.path)
+    value = tensor(entry, layer, params, tuned)
+    return _grown(value, vocab_size) if _by_token(entry) else value
 
   for entry in keys.entries(config):
     shape = entry.shape
@@ -184,7 +207,7 @@ def _torch_tensors(
     for name, layer in entry.names():
       dtype = np.dtype(params[entry.path].dtype)
       produce = lambda e=entry, i=layer: make(e, i)
-      yield _LLAVA_HF[entry.part] + name, Lazy(shape, dtype, produce)
+      yield named(entry, name), Lazy(shape, dtype, produce)
 
 
 def write_llava_hf(
@@ -195,7 +218,7 @@ def write_llava_hf(
   tuned: Sequence[Tuned] = (),
   vocab_size: int,
   image_token: int,
-  tokens: Mapping[str, int | None],
+  tokens: Mapping[str, Any],
   manners: Mapping[str, str],
 ) -> None:
   """Writes config.json and weights of LlavaForConditionalGeneration.
@@ -208,7 +231,8 @@ def write_llava_hf(
       and adapters that are folded into the kernels while they are written.
     vocab_size: rows of embedding and head, at least those of the model.
     image_token: id of <image>.
-    tokens: ids by the names bos_token_id, eos_token_id, pad_token_id.
+    tokens: ids by the names bos_token_id, eos_token_id (or a list of them),
+      pad_token_id.
     manners: template and image_mode, for the way back.
 
   Raises:
@@ -218,8 +242,9 @@ def write_llava_hf(
     raise UserError(
       f"llava-hf has no {config.projector!r} projector, want 'mlp2x_gelu'"
     )
-  tensors = dict(_torch_tensors(config, params, tuned, vocab_size))
-  dtype = _TORCH[_NAMES[tensors["language_model.model.norm.weight"].dtype]]
+  named = lambda entry, name: _LLAVA_HF[entry.part] + name
+  made = dict(tensors(config, params, tuned, vocab_size, named))
+  dtype = torch_dtype(made["language_model.model.norm.weight"].dtype)
   text = hf_config.to_text_config(config.decoder, vocab_size)
   described = {
     "architectures": ["LlavaForConditionalGeneration"],
@@ -242,4 +267,4 @@ def write_llava_hf(
   generation = {k: v for k, v in tokens.items() if v is not None}
   file = folder / "generation_config.json"
   file.write_text(json.dumps(generation, indent=2), encoding="utf-8")
-  write_shards(folder, tensors)
+  write_shards(folder, made)

@@ -6,6 +6,12 @@ from povid_jax.errors import UserError
 from povid_jax.models.config import DecoderConfig, VisionConfig
 from povid_jax.weights.dimensions import ACTIVATIONS, VISION_NAMES
 
+_CLASSES = {
+  "llama": "LlamaForCausalLM",
+  "mistral": "MistralForCausalLM",
+  "qwen2": "Qwen2ForCausalLM",
+}
+
 
 def to_text_config(config: DecoderConfig, vocab_size: int) -> dict[str, Any]:
   """`text_config` of an llava-hf folder, for transformers before and after 5.
@@ -35,6 +41,8 @@ def to_text_config(config: DecoderConfig, vocab_size: int) -> dict[str, Any]:
     extra["sliding_window"] = config.sliding_window
   return {
     "model_type": kind,
+    # vLLM finds the decoder's class by it
+    "architectures": [_CLASSES[kind]],
     "vocab_size": vocab_size,
     "hidden_size": config.hidden_size,
     "intermediate_size": config.intermediate_size,

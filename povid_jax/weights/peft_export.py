@@ -10,15 +10,12 @@ from povid_jax.errors import UserError
 from povid_jax.models.config import LlavaConfig, LoraConfig
 from povid_jax.weights import keys
 from povid_jax.weights.export import write_safetensors
+from povid_jax.weights.original_export import torch_name
 
 # where the decoder's modules live, by the class that will read the adapter
 _MODULES = {
   "llava-hf": "model.language_model.",
   "original": "model.",
-}
-_PROJECTOR = {
-  "llava-hf": "model.multi_modal_projector.{}",
-  "original": "model.mm_projector.{}",
 }
 
 
@@ -58,7 +55,8 @@ def write_adapter(
   """Writes a PEFT folder into an existing (temporary) folder.
 
   Args:
-    trained: our path -> array; adapters, and perhaps the projector.
+    trained: our path -> array; adapters, and perhaps the projector (LLaVA's
+      loader wants it whole, also where it was not trained).
     layout: names for "llava-hf" (transformers 4.52 and later) or for the
       "original" LLaVA code.
     base: what adapter_config.json names as the base model.
@@ -86,7 +84,7 @@ def write_adapter(
       tensors[f"{name}.lora_{side[-1].upper()}.weight"] = one.T
   described = _adapter_config(lora, sorted(modules), layout, base)
   if loose:
-    _write_projector(folder, loose, projector, layout, tensors, described)
+    _write_projector(folder, loose, config, layout, tensors, described)
   write_safetensors(folder / "adapter_model.safetensors", tensors)
   text = json.dumps(described, indent=2)
   (folder / "adapter_config.json").write_text(text, encoding="utf-8")
@@ -95,22 +93,21 @@ def write_adapter(
 def _write_projector(
   folder: Path,
   loose: dict[str, np.ndarray],
-  entries: dict[str, keys.Entry],
+  config: LlavaConfig,
   layout: str,
   tensors: dict[str, np.ndarray],
   described: dict[str, Any],
 ) -> None:
   """A tuned projector: PEFT's modules_to_save, or the original side file."""
-  names = {
-    path: _PROJECTOR[layout].format(_projector_name(entries[path].name, layout))
-    for path in loose
-  }
-  values = {
-    f"base_model.model.{names[path]}": np.asarray(array, np.float32).transpose(
-      entries[path].axes
-    )
-    for path, array in loose.items()
-  }
+  entries = {e.path: e for e in keys.projector_entries(config)}
+  values = {}
+  for path, array in loose.items():
+    entry = entries[path]
+    name = f"model.multi_modal_projector.{entry.name}"
+    if layout == "original":
+      name = torch_name(entry, entry.name, config)
+    value = np.asarray(array, np.float32).transpose(entry.axes)
+    values[f"base_model.model.{name}"] = value
   if layout == "llava-hf":
     tensors |= values
     described["modules_to_save"] = ["multi_modal_projector"]
@@ -126,9 +123,3 @@ def _write_projector(
     k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in values.items()
   }
   torch.save(tree, folder / "non_lora_trainables.bin")
-
-
-def _projector_name(name: str, layout: str) -> str:
-  if layout == "llava-hf":
-    return name
-  return name.replace("linear_1", "0").replace("linear_2", "2")

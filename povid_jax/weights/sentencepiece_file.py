@@ -1,9 +1,10 @@
-"""What stands in a tokenizer.model, read without generated code.
+"""What stands in a tokenizer.model, read and written without generated code.
 
 Only the fields that decide how Llama's tokenizers cut a text.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
@@ -12,7 +13,7 @@ from povid_jax import messages
 from povid_jax.errors import UserError
 from povid_jax.messages import Field
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 _BPE = 2
 
 _Model = messages.make(
@@ -25,11 +26,13 @@ _Model = messages.make(
     ],
     "TrainerSpec": [
       Field("model_type", 3, "int32", default="1"),
+      Field("vocab_size", 4, "int32", default="8000"),
       Field("byte_fallback", 35, "bool"),
       Field("unk_piece", 45, "string", default="<unk>"),
       Field("bos_piece", 46, "string", default="<s>"),
     ],
     "NormalizerSpec": [
+      Field("name", 1, "string"),
       Field("precompiled_charsmap", 2, "bytes"),
       Field("add_dummy_prefix", 3, "bool", default="true"),
       Field("remove_extra_whitespaces", 4, "bool", default="true"),
@@ -94,3 +97,22 @@ def read(file: Path) -> SentencePieceFile:
     leading_space=normal.add_dummy_prefix,
     squeezes=normal.remove_extra_whitespaces,
   )
+
+
+def build(pieces: Sequence[Piece], *, leading_space: bool) -> bytes:
+  """A byte-pair model without normalisation, as Llama's tokenizer.model.
+
+  Args:
+    pieces: by id; <unk>, <s> and </s> first, as SentencePiece has them.
+    leading_space: a space is put in front of a text.
+  """
+  model = _Model()
+  for piece in pieces:
+    model.pieces.add(piece=piece.text, score=piece.score, type=piece.kind)
+  trainer, normal = model.trainer_spec, model.normalizer_spec
+  trainer.model_type, trainer.byte_fallback = _BPE, True
+  trainer.vocab_size = len(pieces)
+  normal.name = "identity"
+  normal.add_dummy_prefix = leading_space
+  normal.remove_extra_whitespaces = False
+  return model.SerializeToString()

@@ -1,0 +1,121 @@
+"""Checkpoints in and out.
+
+  python -m povid_jax.convert from-torch llava-v1.5-7b base \\
+      --vision-tower=clip-vit-large-patch14-336
+  python -m povid_jax.convert to-hf run merged
+  python -m povid_jax.convert to-llava run llava-merged
+  python -m povid_jax.convert to-peft run adapter
+  python -m povid_jax.convert init base --preset=tiny --tokenizer=tokenizer
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from povid_jax import errors
+from povid_jax.convert.incoming import from_torch, init
+from povid_jax.convert.outgoing import to_hf, to_llava, to_peft
+from povid_jax.data.text import TEMPLATES
+from povid_jax.models.presets import PRESETS
+
+DTYPES = ("bfloat16", "float16", "float32")
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    "--template",
+    choices=sorted(TEMPLATES),
+    help="conversation template; without it, the one that fits the model",
+  )
+  parser.add_argument(
+    "--image-mode",
+    choices=("pad", "resize"),
+    help="how pictures become square; without it, as the checkpoint says",
+  )
+
+
+def _out(parser: argparse.ArgumentParser) -> None:
+  what = parser.add_mutually_exclusive_group()
+  what.add_argument(
+    "--base-only",
+    action="store_true",
+    help="what the run started from; without it, its training is folded in",
+  )
+  # the default now; scripts of before name it
+  what.add_argument("--merge", action="store_true", help=argparse.SUPPRESS)
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m povid_jax.convert",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  commands = parser.add_subparsers(dest="command", required=True)
+
+  one = commands.add_parser("from-torch", help="LLaVA of PyTorch -> ours")
+  one.add_argument("src", help="original (liuhaotian) or llava-hf folder")
+  one.add_argument("dst", help="model folder to make")
+  one.add_argument(
+    "--vision-tower",
+    help="CLIP folder, where an original checkpoint does not hold its tower",
+  )
+  one.add_argument(
+    "--dtype", choices=(*DTYPES, "keep"), default="bfloat16", help="of weights"
+  )
+  one.add_argument("--adapter", help="PEFT folder to fold into the weights")
+  one.add_argument("--tokenizer", help="its folder, if it is not SRC")
+  _common(one)
+  one.set_defaults(run=from_torch)
+
+  one = commands.add_parser("to-hf", help="ours -> transformers")
+  one.add_argument("src", help="model folder, RUN or RUN@STEP")
+  one.add_argument("dst", help="llava-hf folder to make")
+  _out(one)
+  one.set_defaults(run=to_hf)
+
+  one = commands.add_parser("to-llava", help="ours -> LLaVA's own layout")
+  one.add_argument("src", help="model folder, RUN or RUN@STEP")
+  one.add_argument("dst", help="folder to make, 'llava' in its name")
+  one.add_argument(
+    "--vision-tower",
+    help="mm_vision_tower to write; without it, the published tower of these "
+    "sizes, or a folder beside the weights",
+  )
+  _out(one)
+  one.set_defaults(run=to_llava)
+
+  one = commands.add_parser("to-peft", help="a run's adapter -> PEFT")
+  one.add_argument("src", help="RUN or RUN@STEP")
+  one.add_argument("dst", help="PEFT folder to make")
+  one.add_argument(
+    "--layout",
+    choices=("llava-hf", "original"),
+    default="llava-hf",
+    help="whose module names: transformers' (4.52 and later) or LLaVA's code",
+  )
+  one.add_argument("--base", help="base_model_name_or_path to write")
+  one.add_argument(
+    "--vision-tower", help="mm_vision_tower of --layout=original's config.json"
+  )
+  one.set_defaults(run=to_peft)
+
+  one = commands.add_parser("init", help="random weights of a preset")
+  one.add_argument("dst", help="model folder to make")
+  one.add_argument("--preset", choices=sorted(PRESETS), required=True)
+  one.add_argument("--tokenizer", required=True, help="its folder")
+  one.add_argument("--seed", type=int, default=0)
+  one.add_argument("--dtype", choices=DTYPES, default="float32")
+  _common(one)
+  one.set_defaults(run=init)
+  return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  args = _parser().parse_args(argv)
+  args.run(args)
+  return 0
+
+
+def command() -> None:
+  """The entry point of the installed script."""
+  errors.run(main)

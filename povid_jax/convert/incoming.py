@@ -1,0 +1,130 @@
+"""Models made: from a checkpoint of PyTorch, or with random weights."""
+
+import argparse
+import dataclasses
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from povid_jax import errors
+from povid_jax.checkpoints import restore
+from povid_jax.checkpoints.stream import Pieces
+from povid_jax.data.text import check_ids, find_template
+from povid_jax.data.tokenizer import load_tokenizer
+from povid_jax.models import params as params_lib
+from povid_jax.models.config import LlavaConfig
+from povid_jax.models.presets import preset
+from povid_jax.weights import export, keys, peft_load, tokenizers
+from povid_jax.weights.load import Source, cast, open_checkpoint
+
+
+def say(text: str) -> None:
+  """A line for whoever reads along; standard output stays for results."""
+  print(errors.printable(text), file=sys.stderr)
+
+
+def _read(
+  source: Source, dtype: np.dtype | None, adapter: peft_load.Adapter | None
+) -> dict[str, Pieces]:
+  """Every parameter, to be read (and the adapter added) when it is written."""
+
+  def rows(entry: keys.Entry) -> Iterator[np.ndarray]:
+    stem = entry.path.removesuffix("/kernel")
+    for layer in range(entry.layers) if entry.layers else [None]:
+      if adapter is not None and entry.path in adapter.others:
+        whole = adapter.others[entry.path]
+        yield cast(whole, dtype or source.dtype_of(entry), entry.path)
+      elif adapter is not None and f"{stem}/lora_a" in adapter.params:
+        one = ... if layer is None else layer
+        # added before the cast: bfloat16 would round twice
+        kernel = source.read_layer(entry, layer, np.dtype(np.float32))
+        a = adapter.params[f"{stem}/lora_a"][one]
+        b = adapter.params[f"{stem}/lora_b"][one]
+        yield export.merged_kernel(
+          kernel,
+          a,
+          b,
+          adapter.config.scale,
+          dtype or source.dtype_of(entry),
+          entry.path if layer is None else f"{entry.path}, layer {layer}",
+        )
+      else:
+        yield source.read_layer(entry, layer, dtype)
+
+  return {
+    entry.path: Pieces(
+      shape=entry.our_shape,
+      dtype=dtype or source.dtype_of(entry),
+      rows=rows(entry),
+      stacked=bool(entry.layers),
+    )
+    for entry in keys.entries(source.config)
+  }
+
+
+def from_torch(args: argparse.Namespace) -> None:
+  """A LLaVA checkpoint of PyTorch to a model folder."""
+  src = Path(args.src)
+  source = open_checkpoint(src, args.vision_tower)
+  adapter = None
+  if args.adapter:
+    adapter = peft_load.read_adapter(args.adapter, source.config)
+    if said := peft_load.skipped(adapter):
+      say(f"{args.adapter}: {said}")
+    if said := peft_load.untuned_projector(adapter, args.adapter):
+      say(f"{args.adapter}: {said}")
+  template = args.template or source.template
+  spoken = find_template(template)
+  dtype = None if args.dtype == "keep" else np.dtype(args.dtype)
+  words = Path(args.tokenizer or src)
+  with tempfile.TemporaryDirectory() as staged:
+    tokenizers.copy_files(words, Path(staged))
+    # not the copy: an error names a file that the user has
+    check_ids(load_tokenizer(words, source.config.decoder.vocab_size), spoken)
+    restore.save_model_folder(
+      args.dst,
+      source.config,
+      _read(source, dtype, adapter),
+      template=template,
+      image_mode=args.image_mode or source.image_mode,
+      tokenizer=staged,
+    )
+  mode = args.image_mode or source.image_mode
+  say(
+    f"{args.dst}: {source.layout} layout, template {template}, pictures "
+    f"by {mode}" + (", adapter folded in" if adapter else "")
+  )
+
+
+def init(args: argparse.Namespace) -> None:
+  """Random weights of a preset, its vocabulary that of a tokenizer."""
+  config: LlavaConfig = preset(args.preset)
+  tokenizer = load_tokenizer(args.tokenizer)
+  rows = -(-tokenizer.vocab_size // 64) * 64
+  decoder = dataclasses.replace(config.decoder, vocab_size=rows)
+  config = dataclasses.replace(config, decoder=decoder)
+  model = params_lib.build(config, seed=args.seed)
+  dtype = np.dtype(args.dtype)
+  params: dict[str, Any] = {
+    path: np.asarray(jax.device_get(value)).astype(dtype)
+    for path, value in params_lib.flatten(model).items()
+  }
+  small = args.preset in ("tiny", "test")
+  template = args.template or ("short" if small else "vicuna_v1")
+  find_template(template)
+  with tempfile.TemporaryDirectory() as staged:
+    tokenizers.copy_files(Path(args.tokenizer), Path(staged))
+    restore.save_model_folder(
+      args.dst,
+      config,
+      params,
+      template=template,
+      image_mode=args.image_mode or "pad",
+      tokenizer=staged,
+    )
+  say(f"{args.dst}: random {args.preset}, seed {args.seed}, {rows} tokens")
