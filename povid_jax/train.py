@@ -65,10 +65,12 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> State:
   model = build.build_model(config, mesh)
   data = build.build_data(config, model.weights, workdir)
   step, rates = build.make_step(config, model, len(data.plan))
-  extra = {}
-  if config.reference == "cached" and "reference" in step.objective.needs:
-    extra = reference.cached(config, model, data, step, mesh, workdir)
-  loader = build.build_loader(config, data, model.weights, mesh, workdir, extra)
+  cached = None
+  if config.reference == "cached" and step.objective.needs.reference:
+    cached = reference.cached(config, model, data, step, mesh, workdir)
+  loader = build.build_loader(
+    config, data, model.weights, mesh, workdir, cached
+  )
   state = build.init_state(step, model.params, mesh)
   saved = RunCheckpoints(
     workdir,

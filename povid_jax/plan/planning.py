@@ -232,7 +232,7 @@ def load_of(
     rows=config.batch_size // rows,
     prefix=shape.prefix,
     branch=shape.branch,
-    branches=2 if "rejected" in step.spec.needs else 1,
+    branches=step.spec.needs.branches,
     tensor=mesh.shape["tensor"],
     itemsize=jnp.dtype(config.dtype).itemsize,
     remat=config.remat,
@@ -254,18 +254,16 @@ def step_flops(
   Args:
     masked: False: without the pairs of tokens that the attention mask closes.
   """
-  uses = config.reference if "reference" in step.spec.needs else "none"
+  needs = step.spec.needs
   described_step = flops.Step(
     batch=config.batch_size,
     prefix=shape.prefix,
-    branches=2 if "rejected" in step.spec.needs else 1,
+    branches=needs.branches,
     length=shape.branch,
     images=shape.images,
-    reference=uses,
-    noise=step.objective.noise_reference
-    if "noise" in step.spec.needs
-    else None,
-    corrupted="corrupted" in step.spec.needs,
+    reference=config.reference if needs.reference else "none",
+    noise=needs.noise,
+    corrupted=needs.corrupted,
     share_prefix=config.share_prefix,
   )
   trained = frozenset(sketch.trained)

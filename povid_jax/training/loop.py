@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from povid_jax.data import batches
+from povid_jax.data.batch import Batch
 from povid_jax.errors import UserError
 from povid_jax.eval import __main__ as eval_command
 from povid_jax.eval import flags, needs
@@ -159,14 +160,14 @@ class Loop:
     )
 
   def _host_metrics(
-    self, number: int, host: batches.Batch, waited: float
+    self, number: int, host: Batch, waited: float
   ) -> dict[str, float]:
     plan = self.data.plan[number]
     rates = {
       ("lr" if group == "default" else f"lr/{group}"): float(rate[number])
       for group, rate in self.rates.items()
     }
-    branches = host["branch_ids"].shape[1]
+    branches = host.branch_ids.shape[1]
     padded = len(plan.rows) * (plan.prefix + branches * plan.branch)
     used = [r for r in plan.rows if r != batches.FILLER]
     lengths = self.data.lengths
@@ -177,14 +178,12 @@ class Loop:
       "tokens": real,
       "padding": 1.0 - real / padded,
       "input_wait_seconds": waited,
-      "bad_samples": int(host["skipped"].sum()),
+      "bad_samples": int(host.skipped.sum()),
       "flops": self._flops(plan, branches),
     }
 
   def _flops(self, plan: batches.Step, branches: int) -> float:
     needs = self.objective.needs
-    online = "reference" in needs and self.config.reference == "online"
-    cached = "reference" in needs and self.config.reference == "cached"
     work = flops.of(
       flops.Model(
         config=self.model.weights.config,
@@ -198,9 +197,9 @@ class Loop:
         prefix=plan.prefix,
         branches=branches,
         length=plan.branch,
-        reference="online" if online else "cached" if cached else "none",
-        noise=self.objective.noise_reference,
-        corrupted="corrupted" in needs,
+        reference=self.config.reference if needs.reference else "none",
+        noise=needs.noise,
+        corrupted=needs.corrupted,
         share_prefix=self.config.share_prefix,
       ),
     )
