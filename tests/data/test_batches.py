@@ -266,9 +266,7 @@ def test_bad_samples_are_skipped_and_noted(damaged, tokenizer, tmp_path):
 
 
 def _equal(one, other):
-  assert one.keys() == other.keys()
-  for name in one:
-    np.testing.assert_array_equal(one[name], other[name])
+  jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 def test_the_pipeline_starts_at_any_record(buckets, source, tokenizer):
