@@ -79,7 +79,7 @@ def _one(backend: str, decoder: DecoderConfig) -> dict[str, Any]:
     def loss(trained: dict) -> jax.Array:
       model = params_lib.merge(graph, frozen, trained)
       spec = logps.Spec(Needs(rejected=True))
-      pictures = logps.encode(model, batch, spec)
+      pictures = logps.encode(model, batch, spec, adapter=True)
       found = logps.per_pair(
         logps.score(model, batch, pictures, spec, adapter=True)
       )

@@ -200,7 +200,7 @@ def _logps(
     noise_ids: tokens to score; None: those that this model prefers.
   """
   model = params_lib.merge(graph, params)
-  pictures = logps.encode(model, batch, spec)
+  pictures = logps.encode(model, batch, spec, adapter=True)
   if spec.needs.noise and noise_ids is None:
     noise_ids = logps.noise_tokens(model, batch, pictures, spec, adapter=True)
   found = logps.score(

@@ -60,7 +60,7 @@ def _embeds(model, batch):
 
 def ours(model, batch, noise_ids, spec=SPEC):
   batch = jax.tree.map(jnp.asarray, batch)
-  pictures = logps.encode(model, batch, spec)
+  pictures = logps.encode(model, batch, spec, adapter=True)
   return logps.per_pair(
     logps.score(model, batch, pictures, spec, adapter=True, noise_ids=noise_ids)
   )
@@ -162,7 +162,7 @@ def test_noise_tokens_are_the_argmax_under_noise(exclude_gold, world):
 
   @jax.jit
   def both(batch):
-    pictures = logps.encode(model, batch, spec)
+    pictures = logps.encode(model, batch, spec, adapter=True)
     return logps.noise_tokens(model, batch, pictures, spec, adapter=True)
 
   noisy = jax.jit(model.encode_images)(batch.images_noisy)
@@ -211,7 +211,9 @@ def test_noise_at_the_pixels(world, tmp_path):
   model = params_lib.merge(graph, params)
   keep, add = 0.6, 0.8
   spec = Spec(ALL, noise_scale=(keep, add))
-  run = jax.jit(lambda batch: logps.encode_noisy(model, batch, spec))
+  run = jax.jit(
+    lambda batch: logps.encode(model, batch, spec, adapter=True).noisy
+  )
   got = np.asarray(run(batch))
   images = jnp.asarray(batch.images[1:2])
   eps = jax.random.normal(jax.random.key(batch.noise_seed[1]), images.shape[1:])

@@ -212,7 +212,7 @@ def _scorer() -> Any:
   @functools.partial(jax.jit, static_argnames=("graph", "adapter"))
   def run(graph: Any, params: Any, batch: Any, *, adapter: bool) -> Any:
     model = merge(graph, params)
-    pictures = logps.encode(model, batch, spec)
+    pictures = logps.encode(model, batch, spec, adapter=adapter)
     sums = logps.score(model, batch, pictures, spec, adapter=adapter)
     return logps.per_pair(sums)[:2]
 
