@@ -56,7 +56,7 @@ def plain_loss(graph, params, before, batch, name):
     noisy = model.encode_images(batch.images_noisy)
     return plain_model.predictions(model, batch, 0, noisy).argmax(-1)
 
-  def logps(model, tokens):
+  def sums(model, tokens):
     clean = model.encode_images(batch.images)
     noisy = model.encode_images(batch.images_noisy)
     score = lambda *args: plain_model.score(model, batch, *args)
@@ -75,10 +75,10 @@ def plain_loss(graph, params, before, batch, name):
     mine = theirs = noise_tokens(policy)
     if objective.needs.noise == "own":
       theirs = noise_tokens(reference)
-  of_policy = logps(policy, mine)
+  of_policy = sums(policy, mine)
   of_reference = None
   if objective.needs.reference:
-    of_reference = jax.lax.stop_gradient(logps(reference, theirs))
+    of_reference = jax.lax.stop_gradient(sums(reference, theirs))
   counts = logps.counts(batch)
   loss, _ = objective.fn(of_policy, of_reference, counts)
   return weighted_mean(loss, objective.weights(counts))
