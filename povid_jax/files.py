@@ -8,13 +8,44 @@ is wrong with it.
 import contextlib
 import json
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from povid_jax.errors import NO_ROOM, UserError
+
+
+def is_remote(path: str | Path) -> bool:
+  """Whether a path names a bucket or a server (gs://..., s3:/..., memory://)."""
+  # pathlib makes one slash of two; one letter is a Windows drive
+  return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)) is not None
+
+
+def refuse_remote(flags: Mapping[str, Any], but: Sequence[str] = ()) -> None:
+  """Refuses remote paths among a command's flags, before anything runs.
+
+  Opened as a file of this machine, gs://b/x would be a folder called "gs:".
+
+  Args:
+    flags: flag name -> value or values (vars of an argparse namespace).
+    but: flags that are addresses, or whose paths the command itself can open.
+
+  Raises:
+    UserError: names the flag and the path.
+  """
+  for name, value in flags.items():
+    if name in but:
+      continue
+    for one in value if isinstance(value, list | tuple) else [value]:
+      if isinstance(one, str | Path) and is_remote(one):
+        raise UserError(
+          f"--{name.replace('_', '-')}={one}: this command reads and writes "
+          "folders of this machine only; copy it here, or mount the bucket "
+          "(gcsfuse, s3fs)"
+        )
 
 
 def _temporary(path: Path) -> Path:
@@ -188,8 +219,12 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
 
 
 @contextlib.contextmanager
-def atomic_dir(path: str | Path) -> Iterator[Path]:
+def atomic_dir(path: str | Path, durable: bool = False) -> Iterator[Path]:
   """Gives a temporary folder that is renamed to `path` when the block ends.
+
+  Args:
+    durable: whether every byte is on the disk, not in the system's memory,
+      before the folder takes its name.
 
   Raises:
     UserError: `path` exists already, or its parent cannot be written to.
@@ -203,9 +238,31 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
     with _named(path):
       temporary.mkdir()
     yield temporary
+    if durable:
+      _sync(temporary)
     with _named(path):
       if path.is_dir():
         path.rmdir()
       os.replace(temporary, path)
+    if durable:
+      _sync_one(path.parent)
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+  """Flushes every file below a folder, and the folders' own entries."""
+  for root, _, names in os.walk(folder):
+    for name in names:
+      _sync_one(Path(root) / name)
+    _sync_one(Path(root))
+
+
+def _sync_one(path: Path) -> None:
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    # some file systems cannot flush a folder
+    with contextlib.suppress(OSError):
+      os.fsync(descriptor)
+  finally:
+    os.close(descriptor)

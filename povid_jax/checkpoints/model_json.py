@@ -1,6 +1,7 @@
 """model.json of a model folder: its dimensions, and how to talk to it."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -9,6 +10,7 @@ from povid_jax.errors import UserError
 from povid_jax.models.config import LlavaConfig
 
 NAME = "model.json"
+_SUMS = "crc32c"  # array -> checksum, see `checksums`
 ImageMode = Literal["pad", "resize"]
 
 
@@ -28,6 +30,7 @@ def read(folder: Path) -> Described:
   """
   file = folder / NAME
   values = files.read_json(file, "it holds the model's dimensions")
+  values.pop(_SUMS, None)
   template = values.pop("template", "vicuna_v1")
   mode = values.pop("image_mode", "pad")
   if mode not in get_args(ImageMode):
@@ -38,13 +41,28 @@ def read(folder: Path) -> Described:
     raise UserError(f"{file}: {error}") from error
 
 
+def checksums(folder: Path) -> dict[str, str]:
+  """The checksum of each array; {} for a folder from before there were any."""
+  values = files.read_json(folder / NAME, "it holds the model's dimensions")
+  return values.get(_SUMS, {})
+
+
 def write(
-  folder: Path, config: LlavaConfig, template: str, image_mode: str
+  folder: Path,
+  config: LlavaConfig,
+  template: str,
+  image_mode: str,
+  sums: Mapping[str, str],
 ) -> None:
-  """Writes the file into a folder that exists."""
+  """Writes the file into a folder that exists.
+
+  Args:
+    sums: of the arrays, as `save_pieces` returns them.
+  """
   described = {
     **config.to_dict(),
     "template": template,
     "image_mode": image_mode,
+    _SUMS: dict(sums),
   }
   (folder / NAME).write_text(json.dumps(described, indent=2))

@@ -21,18 +21,20 @@ RUN@STEP.
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
-from povid_jax import errors, files, folders
-from povid_jax.checkpoints import model_json
+from povid_jax import errors, files, folders, progress
+from povid_jax.checkpoints import checksums, model_json
 from povid_jax.checkpoints.stream import (
   Pieces,
+  Stored,
+  load_array,
   nest,
   open_pieces,
   save_pieces,
@@ -47,6 +49,9 @@ from povid_jax.models.params import (
   is_lora,
   merge_lora,
 )
+
+# gigabytes that Orbax reads at the same time; one array must fit into it
+_AT_ONCE = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,10 +108,10 @@ def save_model_folder(
     path: leaf if isinstance(leaf, Pieces) else whole(leaf)
     for path, leaf in params.items()
   }
-  with files.atomic_dir(path) as folder:
-    model_json.write(folder, config, template, image_mode)
+  with files.atomic_dir(path, durable=True) as folder:
     shutil.copytree(tokenizer, folder / "tokenizer")
-    save_pieces(folder / "params", pieces)
+    sums = save_pieces(folder / "params", pieces)
+    model_json.write(folder, config, template, image_mode, sums)
 
 
 def _split_spec(spec: str) -> tuple[Path, int | None]:
@@ -154,7 +159,11 @@ def resolve(spec: str | Path) -> str:
 
 
 def fingerprint(spec: str | Path) -> str:
-  """Hash of every byte that decides the model's outputs, as 16 hex digits."""
+  """Hash of every byte that decides the model's outputs, as 16 hex digits.
+
+  Raises:
+    UserError: an array of a model folder is not the one that was written.
+  """
   spec = resolve(spec)
   path, step = _split_spec(spec)
   digest = hashlib.sha256()
@@ -164,22 +173,19 @@ def fingerprint(spec: str | Path) -> str:
     run = files.read_json(path / "config.json", "it describes the run")
     digest.update(fingerprint(init_of(path, run)).encode())
     parts = [path / "checkpoints" / str(step) / "params"]
+  found = checksums.Sums()
   for part in parts:
     names = [part] if part.is_file() else sorted(part.rglob("*"))
     for name in names:
       # Orbax writes the time of the save into this one
       if name.is_file() and name.name != "_CHECKPOINT_METADATA":
         relative = name.relative_to(path).as_posix()
-        digest.update(f"{relative}:{_crc(name)}".encode())
+        crc = checksums.of_file(name)
+        digest.update(f"{relative}:{crc}".encode())
+        found.note(name.parent.name, name.name, crc)
+  if step is None:
+    checksums.compare(path, model_json.checksums(path), found.arrays())
   return digest.hexdigest()[:16]
-
-
-def _crc(path: Path) -> str:
-  crc = google_crc32c.Checksum()
-  with open(path, "rb") as file:
-    while block := file.read(1 << 22):
-      crc.update(block)
-  return crc.hexdigest().decode()
 
 
 def init_of(run: Path, config: dict[str, Any]) -> str:
@@ -275,6 +281,7 @@ def open_chain(
   folder = Path(spec)
   described = model_json.read(folder)
   params = open_pieces(folder / "params")
+  fingerprint(folder)  # which compares the checksums
   # an export writes sizes first: it would notice half-way, or not at all
   check_shapes(str(folder), params, abstract(described.config)[1])
   weights = Weights(
@@ -314,10 +321,13 @@ def _restore(
 ) -> Params:
   if not folder.is_dir():
     raise UserError(f"no weights in {folder}; the folder is not whole")
+  streamed = open_pieces(folder)
+  if streamed:
+    return _read_streamed(streamed, shardings, dtype, keep)
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   # the handler, not a Checkpointer: that looks for metadata which a run keeps
   # one folder up, and warns
-  handler = ocp.StandardCheckpointHandler()
+  handler = ocp.StandardCheckpointHandler(restore_concurrent_gb=_AT_ONCE)
   try:
     where: Any = folder.absolute()  # Orbax is typed for etils' paths
     stored = unnest(_tree(handler.metadata(where)))
@@ -343,6 +353,29 @@ def _restore(
   finally:
     handler.close()
   return dict(sorted(unnest(restored).items()))
+
+
+def _read_streamed(
+  stored: Mapping[str, Stored],
+  shardings: Any,
+  dtype: Any,
+  keep: Callable[[str], bool],
+) -> Params:
+  """The arrays of a model folder, one after the other and layer by layer.
+
+  Orbax reads all arrays at once, each whole before it is cast or cut.
+  """
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  total = sum(int(np.prod(a.shape)) * a.dtype.itemsize for a in stored.values())
+  bar = progress.bar(total=total, desc="loading", unit="B")
+  out: Params = {}
+  for name, array in sorted(stored.items()):
+    wanted = None if is_lora(name) or keep(name) else dtype
+    place = shardings(name, array.shape) if shardings else device
+    out[name] = load_array(array, wanted or array.dtype, place)
+    bar.update(int(np.prod(array.shape)) * array.dtype.itemsize)
+  bar.close()
+  return out
 
 
 def _tree(metadata: Any) -> dict[str, Any]:

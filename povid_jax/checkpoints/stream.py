@@ -6,6 +6,7 @@ for each parameter, and the arrays are then written anew, a layer at a time.
 What is on disk is what Orbax itself would have written, and restores by it.
 """
 
+import collections
 import dataclasses
 import logging
 import shutil
@@ -19,6 +20,7 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 
 from povid_jax import progress
+from povid_jax.checkpoints import checksums
 from povid_jax.errors import UserError
 
 
@@ -52,7 +54,7 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
   return nested
 
 
-def _write(folder: Path, pieces: Pieces) -> Iterator[int]:
+def _write(folder: Path, pieces: Pieces, sums: checksums.Sums) -> Iterator[int]:
   """Replaces one array's folder; yields the bytes of each piece written."""
   shutil.rmtree(folder)
   first = 1 if pieces.stacked else pieces.shape[0] if pieces.shape else 0
@@ -68,13 +70,20 @@ def _write(folder: Path, pieces: Pieces) -> Iterator[int]:
   ).result()
   for i, row in enumerate(pieces.rows):
     (store[i] if pieces.stacked else store).write(row).result()
+    # the file of a chunk is the chunk's bytes; Zarr names it by its place
+    chunk = ".".join(["0"] * len(pieces.shape)) or "0"
+    name = f"{i}{chunk[1:]}" if pieces.stacked else chunk
+    sums.add(folder.name, name, np.ascontiguousarray(row))
     yield row.nbytes
 
 
-def save_pieces(folder: Path, tree: Mapping[str, Pieces]) -> None:
+def save_pieces(folder: Path, tree: Mapping[str, Pieces]) -> dict[str, str]:
   """Writes flat paths as an Orbax checkpoint in `folder`, which must not be.
 
   Peak memory is about twice the largest row of any parameter.
+
+  Returns:
+    The checksum of each array, see `checksums`.
   """
   names = nest({path: np.zeros(1, p.dtype) for path, p in tree.items()})
   handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False)
@@ -90,19 +99,25 @@ def save_pieces(folder: Path, tree: Mapping[str, Pieces]) -> None:
     int(np.prod(p.shape, dtype=np.int64)) * p.dtype.itemsize
     for p in tree.values()
   )
+  sums = checksums.Sums()
   done = progress.bar(total=total, desc="writing", unit="B")
   for path, pieces in tree.items():
-    for size in _write(folder / path.replace("/", "."), pieces):
+    for size in _write(folder / path.replace("/", "."), pieces, sums):
       done.update(size)
   done.close()
+  return sums.arrays()
 
 
 def _read(store: ts.TensorStore) -> np.ndarray:
   try:
     return store.read().result()
-  except ValueError as error:  # a file that is missing or cut; it is named
-    reason = str(error).splitlines()[0]
-    raise UserError(f"weights cannot be read: {reason}") from error
+  except ValueError as error:
+    raise _unreadable(error) from error
+
+
+def _unreadable(error: ValueError) -> UserError:
+  """The error of a file that is missing or cut, which the text names."""
+  return UserError(f"weights cannot be read: {str(error).splitlines()[0]}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +160,68 @@ def open_pieces(folder: Path) -> dict[str, Stored]:
     path = array.parent.name.replace(".", "/")
     out[path] = Stored(ts.open(spec, open=True, read=True).result())
   return out
+
+
+_AHEAD = 4  # layers that are read at the same time
+_ALIGNED = 64  # bytes; JAX takes such an array without a copy on a CPU
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+  size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+  raw = np.empty(size + _ALIGNED, np.uint8)
+  start = -raw.ctypes.data % _ALIGNED
+  return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def _region(stored: Stored, index: tuple[slice, ...], dtype: Any) -> np.ndarray:
+  """A part of an array, read a few layers at a time into its own memory."""
+  if not index:
+    return np.asarray(_read(stored.store), dtype)
+  rows = range(*index[0].indices(stored.shape[0]))
+  rest = [
+    len(range(*part.indices(size)))
+    for part, size in zip(index[1:], stored.shape[1:], strict=True)
+  ]
+  out = _empty((len(rows), *rest), np.dtype(dtype))
+  # a chunk of an array that is not stacked holds all of its rows
+  step = 1 if len(stored.shape) > 2 else max(1, len(rows))
+  pending: collections.deque[tuple[slice, Any]] = collections.deque()
+  for start in range(0, len(rows), step):
+    to = slice(start, start + step)
+    part = (slice(rows.start + to.start, rows.start + start + step), *index[1:])
+    if part[0].stop > rows.stop:
+      part = (slice(part[0].start, rows.stop), *index[1:])
+    pending.append((to, stored.store[part].read()))
+    if len(pending) == _AHEAD:
+      _finish(out, *pending.popleft())
+  while pending:
+    _finish(out, *pending.popleft())
+  return out
+
+
+def _finish(out: np.ndarray, to: slice, future: Any) -> None:
+  try:
+    out[to] = future.result()
+  except ValueError as error:
+    raise _unreadable(error) from error
+
+
+def load_array(stored: Stored, dtype: Any, sharding: Any) -> jax.Array:
+  """Reads an array onto devices, shard by shard.
+
+  Host memory beside the result: a few layers on a CPU, the shards of this
+  process of one array on accelerators.
+
+  Args:
+    dtype: that it is cast to.
+    sharding: where it goes.
+
+  Raises:
+    UserError: a file is missing or cut.
+  """
+  read = lambda index: _region(stored, index, dtype)
+  array = jax.make_array_from_callback(stored.shape, sharding, read)
+  return array.block_until_ready()  # or the next would be read beside it
 
 
 def whole(array: Any) -> Pieces:

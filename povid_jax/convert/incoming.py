@@ -6,17 +6,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import jax
 import numpy as np
 
 from povid_jax import errors
-from povid_jax.checkpoints import restore
+from povid_jax.checkpoints import random_weights, restore
 from povid_jax.checkpoints.stream import Pieces
 from povid_jax.data.text import check_ids, find_template
 from povid_jax.data.tokenizer import load_tokenizer
-from povid_jax.models import params as params_lib
 from povid_jax.models.config import LlavaConfig
 from povid_jax.models.presets import preset
 from povid_jax.weights import export, keys, peft_load, tokenizers
@@ -108,12 +105,7 @@ def init(args: argparse.Namespace) -> None:
   rows = -(-tokenizer.vocab_size // 64) * 64
   decoder = dataclasses.replace(config.decoder, vocab_size=rows)
   config = dataclasses.replace(config, decoder=decoder)
-  model = params_lib.build(config, seed=args.seed)
-  dtype = np.dtype(args.dtype)
-  params: dict[str, Any] = {
-    path: np.asarray(jax.device_get(value)).astype(dtype)
-    for path, value in params_lib.flatten(model).items()
-  }
+  params = random_weights.draw(config, args.seed, args.dtype)
   small = args.preset in ("tiny", "test")
   template = args.template or ("short" if small else "vicuna_v1")
   find_template(template)

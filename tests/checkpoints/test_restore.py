@@ -170,3 +170,19 @@ def test_a_folder_appears_whole_or_not_at_all(world, tmp_path):
   assert list(tmp_path.iterdir()) == []
   with pytest.raises(UserError, match="exists already"):
     small_world.model_folder(world)
+
+
+def test_weights_that_are_not_as_they_were_written(world, tmp_path):
+  """A disk, or a copy, that changed bytes: nothing runs with them."""
+  folder = tmp_path / "model"
+  shutil.copytree(world / "model", folder)
+  file = folder / "params/decoder.lm_head.kernel/0.0"
+  file.write_bytes(bytes(file.stat().st_size))
+  wanted = "the weights of decoder/lm_head/kernel are damaged"
+  for read in (restore.load, restore.fingerprint, restore.open_chain):
+    with pytest.raises(UserError, match=wanted):
+      read(folder)
+  described = json.loads((folder / "model.json").read_text())
+  del described["crc32c"]  # a folder from before there were checksums
+  (folder / "model.json").write_text(json.dumps(described))
+  assert not restore.load(folder).params["decoder/lm_head/kernel"].any()

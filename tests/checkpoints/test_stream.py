@@ -11,7 +11,14 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from povid_jax.checkpoints.stream import Pieces, open_pieces, save_pieces, whole
+from povid_jax.checkpoints import checksums
+from povid_jax.checkpoints.stream import (
+  Pieces,
+  load_array,
+  open_pieces,
+  save_pieces,
+  whole,
+)
 from povid_jax.errors import UserError
 from povid_jax.models.sharding import make_mesh
 
@@ -86,3 +93,42 @@ def test_a_lost_or_cut_file_is_named_and_not_read_as_zeros(folder: Path):
   assert "\n" not in str(caught.value)
   with pytest.raises(UserError, match=f"{cut}.*"):
     np.asarray(arrays["a/table"])
+
+
+def test_arrays_are_loaded_layer_by_layer(folder: Path):
+  """Whole, cut over devices, and cast: as Orbax restores them."""
+  mesh = make_mesh({"data": 1, "fsdp": 4, "tensor": 2})
+  stored = open_pieces(folder)
+  for spec in (P(), P(None, "fsdp", "tensor"), P(None, "tensor")):
+    loaded = load_array(
+      stored["a/layers/kernel"], jnp.float32, NamedSharding(mesh, spec)
+    )
+    assert loaded.dtype == jnp.float32 and loaded.sharding.spec == spec
+    np.testing.assert_array_equal(loaded, np.stack(_rows()).astype(np.float32))
+  one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  np.testing.assert_array_equal(
+    load_array(stored["a/table"], np.float32, one),
+    np.arange(12.0).reshape(3, 4),
+  )
+  assert load_array(stored["scalar"], jnp.bfloat16, one) == 3
+  (folder / "a.layers.kernel/1.0.0").unlink()
+  with pytest.raises(
+    UserError, match="weights cannot be read.*1.0.0"
+  ) as caught:
+    load_array(open_pieces(folder)["a/layers/kernel"], BF16, one)
+  assert "\n" not in str(caught.value)
+
+
+def test_checksums_of_what_is_written_are_those_of_the_files(tmp_path: Path):
+  tree = {
+    "a/layers/kernel": Pieces((3, 8, 6), BF16, iter(_rows()), stacked=True),
+    "a/table": whole(np.arange(12.0, dtype=np.float32).reshape(3, 4).T),
+    "scalar": whole(np.float32(3)),
+  }
+  written = save_pieces(tmp_path / "params", tree)
+  found = checksums.Sums()
+  for file in (tmp_path / "params").rglob("*"):
+    if file.is_file():
+      found.note(file.parent.name, file.name, checksums.of_file(file))
+  assert set(written) == {"a.layers.kernel", "a.table", "scalar"}
+  assert found.arrays() == written
