@@ -13,13 +13,12 @@ from jax.sharding import Mesh
 from jax.stages import Compiled
 
 from povid_jax import config as config_lib
-from povid_jax.data.batch import Batch
 from povid_jax.models import sharding
 from povid_jax.models.config import LlavaConfig
 from povid_jax.models.llava import IMAGE_TOKEN
 from povid_jax.plan.abstract import Shape, abstract_arguments
-from povid_jax.plan.planning import step_flops
 from povid_jax.training import build
+from povid_jax.training.accounting import step_flops
 from povid_jax.training.outline import Outline, outline
 from povid_jax.training.step import Frozen, State, StepFn
 
@@ -47,7 +46,7 @@ class Case:
   flops: float
   state: State = dataclasses.field(init=False)
   frozen: Frozen = dataclasses.field(init=False)
-  batch: Batch | None = None
+  batch: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
   seconds: list[float] = dataclasses.field(default_factory=list)
 
   @property
@@ -61,7 +60,7 @@ class Case:
 
   def forget(self) -> None:
     """Lets go of the arrays: other cases run on them."""
-    self.batch = None
+    self.batch = {}
     del self.state, self.frozen
 
   def once(self) -> float:
@@ -106,7 +105,7 @@ def ours(
 ) -> Case:
   """The step that povid_jax.train runs with this config."""
   config, sketch, step = step_of(described, fields)
-  work, _ = step_flops(config, described, sketch, step, shape)
+  work, _ = step_flops(config, described, sketch, step, **shape._asdict())
   return _case(name, step, step, (config, described, sketch), shape, work.model)
 
 
@@ -116,7 +115,7 @@ def other(
   shape: Shape,
   fields: dict[str, Any],
   make: Callable[[StepFn], Callable],
-  change_batch: Callable[[Batch], Batch],
+  change_batch: Callable[[dict], dict],
 ) -> Case:
   """Another step function over the same state, weights and pairs."""
   config, sketch, step = step_of(described, fields)
@@ -131,7 +130,7 @@ def _case(
   parts: tuple,
   shape: Shape,
   required: float,
-  change_batch: Callable[[Batch], Batch] = lambda batch: batch,
+  change_batch: Callable[[dict], dict] = lambda batch: batch,
 ) -> Case:
   config, described, sketch = parts
   mesh = single_mesh()
@@ -143,8 +142,8 @@ def _case(
     lowered = jax.jit(function, donate_argnums=0).lower(state, frozen, batch)
     compiled = lowered.compile()
   size = compiled_bytes(compiled)
-  case = Case(name, compiled, step, structs, size, required)
-  case.state, case.frozen, case.batch = state, frozen, batch
+  case = Case(name, compiled, step, structs, size, required, batch)
+  case.state, case.frozen = state, frozen
   return case
 
 
@@ -174,12 +173,13 @@ def random_arrays(tree: Any) -> Any:
   return jax.tree_util.tree_map_with_path(normal, tree)
 
 
-def random_batch(structs: Batch, described: LlavaConfig) -> Batch:
+def random_batch(
+  structs: dict[str, Struct], described: LlavaConfig
+) -> dict[str, jax.Array]:
   """Pairs without padding: the image first, then random words."""
   key = jax.random.key(0)
-  leaves, tree = jax.tree.flatten(structs)
-  found = []
-  for leaf in leaves:
+  out = {}
+  for name, leaf in structs.items():
     key, one = jax.random.split(key)
     if leaf.dtype == jnp.bool_:
       value = jnp.ones(leaf.shape, bool)
@@ -188,11 +188,9 @@ def random_batch(structs: Batch, described: LlavaConfig) -> Batch:
     else:
       top = 256 if leaf.dtype == jnp.uint8 else described.decoder.vocab_size
       value = jax.random.randint(one, leaf.shape, 0, top).astype(leaf.dtype)
-    found.append(jax.device_put(value, leaf.sharding))
-  out: Batch = jax.tree.unflatten(tree, found)
-  width, images = out.prefix_ids.shape[-1], out.images.shape[2]
+    out[name] = jax.device_put(value, leaf.sharding)
+  width, images = out["prefix_ids"].shape[-1], out["images"].shape[2]
   is_image = jnp.arange(width) < images * described.image_tokens
-  return out._replace(
-    prefix_ids=jnp.where(is_image, IMAGE_TOKEN, out.prefix_ids),
-    prefix_len=jnp.full_like(out.prefix_len, width),
-  )
+  prefix = jnp.where(is_image, IMAGE_TOKEN, out["prefix_ids"])
+  length = jnp.full_like(out["prefix_len"], width)
+  return {**out, "prefix_ids": prefix, "prefix_len": length}

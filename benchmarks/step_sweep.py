@@ -37,8 +37,8 @@ from benchmarks.step_cases import (
 from povid_jax import files
 from povid_jax.models.config import LlavaConfig
 from povid_jax.plan.abstract import Shape, abstract_arguments
-from povid_jax.plan.planning import step_flops
 from povid_jax.training import build
+from povid_jax.training.accounting import step_flops
 from povid_jax.training.step import Frozen, State
 
 THREAD = "compiles a step"
@@ -211,7 +211,7 @@ class Sweep:
     )
     parts = (config, self.described, sketch, step)
     structs = abstract_arguments(*parts, self.mesh, self.shape)
-    work, _ = step_flops(*parts, self.shape, masked=False)
+    work, _ = step_flops(*parts, **self.shape._asdict(), masked=False)
     run: Callable = step
     if what.work == "released":
       run = released_step.make(step)

@@ -132,7 +132,7 @@ def decoder_linears(model: Model) -> Iterator[tuple[str, int, int]]:
   yield mlp + "down_proj", wide, dim
 
 
-def vision(model: Model, images: int, gradient: bool = True) -> Work:
+def vision(model: Model, images: float, gradient: bool = True) -> Work:
   """The vision tower up to its feature layer, for `images` distinct images.
 
   With `gradient` a backward pass is counted where the tower is trained.
@@ -147,7 +147,7 @@ def vision(model: Model, images: int, gradient: bool = True) -> Work:
   return Work(forward, 2 * forward if trained else 0.0) * images
 
 
-def projector(model: Model, images: int, gradient: bool = True) -> Work:
+def projector(model: Model, images: float, gradient: bool = True) -> Work:
   """The projector over the tokens of `images` images."""
   config = model.config
   inputs, dim = config.vision.hidden_size, config.decoder.hidden_size
@@ -231,7 +231,7 @@ class Step:
     batch: examples of the step (all devices, all microbatches).
     prefix, branches, length: P, N, C; N counts what the policy scores with a
       gradient under the clean image (2 for a preference pair).
-    images: images per example.
+    images: images per example, on average.
     reference: none | online | cached.
     noise: None, or whose noise tokens the reference scores: own | policy.
     corrupted: the chosen answer is scored under a distorted image (mdpo).
@@ -242,7 +242,7 @@ class Step:
   prefix: int
   branches: int
   length: int
-  images: int = 1
+  images: float = 1
   reference: str = "none"
   noise: str | None = None
   corrupted: bool = False

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from povid_jax.checkpoints import restore
 from povid_jax.errors import UserError
-from povid_jax.models import flops, footprint, sharding
+from povid_jax.models import footprint, sharding
 from povid_jax.models.config import LlavaConfig
 from povid_jax.models.presets import preset
 from povid_jax.plan.abstract import (
@@ -23,6 +23,7 @@ from povid_jax.plan.abstract import (
 )
 from povid_jax.plan.topology import Topology
 from povid_jax.training import build
+from povid_jax.training.accounting import step_flops
 from povid_jax.training.outline import Outline, outline
 from povid_jax.training.step import StepFn
 
@@ -150,7 +151,7 @@ def make(
     )
   kinds = by_kind(held, load, temporary)
   total = sum(kinds.values())
-  work, runs = step_flops(config, described, sketch, step, shape)
+  work, runs = step_flops(config, described, sketch, step, **shape._asdict())
   # the run with a gradient reads the weights three times: there, again, back
   moved = footprint.traffic(load, kinds, (runs + 2) * config.grad_accum)
   chip = topology.chip
@@ -232,47 +233,10 @@ def load_of(
     rows=config.batch_size // rows,
     prefix=shape.prefix,
     branch=shape.branch,
-    branches=step.spec.needs.branches,
+    branches=2 if "rejected" in step.spec.needs else 1,
     tensor=mesh.shape["tensor"],
     itemsize=jnp.dtype(config.dtype).itemsize,
     remat=config.remat,
     head_chunk=config.head_chunk,
     attention=sketch.attention,
   )
-
-
-def step_flops(
-  config: ConfigDict,
-  described: LlavaConfig,
-  sketch: Outline,
-  step: StepFn,
-  shape: Shape,
-  masked: bool = True,
-) -> tuple[flops.Work, int]:
-  """Work of a step, and how many times the decoder runs in it.
-
-  Args:
-    masked: False: without the pairs of tokens that the attention mask closes.
-  """
-  needs = step.spec.needs
-  described_step = flops.Step(
-    batch=config.batch_size,
-    prefix=shape.prefix,
-    branches=needs.branches,
-    length=shape.branch,
-    images=shape.images,
-    reference=config.reference if needs.reference else "none",
-    noise=needs.noise,
-    corrupted=needs.corrupted,
-    share_prefix=config.share_prefix,
-  )
-  trained = frozenset(sketch.trained)
-  model = flops.Model(
-    config=described,
-    lora=sketch.lora,
-    trains=trained.__contains__,
-    remat=config.remat,
-    chunk=config.head_chunk,
-    masked=masked,
-  )
-  return flops.of(model, described_step)["total"], len(described_step.passes())

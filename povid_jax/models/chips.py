@@ -1,0 +1,83 @@
+"""Accelerators by name: memory, peak FLOP/s, bandwidth. Imports no JAX.
+
+Speeds are dense bfloat16 with float32 sums, from the vendors' data sheets; they
+are not measured here.
+"""
+
+import dataclasses
+
+GB = 10**9
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """One device of JAX: a whole card, or a whole chip of a TPU.
+
+  Attributes:
+    memory: bytes that a program can use.
+    flops: dense bfloat16 FLOP/s, or None where that says nothing.
+    bandwidth: bytes/s of its memory, or None.
+    sides: of the largest slice, for TPUs: libtpu kills the process that asks
+      for a slice of other dimensions.
+    kinds: parts of the names that JAX has for it (jax.Device.device_kind).
+  """
+
+  memory: int
+  flops: float | None = None
+  bandwidth: float | None = None
+  sides: tuple[int, ...] = ()
+  kinds: tuple[str, ...] = ()
+
+
+def card(size: int, flops: float, bandwidth: float, *kinds: str) -> Chip:
+  """A GPU of `size` GB; the driver and the allocator's gaps take their part."""
+  return Chip(int(0.92 * size * GB), flops, bandwidth, (), kinds)
+
+
+# Memory as the compiler reports it: a little is kept by the system.
+TPUS = {
+  "v4": Chip(int(30.75 * GIB), 275e12, 1228e9, (16, 16, 16), ("tpu v4",)),
+  "v5e": Chip(
+    int(15.75 * GIB), 197e12, 819e9, (16, 16), ("v5 lite", "v5litepod", "v5e")
+  ),
+  "v5p": Chip(
+    int(95.74 * GIB), 459e12, 2765e9, (16, 20, 28), ("v5p", "tpu v5")
+  ),
+  "v6e": Chip(int(31.25 * GIB), 918e12, 1640e9, (16, 16), ("v6 lite", "v6e")),
+}
+# A name that contains another comes first.
+GPUS = {
+  "b200": card(180, 2250e12, 8000e9, "b200"),
+  "h200": card(141, 989e12, 4800e9, "h200"),
+  "h100-nvl": card(94, 835e12, 3900e9, "h100 nvl"),
+  "h100-pcie": card(80, 756e12, 2000e9, "h100 pcie"),
+  "h100": card(80, 989e12, 3350e9, "h100"),
+  "a100-80": card(80, 312e12, 2039e9, "a100"),
+  "a100-40": card(40, 312e12, 1555e9, "a100"),
+  "a10g": card(24, 70e12, 600e9, "a10g"),
+  "a10": card(24, 125e12, 600e9, "a10"),
+  "l40s": card(48, 362e12, 864e9, "l40s"),
+  "l4": card(24, 121e12, 300e9, "nvidia l4"),
+  "6000-ada": card(48, 364e12, 960e9, "6000 ada"),
+  "a6000": card(48, 155e12, 768e9, "a6000"),
+  "4090": card(24, 165e12, 1008e9, "4090"),
+  "3090": card(24, 71e12, 936e9, "3090"),
+}
+
+
+def peak_flops(device_kind: str) -> float | None:
+  """Dense bf16 FLOP/s of a device kind; None where we do not know it."""
+  kind = device_kind.lower()
+  every = [*GPUS.values(), *TPUS.values()]
+  return next(
+    (c.flops for c in every if any(name in kind for name in c.kinds)), None
+  )
+
+
+def by_memory(size: int) -> str:
+  """The slowest usual card that has `size` GB, for a plan that names none."""
+  for name in ("h200", "h100-nvl", "a100-80", "l40s", "a100-40", "a10"):
+    if size * GB * 0.92 >= GPUS[name].memory:
+      return name
+  return "a10"
