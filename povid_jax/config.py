@@ -10,12 +10,15 @@ import ast
 import difflib
 import importlib.util
 import json
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from povid_jax import bounds
 from povid_jax.errors import UserError
 
 
@@ -99,19 +102,24 @@ def default() -> ConfigDict:
 
   # --- checkpoints, logs, evaluation ---
   c.checkpoint = ConfigDict()
-  c.checkpoint.every = 200  # steps
+  c.checkpoint.every = 200  # steps; 0: at the end only
   c.checkpoint.keep = 1  # newest so many
   c.checkpoint.best = ""  # metric whose best step is kept too, or ""
   c.checkpoint.best_mode = "min"  # min | max
   c.log = ConfigDict()
-  c.log.every = 10  # steps between lines on standard output
+  c.log.every = 10  # steps between lines on standard output; 0: none
   c.log.tensorboard = True
+  c.log.samples = 0  # steps between sample answers; 0: none
   c.log.wandb = ""  # project name, or "" for none
   c.log.profile_steps = 0  # trace so many steps after the first ten
   c.eval = ConfigDict()
-  c.eval.every = 0  # steps; 0: never
+  c.eval.every = 0  # steps; 0: at the end only
   c.eval.benchmarks = ""  # names as in povid_jax.eval, comma-separated
   c.eval.data = ""  # data folder of those benchmarks
+  c.eval.images = ""  # folder of the pictures; "": the benchmark's own
+  # the model that judges mmhal, mmvet and llava_bench, and its server
+  c.eval.judge = ""
+  c.eval.judge_base_url = ""  # "": OpenAI's
   c.eval.limit = 0  # questions per benchmark; 0: all
   c.eval.patience = 0  # stop after so many evals without a better best
   return c
@@ -138,15 +146,89 @@ def _typed(path: str, value: Any, wanted: Any) -> Any:
   elif kind is str and isinstance(value, str):
     return value
   elif kind in (int, float) and not isinstance(value, bool):
-    try:
-      number = float(value)
-    except (TypeError, ValueError):
-      number = None
+    number = _number(value)
     if number is not None and (kind is float or number == int(number)):
       return kind(number)
   elif isinstance(value, kind):
     return value
-  raise UserError(f"config.{path}: want {kind.__name__}, got {value!r}")
+  raise UserError(f"config.{path}: want {_KINDS[kind]}, got {_short(value)}")
+
+
+_KINDS = {
+  int: "a whole number",
+  float: "a finite number",
+  str: "a text",
+  bool: "True or False",
+}
+
+
+def _short(value: Any) -> str:
+  text = repr(value)
+  return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _number(value: Any) -> int | float | None:
+  """A finite number; whole ones exactly, however many digits they have."""
+  if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,30}\s*", value):
+    return int(value)
+  if isinstance(value, int):
+    return value if abs(value) < 10**30 else None
+  try:
+    number = float(value)
+  except (TypeError, ValueError, OverflowError):
+    return None
+  return number if math.isfinite(number) else None
+
+
+# what other trainers call our fields
+_ELSEWHERE = {
+  "learning_rate": "lr",
+  "num_epochs": "epochs",
+  "num_train_epochs": "epochs",
+  "max_steps": "steps",
+  "total_steps": "steps",
+  "train_batch_size": "batch_size",
+  "per_device_train_batch_size": "batch_size",
+  "gradient_accumulation_steps": "grad_accum",
+  "gradient_checkpointing": "remat",
+  "lr_scheduler_type": "schedule",
+  "warmup": "warmup_ratio",
+  "max_grad_norm": "clip_norm",
+  "adam_beta1": "b1",
+  "adam_beta2": "b2",
+  "adam_epsilon": "eps",
+  "mm_projector_lr": "projector_lr",
+  "lora_r": "lora.rank",
+  "lora_rank": "lora.rank",
+  "lora_alpha": "lora.alpha",
+  "lora_target_modules": "lora.targets",
+  "beta": "objective.hyper.beta",
+  "loss": "objective.name",
+  "save_steps": "checkpoint.every",
+  "save_total_limit": "checkpoint.keep",
+  "logging_steps": "log.every",
+  "eval_steps": "eval.every",
+  "model": "init",
+  "model_name_or_path": "init",
+  "checkpoint": "init",
+  "data_path": "data.train",
+  "dataset": "data.train",
+  "num_workers": "data.workers",
+  "dataloader_num_workers": "data.workers",
+  "bf16": "dtype",
+  "precision": "dtype",
+}
+
+
+def _nearest(path: str, fields: Sequence[str]) -> str:
+  """The field that a wrong name means: by another trainer's name, by its last
+  part, else by its letters."""
+  name = path.rpartition(".")[2].lower().replace("-", "_")
+  known = _ELSEWHERE.get(name)
+  if known is not None:
+    return known
+  same = [field for field in fields if field.rpartition(".")[2] == name]
+  return (same or difflib.get_close_matches(path, fields, 1, 0.0))[0]
 
 
 def set_field(config: ConfigDict, path: str, value: Any) -> None:
@@ -162,9 +244,9 @@ def set_field(config: ConfigDict, path: str, value: Any) -> None:
     return
   fields = flat_fields(config)
   if path not in fields:
-    near = difflib.get_close_matches(path, fields, 1, 0.0)
+    near = _nearest(path, list(fields))
     raise UserError(
-      f"config has no field {path!r}; did you mean {near[0]!r}? "
+      f"config has no field {path!r}; did you mean {near!r}? "
       "(--help lists them all)"
     )
   *folders, name = path.split(".")
@@ -202,9 +284,24 @@ def load(spec: str, overrides: Sequence[tuple[str, Any]] = ()) -> ConfigDict:
   return config.lock()
 
 
+def check(config: ConfigDict, skip: Sequence[str] = ()) -> None:
+  """Raises UserError for the first field whose value `bounds` does not allow.
+
+  Args:
+    skip: fields that are not looked at.
+  """
+  bounds.check(flat_fields(config), skip.__contains__)
+
+
 def _read_file(path: Path, variant: str) -> ConfigDict:
   if not path.is_file():
     raise UserError(f"no config file {path}; see configs/ for those there are")
+  if path.suffix != ".py":
+    raise UserError(
+      f"{path} is no config of this project: want a Python file with "
+      "get_config(), as those in configs/; set single fields with "
+      "--config.NAME=VALUE"
+    )
   module_spec = importlib.util.spec_from_file_location(path.stem, path)
   assert module_spec is not None and module_spec.loader is not None
   module = importlib.util.module_from_spec(module_spec)

@@ -11,11 +11,9 @@ Several hosts: --coordinator=HOST:PORT --num-processes=N --process-id=I, or
 import argparse
 import contextlib
 import inspect
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -28,49 +26,80 @@ from povid_jax.checkpoints import restore
 from povid_jax.data import batches
 from povid_jax.errors import UserError
 from povid_jax.models import sharding
-from povid_jax.training import build, optim, outline, reference
-from povid_jax.training.loop import Loop, check_evaluation
+from povid_jax.training import (
+  build,
+  evaluation,
+  inputs,
+  lock,
+  optim,
+  reference,
+)
+from povid_jax.training import workdir as workdir_lib
+from povid_jax.training.accounting import Accounting
+from povid_jax.training.evaluation import Evaluation
+from povid_jax.training.loop import Loop
 from povid_jax.training.run_checkpoints import RunCheckpoints
 from povid_jax.training.step import State
-
-# fields that may differ when a run continues: they do not change its numbers
-_FREE = (
-  "checkpoint.",
-  "log.",
-  "eval.",
-  "data.workers",
-  "mesh.",
-  "attention",
-  "remat",
-  "head_chunk",
-  "reference_cache",
-)
+from povid_jax.training.stops import Stops
 
 
-def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> State:
+def train_and_evaluate(
+  config: ConfigDict,
+  workdir: str | Path,
+  stops: Stops | None = None,
+  skip_damaged: bool = False,
+) -> State:
   """Runs the config in `workdir`, from its newest checkpoint if it has one.
 
+  Args:
+    stops: listens for signals already; None: from now on.
+    skip_damaged: whether a checkpoint that cannot be read is set aside and
+      the run goes on from the one before it.
+
   Raises:
-    UserError: a config that cannot work, said before anything is trained; a
+    UserError: a config that cannot work, found before anything is trained; a
       step whose loss is not finite.
+    Stopped: told to stop while there was nothing to save.
   """
+  if stops is None:
+    with Stops() as stops:
+      return train_and_evaluate(config, workdir, stops, skip_damaged)
+  _check(config, workdir)
   workdir = Path(workdir)
+  with contextlib.ExitStack() as stack:
+    if jax.process_index() == 0:
+      stack.enter_context(lock.held(workdir))
+    return _run(config, workdir, stops, skip_damaged)
+
+
+def _check(config: ConfigDict, workdir: str | Path) -> None:
+  """What is known without a weight or a record, before anything is opened."""
+  if files.is_remote(workdir):
+    raise UserError(
+      f"--workdir={workdir}: a run keeps its checkpoints in a folder of this "
+      "machine; mount the bucket (gcsfuse, s3fs), or copy the run there after"
+    )
   build.check(config)
+  inputs.check(config, workdir)
+
+
+def _run(
+  config: ConfigDict, workdir: Path, stops: Stops, skip_damaged: bool
+) -> State:
   config = _pin_init(config)
-  _check_workdir(config, workdir)
-  check_evaluation(config)
+  workdir_lib.check(config, workdir)
+  evaluation.check(config, workdir)
   mesh = sharding.make_mesh(config.mesh)
   described = restore.describe(config.init)
   sharding.check(mesh, described, config.batch_size // config.grad_accum)
   model = build.build_model(config, mesh)
   data = build.build_data(config, model.weights, workdir)
-  step, rates = build.make_step(config, model, len(data.plan))
-  cached = None
-  if config.reference == "cached" and step.objective.needs.reference:
-    cached = reference.cached(config, model, data, step, mesh, workdir)
-  loader = build.build_loader(
-    config, data, model.weights, mesh, workdir, cached
-  )
+  total = len(data.plan)
+  step, rates = build.make_step(config, model, total)
+  extra = {}
+  if config.reference == "cached" and "reference" in step.objective.needs:
+    extra = reference.cached(config, model, data, step, mesh, workdir)
+  loader = build.build_loader(config, data, model.weights, mesh, workdir, extra)
   state = build.init_state(step, model.params, mesh)
   saved = RunCheckpoints(
     workdir,
@@ -78,14 +107,25 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> State:
     config.checkpoint.best,
     config.checkpoint.best_mode,
   )
-  restored = saved.restore(state)
+  restored = saved.restore(state, skip_damaged)
   state = state if restored is None else restored
   rows = batches.pipeline(
     data.plan, loader, config.data.workers, int(state.step)
   )
-  _keep_config(config, workdir)
+  workdir_lib.keep(config, workdir, total)
   _announce(config, model, data, int(state.step))
-  loop = Loop(config, workdir, model, data, step, rates, saved, mesh)
+  loop = Loop(
+    config,
+    workdir,
+    mesh,
+    model,
+    step,
+    total,
+    saved,
+    Accounting(config, model, data, step, rates),
+    Evaluation(config, workdir, model, data, mesh),
+    stops,
+  )
   try:
     with contextlib.closing(rows):  # its processes
       return loop.run(state, rows)
@@ -99,44 +139,6 @@ def _pin_init(config: ConfigDict) -> ConfigDict:
   with config.unlocked():
     config.init = restore.resolve(config.init)
   return config
-
-
-def _described(config: ConfigDict) -> dict[str, Any]:
-  lora = outline.lora_of(config)
-  return {
-    **config.to_dict(),
-    "lora": lora.to_dict() if lora is not None else None,
-  }
-
-
-def _check_workdir(config: ConfigDict, workdir: Path) -> None:
-  """Refuses a workdir with checkpoints of another config."""
-  if not restore.steps_of(workdir):
-    return
-  path = workdir / "config.json"
-  old = config_lib.flat(files.read_json(path, "it describes the run"))
-  # a field that is younger than the run had its default
-  old = config_lib.flat(config_lib.default().to_dict()) | old
-  new = config_lib.flat(_described(config))
-  # one that is set no more is back at its default: another run
-  gone = {n for n in old if n.startswith("objective.hyper.")} - set(new)
-  for name, value in {**new, **dict.fromkeys(gone)}.items():
-    if not name.startswith(_FREE) and old.get(name) != _as_json(value):
-      raise UserError(
-        f"{workdir} holds a run with config.{name}={old.get(name)!r}, this "
-        f"one has {value!r}; use another --workdir"
-      )
-
-
-def _as_json(value: Any) -> Any:
-  return json.loads(json.dumps(value))
-
-
-def _keep_config(config: ConfigDict, workdir: Path) -> None:
-  """Writes config.json, once everything about the config has been checked."""
-  if jax.process_index() == 0:
-    with files.atomic_write(workdir / "config.json") as file:
-      json.dump(_described(config), file, indent=2)
 
 
 def _announce(
@@ -175,20 +177,64 @@ def main(argv: Sequence[str] | None = None) -> int:
   add("--num-processes", type=int, metavar="N")
   add("--process-id", type=int, metavar="I")
   add(
+    "--join-timeout",
+    type=int,
+    default=600,
+    metavar="SECONDS",
+    help="how long the processes wait for each other at the start (600)",
+  )
+  add(
     "--distributed",
     action="store_true",
     help="several hosts, found by JAX in the cluster's environment",
   )
+  add(
+    "--skip-damaged",
+    action="store_true",
+    help="set a checkpoint that cannot be read aside and go on from the one "
+    "before it",
+  )
   args = parser.parse_args(rest)
-  config = config_lib.load(args.config, overrides)
-  if args.coordinator:
-    jax.distributed.initialize(
-      args.coordinator, args.num_processes, args.process_id
+  with Stops() as stops:
+    config = config_lib.load(args.config, overrides)
+    _join(args)
+    stops.listen()  # JAX's coordination service has its own handler
+    train_and_evaluate(config, args.workdir, stops, args.skip_damaged)
+  return stops.code
+
+
+def _join(args: argparse.Namespace) -> None:
+  """Makes this process one of several, where the flags say so.
+
+  Raises:
+    UserError: flags of which one is missing, no cluster, or processes that do
+      not come.
+  """
+  if not args.coordinator and not args.distributed:
+    return
+  given = (args.num_processes, args.process_id)
+  if args.coordinator and None in given:
+    raise UserError(
+      f"--coordinator={args.coordinator} wants --num-processes=N and "
+      "--process-id=I (0 to N-1) beside it"
     )
-  elif args.distributed:
-    jax.distributed.initialize()
-  train_and_evaluate(config, args.workdir)
-  return 0
+  try:
+    jax.distributed.initialize(
+      args.coordinator, *given, initialization_timeout=args.join_timeout
+    )
+  except (RuntimeError, ValueError) as error:
+    reason = str(error).splitlines()[0] if str(error) else repr(error)
+    if args.distributed and not args.coordinator:
+      raise UserError(
+        "--distributed: JAX finds no cluster here (SLURM, Open MPI, Cloud TPU, "
+        f"Kubernetes) whose processes it could join: {reason}. Name them with "
+        "--coordinator=HOST:PORT --num-processes=N --process-id=I, or leave "
+        "--distributed out for one process"
+      ) from error
+    raise UserError(
+      f"process {args.process_id} of {args.num_processes} could not join the "
+      f"others at {args.coordinator} within {args.join_timeout} s: {reason}"
+    ) from error
 
 
 def command() -> None:

@@ -46,10 +46,22 @@ BAD = {
   "no field": (("lrr", "1"), "no field 'lrr'; did you mean 'lr'"),
   "nested": (("lora.rnk", "1"), "did you mean 'lora.rank'"),
   "a folder": (("lora", "1"), "no field 'lora'"),
-  "not a number": (("lr", "fast"), "config.lr: want float, got 'fast'"),
-  "not whole": (("batch_size", "2.5"), "batch_size: want int, got '2.5'"),
-  "not a bool": (("share_prefix", "maybe"), "share_prefix: want bool"),
-  "nothing": (("batch_size", ""), "batch_size: want int, got ''"),
+  "of others": (("learning_rate", "1"), "did you mean 'lr'"),
+  "of others, nested": (("train.max_steps", "1"), "did you mean 'steps'"),
+  "last part": (("optimizer.clip_norm", "1"), "did you mean 'clip_norm'"),
+  "nan": (("lr", "nan"), "config.lr: want a finite number, got 'nan'"),
+  "infinite": (("steps", "inf"), "steps: want a whole number, got 'inf'"),
+  "too large": (("eps", "1e999"), "config.eps: want a finite number"),
+  "not a number": (
+    ("lr", "fast"),
+    "config.lr: want a finite number, got 'fast'",
+  ),
+  "not whole": (
+    ("batch_size", "2.5"),
+    "batch_size: want a whole number, got '2.5'",
+  ),
+  "not a bool": (("share_prefix", "maybe"), "share_prefix: want True or False"),
+  "nothing": (("batch_size", ""), "batch_size: want a whole number, got ''"),
 }
 
 
@@ -71,6 +83,9 @@ def test_files_that_are_refused(tmp_path):
     config.load(_file(tmp_path, "c.lr = nonsense"))
   with pytest.raises(UserError, match="cannot be loaded: SyntaxError"):
     config.load(_file(tmp_path, "c.lr ="))
+  (tmp_path / "run.yaml").write_text("lr: 1e-6")
+  with pytest.raises(UserError, match="run.yaml is no config .*get_config"):
+    config.load(str(tmp_path / "run.yaml"))
   (tmp_path / "empty.py").write_text("")
   with pytest.raises(UserError, match="has no get_config"):
     config.load(str(tmp_path / "empty.py"))
@@ -90,3 +105,9 @@ def test_flat():
   }  # fmt: skip
   fields = config.flat_fields(config.default())
   assert fields["mesh.fsdp"] == -1 and "objective.hyper" in fields
+
+
+def test_whole_numbers_keep_all_their_digits():
+  made = config.default()
+  config.set_field(made, "seed", "9007199254740993")
+  assert made.seed == 9007199254740993

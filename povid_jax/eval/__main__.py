@@ -16,22 +16,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from povid_jax import errors
 from povid_jax.errors import UserError
-from povid_jax.eval import compare, flags, matched_recall, run
+from povid_jax.eval import compare, flags, matched_recall, request, run
 from povid_jax.eval.benchmarks import coco, pope_build
 from povid_jax.files import atomic_write
 
 
-def main(argv: Sequence[str] | None = None, policy: Any = None) -> int:
-  """The command; the first word may be compare, matched-recall or build-pope.
-
-  Args:
-    policy: a model in memory that is asked in place of what --checkpoint
-      names (training uses it).
-  """
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command; its first word may be that of a part, see the code."""
   argv = list(sys.argv[1:] if argv is None else argv)
   if argv[:1] == ["compare"]:
     return run_compare(argv[1:])
@@ -45,10 +39,11 @@ def main(argv: Sequence[str] | None = None, policy: Any = None) -> int:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   flags.add(parser)
-  args = parser.parse_args(argv)
-  if args.resamples < 1:
-    raise UserError(f"--resamples={args.resamples}: want at least 1")
-  return run.evaluate(args, policy)
+  asked = request.from_args(parser.parse_args(argv))
+  if asked.dry_run:
+    return run.estimate(asked)
+  run.show(run.evaluate(asked), asked.out)
+  return 0
 
 
 def run_compare(argv: Sequence[str]) -> int:

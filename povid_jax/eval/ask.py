@@ -23,10 +23,18 @@ def prepare(
   # a benchmark that is asked has questions; the others have `measure`
   assert benchmark.questions is not None
   questions = benchmark.questions(folder, options)
-  if not questions:
-    raise UserError(f"{benchmark.name}: there are no questions in {folder}")
   if benchmark.prepare is not None:
     benchmark.prepare(out, questions, options)
+  check_pictures(benchmark, folder, questions)
+  return questions
+
+
+def check_pictures(
+  benchmark: Benchmark, folder: Path, questions: Sequence[Question]
+) -> None:
+  """Raises UserError where there are no questions, or pictures are missing."""
+  if not questions:
+    raise UserError(f"{benchmark.name}: there are no questions in {folder}")
   paths = dict.fromkeys(
     path for q in questions for path in q.images if isinstance(path, Path)
   )
@@ -36,7 +44,6 @@ def prepare(
       f"{benchmark.name}: {len(missing)} of {len(paths)} pictures are missing, "
       f"first {missing[0]}; --images names their folder"
     )
-  return questions
 
 
 def ask(

@@ -23,9 +23,13 @@ RULES = (
 )
 
 
-def add(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags of an evaluation to a parser."""
-  _add_what(parser)
+def add(parser: argparse.ArgumentParser, required: bool = True) -> None:
+  """Adds the flags of an evaluation to a parser.
+
+  Args:
+    required: False: the parser also gives the defaults without them.
+  """
+  _add_what(parser, required)
   _add_questions(parser)
   _add_decoding(parser)
   _add_rules(parser)
@@ -33,8 +37,8 @@ def add(parser: argparse.ArgumentParser) -> None:
   inside.add_flags(parser)
 
 
-def _add_what(parser: argparse.ArgumentParser) -> None:
-  what = parser.add_mutually_exclusive_group(required=True)
+def _add_what(parser: argparse.ArgumentParser, required: bool) -> None:
+  what = parser.add_mutually_exclusive_group(required=required)
   what.add_argument(
     "--checkpoint",
     metavar="RUN[@STEP]",
@@ -50,7 +54,7 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--benchmarks",
-    required=True,
+    required=required,
     metavar="NAME,...",
     help=f"any of {', '.join(registry.MODULES)}",
   )
@@ -61,7 +65,11 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     help="holds DIR/<benchmark>/ with the official files",
   )
   parser.add_argument(
-    "--out", type=Path, required=True, metavar="DIR", help="for the results"
+    "--out",
+    type=Path,
+    required=required,
+    metavar="DIR",
+    help="for the results",
   )
 
 

@@ -1,99 +1,173 @@
 """Asks a model the benchmarks' questions, scores its answers, keeps both."""
 
-import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from povid_jax import llm
 from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
-from povid_jax.eval import (
-  answers,
-  ask,
-  dry_run,
-  flags,
-  judge,
-  needs,
-  results,
-)
+from povid_jax.eval import answers, ask, dry_run, flags, judge, needs, results
 from povid_jax.eval.answers import Matched
 from povid_jax.eval.protocol import Benchmark, Options, Scored
+from povid_jax.eval.request import Request
 
 
-def evaluate(args: argparse.Namespace, policy: Any = None) -> int:
-  """Answers and scores every benchmark, then writes and prints the results."""
-  chosen = flags.benchmarks(args.benchmarks)
+@dataclass(frozen=True)
+class Results:
+  """What an evaluation found, as results.json holds it.
+
+  Attributes:
+    rows: one per metric: benchmark, metric, value, n, ci95.
+    settings: what the numbers depend on.
+  """
+
+  rows: Sequence[dict[str, Any]]
+  settings: Mapping[str, Any]
+
+  @property
+  def scores(self) -> dict[str, float]:
+    """ "benchmark/metric" -> value."""
+    return {f"{r['benchmark']}/{r['metric']}": r["value"] for r in self.rows}
+
+
+def read_results(out: Path) -> Results:
+  """The results that an earlier evaluation left in its folder.
+
+  Raises:
+    UserError: no results.json there, or one that cannot be read.
+  """
+  held = needs.read_json(out / "results.json")
+  return Results(held["results"], held.get("settings", {}))
+
+
+def check(request: Request) -> None:
+  """Finds what would stop the evaluation, without asking a model.
+
+  Raises:
+    UserError: files or pictures that are missing, a benchmark without
+      questions, a judged benchmark without a judge or without its key.
+  """
+  folders = _folders(request)
+  for server in _judges(request):
+    llm.api_key(server)
+  for benchmark in request.benchmarks:
+    if benchmark.questions is None:
+      continue
+    options = request.options[benchmark.name]
+    folder = folders[benchmark.name]
+    questions = benchmark.questions(folder, options)
+    if benchmark.prepare is None:  # else its pictures are made while it runs
+      ask.check_pictures(benchmark, folder, questions)
+
+
+def evaluate(request: Request, policy: Any = None) -> Results:
+  """Answers and scores every benchmark, and writes the results to `out`.
+
+  Args:
+    policy: a model in memory that is asked in place of the one that
+      `request.checkpoint` names.
+
+  Raises:
+    UserError: as `check`; answers that do not belong to the questions; a
+      judge that fails.
+  """
   # everything a user can have got wrong is found before a model is loaded
-  folders = {b.name: _folder(args, b) for b in chosen}
-  options = {b.name: flags.options(args, b) for b in chosen}
-  for benchmark in chosen:
-    if benchmark.judged:
-      judge.of(options[benchmark.name])
-  if args.dry_run:
-    return dry_run.run(args, chosen, folders, options)
+  folders = _folders(request)
+  _judges(request)
   questions = {
-    b.name: _questions(args, b, folders[b.name], options[b.name])
-    for b in chosen
+    b.name: _questions(request, b, folders[b.name]) for b in request.benchmarks
   }
-  settings = _settings(args, chosen, folders, options)
-  if policy is None and args.checkpoint:
-    policy = _load_policy(args, chosen)
+  settings = _settings(request, folders)
+  if policy is None and request.checkpoint:
+    policy = _load_policy(request)
   if policy is not None:
     settings["checkpoint_hash"] = policy.fingerprint
   rows, given, scored = [], [], {}
-  for benchmark in chosen:
+  for benchmark in request.benchmarks:
     name, folder = benchmark.name, folders[benchmark.name]
+    options = request.options[name]
     if benchmark.measure is not None:
-      scored[name] = benchmark.measure(policy, folder, options[name])
+      scored[name] = benchmark.measure(policy, folder, options)
       _note_measured(settings, scored[name], name)
       given += [{"benchmark": name, **row} for row in scored[name].answers]
     else:
-      matched = _answered(
-        args, benchmark, policy, questions[name], options[name]
-      )
+      matched = _answered(request, benchmark, policy, questions[name])
       first = matched.questions[:1]
       settings["prompt"][name] = first[0].text if first else ""
-      scored[name] = _score(benchmark, folder, matched, options[name])
+      scored[name] = _score(benchmark, folder, matched, options)
       given += _answer_rows(benchmark, matched)
       if benchmark.write is not None:
-        benchmark.write(args.out, folder, matched.questions, matched.answers)
+        benchmark.write(request.out, folder, matched.questions, matched.answers)
     settings["notes"][name] = scored[name].notes
     settings["measured_by"][name] = scored[name].settings
-    rows += results.rows(benchmark, scored[name], options[name], args.resamples)
-  results.write(args.out, rows, settings, given, scored, chosen)
-  _show(rows, settings, args.out)
-  return 0
+    rows += results.rows(benchmark, scored[name], options, request.resamples)
+  results.write(request.out, rows, settings, given, scored, request.benchmarks)
+  return Results(rows, settings)
 
 
-def _folder(args: argparse.Namespace, benchmark: Benchmark) -> Path:
-  if args.data is not None:
-    return needs.locate(args.data, benchmark)
-  if args.pairs is not None and benchmark.keep_adapter:
-    return args.pairs
-  if args.answers is not None and args.answers.is_dir():
-    return needs.locate(args.answers, benchmark)  # MME's files hold both
+def estimate(request: Request) -> int:
+  """`--dry-run`: prints what the judges would take; asks nobody."""
+  _judges(request)
+  return dry_run.run(request, _folders(request))
+
+
+def show(found: Results, out: Path) -> None:
+  """Prints one line per metric, the notes, and where the results are."""
+  width = max(len(f"{r['benchmark']} {r['metric']}") for r in found.rows)
+  for row in found.rows:
+    low, high = row["ci95"]
+    name = f"{row['benchmark']} {row['metric']}"
+    how = results.decoding_words(found.settings, row["benchmark"])
+    print(
+      f"{name:<{width}}  {row['value']:.4f}  [{low:.4f}, {high:.4f}]  "
+      f"n={row['n']}  {how}"
+    )
+  for name, notes in found.settings["notes"].items():
+    for note in notes:
+      print(f"{name}: {note}")
+  print(f"{out / 'results.json'}, {out / 'results.md'}")
+
+
+def _folders(request: Request) -> dict[str, Path]:
+  return {b.name: _folder(request, b) for b in request.benchmarks}
+
+
+def _folder(request: Request, benchmark: Benchmark) -> Path:
+  if request.data is not None:
+    return needs.locate(request.data, benchmark)
+  if request.pairs is not None and benchmark.keep_adapter:
+    return request.pairs
+  if request.answers is not None and request.answers.is_dir():
+    return needs.locate(request.answers, benchmark)  # MME's files hold both
   raise UserError("--data is missing: the folder that holds <benchmark>/")
 
 
-def _settings(
-  args: argparse.Namespace,
-  chosen: Sequence[Benchmark],
-  folders: dict[str, Path],
-  options: dict[str, Options],
-) -> dict[str, Any]:
-  asked = args.checkpoint is not None
+def _judges(request: Request) -> list[llm.Options]:
+  """The servers of the judges; UserError where one is needed and not named."""
+  return [
+    judge.of(request.options[b.name]).server
+    for b in request.benchmarks
+    if b.judged
+  ]
+
+
+def _settings(request: Request, folders: dict[str, Path]) -> dict[str, Any]:
+  asked = request.checkpoint is not None
+  first = request.benchmarks[0].name
   return {
-    "checkpoint": args.checkpoint,
+    "checkpoint": request.checkpoint,
     "checkpoint_hash": None,
-    "answers": None if asked else str(args.answers),
-    "decoding": {b.name: flags.decoding(args, b) for b in chosen}
+    "answers": None if asked else str(request.answers),
+    "decoding": {name: dict(how) for name, how in request.decoding.items()}
     if asked
     else None,
     "prompt": {},
-    "options": flags.rules(options[chosen[0].name]),
-    "bootstrap": {"resamples": args.resamples, "seed": args.seed},
+    "options": flags.rules(request.options[first]),
+    "bootstrap": {"resamples": request.resamples, "seed": request.seed},
     "data_hash": {
-      b.name: results.data_hash(b, folders[b.name]) for b in chosen
+      b.name: results.data_hash(b, folders[b.name]) for b in request.benchmarks
     },
     "versions": results.versions(),
     "measured_by": {},
@@ -109,14 +183,15 @@ def _note_measured(settings: dict[str, Any], one: Scored, name: str) -> None:
     settings["data_hash"][name] = one.data_hash
 
 
-def _load_policy(args: argparse.Namespace, chosen: Sequence[Benchmark]) -> Any:
+def _load_policy(request: Request) -> Any:
   from povid_jax.generate import (
     answering,  # JAX is not needed to score given answers
   )
 
-  apart = any(benchmark.keep_adapter for benchmark in chosen)
+  assert request.checkpoint is not None
+  apart = any(benchmark.keep_adapter for benchmark in request.benchmarks)
   return answering.load_policy(
-    args.checkpoint, args.dtype, merge_adapter=not apart
+    request.checkpoint, request.dtype, merge_adapter=not apart
   )
 
 
@@ -130,40 +205,41 @@ def _score(
 
 
 def _answered(
-  args: argparse.Namespace,
+  request: Request,
   benchmark: Benchmark,
   policy: Any,
   questions: Sequence[Question],
-  options: Options,
 ) -> Matched:
   """Questions with answers, asked for or given."""
   if policy is not None:
-    how = flags.decoding(args, benchmark)
-    found = ask.ask(benchmark, policy, questions, how, args.out, args.overwrite)
+    how = request.decoding[benchmark.name]
+    found = ask.ask(
+      benchmark, policy, questions, how, request.out, request.overwrite
+    )
     return Matched(list(questions), list(found))
+  assert request.answers is not None  # else there is a checkpoint
+  options = request.options[benchmark.name]
   return answers.match(
     questions,
-    answers.read(args.answers, benchmark),
+    answers.read(request.answers, benchmark),
     benchmark,
-    args.missing,
+    request.missing,
     ignore_unknown=options.limit is not None or options.split is not None,
   )
 
 
 def _questions(
-  args: argparse.Namespace,
-  benchmark: Benchmark,
-  folder: Path,
-  options: Options,
+  request: Request, benchmark: Benchmark, folder: Path
 ) -> list[Question]:
   if benchmark.questions is None:
-    if args.checkpoint is None:
+    if request.checkpoint is None:
       raise UserError(
         f"{benchmark.name} looks into the model: it needs --checkpoint"
       )
     return []
-  if args.checkpoint is not None:
-    return ask.prepare(benchmark, folder, options, args.out)
+  options = request.options[benchmark.name]
+  if request.checkpoint is not None:
+    return ask.prepare(benchmark, folder, options, request.out)
   return benchmark.questions(folder, options)
 
 
@@ -181,21 +257,3 @@ def _answer_rows(
     for question, text in pairs
     if text is not None
   ]
-
-
-def _show(
-  rows: Sequence[dict[str, Any]], settings: dict[str, Any], out: Path
-) -> None:
-  width = max(len(f"{row['benchmark']} {row['metric']}") for row in rows)
-  for row in rows:
-    low, high = row["ci95"]
-    name = f"{row['benchmark']} {row['metric']}"
-    how = results.decoding_words(settings, row["benchmark"])
-    print(
-      f"{name:<{width}}  {row['value']:.4f}  [{low:.4f}, {high:.4f}]  "
-      f"n={row['n']}  {how}"
-    )
-  for name, notes in settings["notes"].items():
-    for note in notes:
-      print(f"{name}: {note}")
-  print(f"{out / 'results.json'}, {out / 'results.md'}")

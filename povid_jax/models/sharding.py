@@ -5,6 +5,7 @@ it runs), `tensor` cuts the layers' arithmetic. Batches are cut over `data` and
 `fsdp` together.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 
@@ -119,7 +120,24 @@ def check(
       )
   rows = mesh.shape["data"] * mesh.shape["fsdp"]
   if microbatch % rows:
+    more = -(-microbatch // rows) * rows
     raise UserError(
       f"batch_size / grad_accum = {microbatch} pairs do not divide over "
-      f"mesh data x fsdp = {rows} devices"
+      f"mesh data x fsdp = {rows} devices: take {more} pairs per microbatch "
+      f"(--config.batch_size={more} with --config.grad_accum=1)"
+      + _other_mesh(rows * tensor, config, microbatch)
     )
+
+
+def _other_mesh(devices: int, config: LlavaConfig, microbatch: int) -> str:
+  """A mesh over all devices on which the batch would do, in words."""
+  heads = math.gcd(config.decoder.num_heads, config.decoder.num_kv_heads)
+  for tensor in range(1, devices + 1):
+    rows = devices // tensor
+    fits = devices % tensor == 0 and heads % tensor == 0
+    if fits and microbatch % rows == 0:
+      return (
+        f", or --config.mesh.data=1 --config.mesh.fsdp={rows} "
+        f"--config.mesh.tensor={tensor}"
+      )
+  return ""

@@ -11,7 +11,6 @@ from povid_jax.objectives import losses
 from povid_jax.objectives.core import (
   Counts,
   Logps,
-  Needs,
   Objective,
   weighted_mean,
 )
@@ -20,7 +19,6 @@ __all__ = [
   "OBJECTIVES",
   "Counts",
   "Logps",
-  "Needs",
   "Objective",
   "get",
   "weighted_mean",
@@ -81,11 +79,12 @@ def _one_of(hyper: Mapping[str, Any], name: str, valid: tuple) -> None:
     )
 
 
-_PAIR = Needs(rejected=True, reference=True)
+_PAIR = frozenset({"rejected", "reference"})
 _POVID = Objective(
   name="povid",
   fn=losses.povid,
-  needs=dataclasses.replace(_PAIR, noise="own"),
+  needs=_PAIR | {"noise"},
+  noise_reference="own",
   defaults=dict(beta=0.1, text_weight=0.5, noise_weight=0.5),
   term_weights=dict(rejected="text_weight", noise="noise_weight"),
   check=_check_weights("text_weight", "noise_weight"),
@@ -95,7 +94,8 @@ OBJECTIVES: dict[str, Objective] = {
   "sft": Objective(
     name="sft",
     fn=losses.sft,
-    needs=Needs(),
+    needs=frozenset(),
+    noise_reference=None,
     defaults={},
     weight_by="token",
   ),
@@ -103,6 +103,7 @@ OBJECTIVES: dict[str, Objective] = {
     name="dpo",
     fn=losses.dpo,
     needs=_PAIR,
+    noise_reference=None,
     defaults=dict(
       beta=0.1,
       loss_type="sigmoid",
@@ -115,14 +116,13 @@ OBJECTIVES: dict[str, Objective] = {
   ),
   "povid": _POVID,
   "povid_shared": dataclasses.replace(
-    _POVID,
-    name="povid_shared",
-    needs=dataclasses.replace(_PAIR, noise="policy"),
+    _POVID, name="povid_shared", noise_reference="policy"
   ),
   "povid_paper": Objective(
     name="povid_paper",
     fn=losses.povid_paper,
-    needs=dataclasses.replace(_PAIR, noise="policy"),
+    needs=_PAIR | {"noise"},
+    noise_reference="policy",
     defaults=dict(alpha=0.1, beta1=0.05, beta2=0.05),
     term_weights=dict(rejected="beta1", noise="beta2"),
     check=_check_weights("beta1", "beta2"),
@@ -130,7 +130,8 @@ OBJECTIVES: dict[str, Objective] = {
   "mdpo": Objective(
     name="mdpo",
     fn=losses.mdpo,
-    needs=dataclasses.replace(_PAIR, corrupted=True),
+    needs=_PAIR | {"corrupted"},
+    noise_reference=None,
     defaults=dict(
       beta=0.1, anchor=0.0, conditional_weight=1.0, anchor_weight=1.0
     ),
@@ -143,9 +144,10 @@ OBJECTIVES: dict[str, Objective] = {
 def get(name: str, **hyper: Any) -> Objective:
   """The named objective with its hyper-parameters bound.
 
-  `needs` of the result leaves out what the given weights switch off:
-  `get("povid", noise_weight=0)` needs no noise. `defaults` of the result holds
-  the values in force; `fn` takes only (policy, reference, counts).
+  `needs` and `noise_reference` of the result leave out what the given weights
+  switch off: `get("povid", noise_weight=0)` needs no noise. `defaults` of the
+  result holds the values in force; `fn` takes only (policy, reference,
+  counts).
 
   Raises:
     UserError: unknown name or hyper-parameter (names the nearest valid one),
@@ -166,7 +168,8 @@ def get(name: str, **hyper: Any) -> Objective:
   return dataclasses.replace(
     objective,
     fn=functools.partial(objective.fn, **values),
-    needs=objective.needs.without(*off),
+    needs=objective.needs - off,
+    noise_reference=None if "noise" in off else objective.noise_reference,
     defaults=values,
   )
 

@@ -13,17 +13,15 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
+from povid_jax import config as config_lib
 from povid_jax.checkpoints import restore
 from povid_jax.data import batches, lengths
-from povid_jax.data.batch import Batch, Logps
 from povid_jax.data.lengths import Buckets, Lengths, TextSpec
-from povid_jax.data.noise import ALPHA_BAR
 from povid_jax.data.records import RecordSource
 from povid_jax.data.tokenizer import Tokenizer, load_tokenizer
 from povid_jax.errors import UserError
-from povid_jax.models import backends, sharding
 from povid_jax.models import params as params_lib
-from povid_jax.models.llama import REMAT
+from povid_jax.models import sharding
 from povid_jax.models.params import Params
 from povid_jax.training import adapters, optim
 from povid_jax.training.outline import (
@@ -34,41 +32,15 @@ from povid_jax.training.outline import (
 )
 from povid_jax.training.step import Frozen, State, StepFn
 
-_CHOICES = {
-  "data.on_too_long": ("refuse", "drop"),
-  "data.on_bad_sample": ("raise", "skip"),
-  "noise.tokens": ("argmax", "argmax_exclude_gold"),
-  "noise.overflow": ("wrap", "clip"),
-  "noise.site": ("image", "pixels"),
-  "reference": ("online", "cached"),
-  "on_nonfinite": ("raise", "skip"),
-  "dtype": ("bfloat16", "float32"),
-  "attention": backends.BACKENDS,
-  "remat": tuple(REMAT),
-}
-
 
 def check(config: ConfigDict) -> None:
   """Raises UserError for values that make no sense, before anything runs."""
-  for path, valid in _CHOICES.items():
-    value = config
-    for name in path.split("."):
-      value = value[name]
-    if value not in valid:
-      raise UserError(f"config.{path}: want one of {valid}, got {value!r}")
-  if not 0 <= config.noise.step < len(ALPHA_BAR):
-    raise UserError(f"config.noise.step: want 0..999, got {config.noise.step}")
-  if config.batch_size < 1 or config.grad_accum < 1:
-    raise UserError("config.batch_size and grad_accum: want at least 1")
+  config_lib.check(config)
   if config.batch_size % config.grad_accum:
     raise UserError(
       f"config.grad_accum={config.grad_accum} does not divide "
       f"batch_size={config.batch_size}"
     )
-  for path in ("init", "data.train"):
-    value = config.init if path == "init" else config.data.train
-    if not value:
-      raise UserError(f"config.{path} is empty; see --help for what it names")
   get_objective(config)
 
 
@@ -146,10 +118,11 @@ def build_data(
     raise UserError(f"{config.data.train} holds no {config.data.split} record")
   rows = weights.config.decoder.vocab_size
   tokenizer = load_tokenizer(weights.tokenizer, rows)
+  needs = get_objective(config).needs
   text = lengths.TextSpec(
     template=weights.template,
     image_tokens=weights.config.image_tokens,
-    num_branches=get_objective(config).needs.branches,
+    num_branches=2 if "rejected" in needs else 1,
   )
   note = functools.partial(batches.note_skipped, workdir / "skipped.jsonl")
   measured = lengths.measure(
@@ -193,13 +166,10 @@ def build_loader(
   weights: restore.Weights,
   mesh: Mesh,
   workdir: Path,
-  cached: Logps | None = None,
+  extra: dict[str, np.ndarray] | None = None,
 ) -> batches.Loader:
-  """Reads the rows that belong to this process.
-
-  Args:
-    cached: log-probs of the reference, arrays [n, ...].
-  """
+  """Reads the rows that belong to this process."""
+  uses_noise = bool(get_objective(config).needs & {"noise", "corrupted"})
   noise = batches.NoiseSpec(
     step=config.noise.step,
     overflow=config.noise.overflow,
@@ -217,14 +187,14 @@ def build_loader(
     image_size=weights.config.square_tower.image_size,
     image_mode=weights.image_mode,
     max_images=int(data.lengths.images[data.buckets.kept].max()),
-    noise=noise if get_objective(config).needs.noisy_picture else None,
+    noise=noise if uses_noise else None,
     local_rows=batches.local_rows(
       [s[0] for s in shards if s is not None], microbatch, config.grad_accum
     ),
     skipped=(
       workdir / "skipped.jsonl" if config.data.on_bad_sample == "skip" else None
     ),
-    reference=cached,
+    extra=extra or {},
   )
 
 
@@ -255,6 +225,9 @@ def make_step(
     objective=objective,
     spec=make_spec(config, objective),
     optimizer=optim.finite_guard(transform),
+    train_vision=any(
+      path.startswith(("vision/", "projector/")) for path in model.trained
+    ),
   )
   return step, rates
 
@@ -292,7 +265,9 @@ def init_state(step: StepFn, params: Params, mesh: Mesh) -> State:
   return State(number, params, opt_state)
 
 
-def place(host: Batch, config: ConfigDict, mesh: Mesh) -> Batch:
+def place(
+  host: batches.Batch, config: ConfigDict, mesh: Mesh
+) -> dict[str, jax.Array]:
   """This process's rows to global arrays [A, b, ...] on the mesh."""
   parts = config.grad_accum
   cut = NamedSharding(mesh, P(None, *sharding.BATCH))
@@ -304,4 +279,4 @@ def place(host: Batch, config: ConfigDict, mesh: Mesh) -> Batch:
       cut, local, (parts, microbatch, *x.shape[1:])
     )
 
-  return jax.tree.map(put, host)
+  return {name: put(x) for name, x in host.items()}

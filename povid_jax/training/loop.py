@@ -1,83 +1,67 @@
-"""The loop of a training run: steps, logs, evaluations, checkpoints."""
+"""The loop of a training run: steps, saves, and when it stops."""
 
-import dataclasses
-import json
-import signal
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
-from povid_jax.data import batches
-from povid_jax.data.batch import Batch
 from povid_jax.errors import UserError
-from povid_jax.eval import __main__ as eval_command
-from povid_jax.eval import flags, needs
-from povid_jax.generate import answering
-from povid_jax.models import flops
+from povid_jax.models import chips
 from povid_jax.training import build, metrics, optim
+from povid_jax.training import workdir as workdir_lib
+from povid_jax.training.accounting import Accounting
+from povid_jax.training.evaluation import Evaluation
 from povid_jax.training.run_checkpoints import RunCheckpoints
 from povid_jax.training.step import State, StepFn
-
-
-def check_evaluation(config: ConfigDict) -> None:
-  """Raises UserError for benchmarks that could not run, before step 0."""
-  wanted = config.eval
-  if not wanted.benchmarks:
-    return
-  if jax.process_count() > 1:
-    raise UserError(
-      "config.eval.benchmarks works in a single process; evaluate the "
-      "checkpoints of several with povid_jax.eval"
-    )
-  for benchmark in flags.benchmarks(wanted.benchmarks):
-    needs.locate(Path(wanted.data), benchmark)
+from povid_jax.training.stops import Stops
 
 
 class Loop:
-  """Steps, saves, logs; one object because they share where the run is."""
+  """Steps, saves, stops; one object because they share where the run is.
+
+  Args:
+    total: steps of the whole run.
+    accounting: counts what a step does.
+    evaluation: asks benchmarks.
+    stops: knows whether the run was told to stop.
+  """
 
   def __init__(
     self,
     config: ConfigDict,
     workdir: Path,
-    model: build.Model,
-    data: build.Data,
-    step: StepFn,
-    rates: dict[str, Any],
-    saved: RunCheckpoints,
     mesh: jax.sharding.Mesh,
+    model: build.Model,
+    step: StepFn,
+    total: int,
+    saved: RunCheckpoints,
+    accounting: Accounting,
+    evaluation: Evaluation,
+    stops: Stops,
   ):
     self.config, self.workdir, self.mesh = config, workdir, mesh
-    self.data, self.saved = data, saved
-    self.frozen = model.frozen
-    self.total = len(data.plan)
-    # all at once: in the loop each would wait for the step on the device
-    every = np.arange(self.total)
-    self.rates = {
-      group: np.asarray(jax.vmap(rate)(every)) for group, rate in rates.items()
-    }
-    self.model = model
-    self.objective = step.objective
+    self.frozen, self.total, self.saved = model.frozen, total, saved
+    self.accounting, self.evaluation = accounting, evaluation
+    self.stops = stops
     self.jitted = jax.jit(step, donate_argnums=0)
-    self.told = False  # this process; others may not know yet
-    self.stop = False  # all processes
-    self.enough = False  # the best does not get better
-    self.best: tuple[float, int] | None = None
+    self.reached = 0  # steps done by now
 
   def run(self, state: State, rows: Any) -> State:
-    first = int(state.step)
-    self._recall(first)
-    last = first if self.enough else self.total
-    latest: dict[str, float] = {}
-    before = signal.signal(signal.SIGTERM, self._on_sigterm)
+    """Trains to the end, or until the run is told to stop, and saves.
+
+    Args:
+      rows: iterator over host batches, from the state's step on.
+    """
+    self.reached = first = int(state.step)
     profile = _Profile(self.config.log.profile_steps, first, self.workdir)
     try:
-      with self._writer(first) as writer:
+      with self.stops.saving(self._lost), self._writer(first) as writer:
+        self._recall(state)
+        last = first if self.evaluation.enough else self.total
         pending: tuple[int, Any, dict[str, float]] | None = None
+        latest: dict[str, float] = {}
         for number in range(first, last):
           asked = time.monotonic()
           host = next(rows)
@@ -88,65 +72,92 @@ class Loop:
           # numbers of the step before are fetched while this one runs
           if pending is not None:
             latest = self._log(writer, *pending)
-          pending = (number, out, self._host_metrics(number, host, waited))
+          pending = (number, out, self.accounting.of(number, host, waited))
+          self.reached = number + 1
           profile.tick(number)
-          evaluate, save = self._due(number + 1)
-          if evaluate or save:
+          if self._saves(number + 1) or self.evaluation.due(number + 1):
             latest, pending = self._log(writer, *pending), None
-            if evaluate:
-              latest |= self._evaluate(state, number + 1)
-            self.saved.save(state, latest)
-            self._check_best(latest, evaluate)
-          if self._stopping():
+            self._save(state, latest)
+          if self._told() or self.evaluation.enough:
             break
         if pending is not None:
           latest = self._log(writer, *pending)
-      self.saved.save(state, latest)
-      self.saved.wait()
+        self.saved.save(state, latest)
+        self.saved.wait()
+        self.saved.prune()
     finally:
       profile.close()
-      signal.signal(signal.SIGTERM, before)
+    if not self.stops.code:
+      workdir_lib.note_end(self.workdir, int(state.step), self.total)
     self._say_goodbye(int(state.step))
     return state
 
-  def _on_sigterm(self, *_: Any) -> None:
-    self.told = True
+  def _saves(self, number: int) -> bool:
+    """Whether to save before step `number`."""
+    every = self.config.checkpoint.every
+    return number == self.total or (every > 0 and number % every == 0)
 
-  def _stopping(self) -> bool:
-    """Whether any process was told to stop (all must agree on the step)."""
-    told = self.told
-    if jax.process_count() > 1:
-      from jax.experimental import multihost_utils
+  def _save(self, state: State, latest: dict[str, float]) -> None:
+    """Saves, and evaluates where that is due: what is evaluated is safe."""
+    self.saved.save(state, latest)
+    number = int(state.step)
+    if self.evaluation.due(number) and not self.stops.told:
+      latest = latest | self._evaluate(state)
+    self._check_best(latest, self.evaluation.due(number))
 
-      told = bool(np.any(multihost_utils.process_allgather(np.array([told]))))
-    self.stop |= told
-    return self.stop or self.enough
+  def _evaluate(self, state: State) -> dict[str, float]:
+    self.saved.wait()
+    with self.stops.leaving():
+      scores = self.evaluation.of(state)
+    self.saved.rate(int(state.step), scores)
+    return scores
+
+  def _recall(self, state: State) -> None:
+    """Takes up what the processes before this one knew, or left undone."""
+    number = int(state.step)
+    for step, scores in self.evaluation.recall(number).items():
+      self.saved.rate(step, scores)
+    path = metrics.path_in(self.workdir)
+    if self.config.checkpoint.best and path.exists():
+      for row in metrics.read(path):
+        self.saved.rate(row["step"] + 1, row)
+    due = number > 0 and self.evaluation.due(number)
+    if due and not self.evaluation.done(number):
+      self._evaluate(state)
+
+  def _told(self) -> bool:
+    """Whether any process was told to stop: all must agree on the step."""
+    told = self.stops.agreed()
+    if told and self.reached < self.total:
+      self.stops.code = 128 + told
+    return bool(told)
+
+  def _lost(self) -> str:
+    latest = self.saved.latest or 0
+    return (
+      f"{self.reached - latest} steps since checkpoint {latest} are lost; the "
+      "same command continues there"
+    )
 
   def _say_goodbye(self, step: int) -> None:
-    if self.enough and self.best and step < self.total:
-      print(
-        f"stopped early at step {step} of {self.total}: "
-        f"{self.config.checkpoint.best} was best at step {self.best[1]}",
-        flush=True,
-      )
-    elif self.stop and step < self.total:
+    best = self.evaluation.best
+    if self.stops.code and step < self.total:
       print(
         f"stopped at step {step} of {self.total}, saved; the same command "
         "continues",
         flush=True,
       )
+    elif self.evaluation.enough and best and step < self.total:
+      print(
+        f"stopped early at step {step} of {self.total}: "
+        f"{self.config.checkpoint.best} was best at step {best[1]}",
+        flush=True,
+      )
     else:
       print(f"done: {step} steps in {self.workdir}", flush=True)
 
-  def _due(self, number: int) -> tuple[bool, bool]:
-    """Whether to evaluate and whether to save before step `number`."""
-    at = lambda every: every > 0 and number % every == 0
-    last, wanted = number == self.total, self.config.eval
-    evaluate = bool(wanted.benchmarks) and (last or at(wanted.every))
-    return evaluate, last or at(self.config.checkpoint.every)
-
   def _writer(self, first: int) -> metrics.Writer:
-    peak = metrics.peak_flops(jax.devices()[0].device_kind)
+    peak = chips.peak_flops(jax.devices()[0].device_kind)
     project = self.config.log.wandb
     return metrics.Writer(
       self.workdir,
@@ -158,52 +169,6 @@ class Loop:
       wandb={"project": project} if project else None,
       enabled=jax.process_index() == 0,
     )
-
-  def _host_metrics(
-    self, number: int, host: Batch, waited: float
-  ) -> dict[str, float]:
-    plan = self.data.plan[number]
-    rates = {
-      ("lr" if group == "default" else f"lr/{group}"): float(rate[number])
-      for group, rate in self.rates.items()
-    }
-    branches = host.branch_ids.shape[1]
-    padded = len(plan.rows) * (plan.prefix + branches * plan.branch)
-    used = [r for r in plan.rows if r != batches.FILLER]
-    lengths = self.data.lengths
-    real = int(lengths.prefix[used].sum() + lengths.scored[used].sum())
-    return {
-      **rates,
-      "epoch": number / self.data.plan.steps_per_epoch,
-      "tokens": real,
-      "padding": 1.0 - real / padded,
-      "input_wait_seconds": waited,
-      "bad_samples": int(host.skipped.sum()),
-      "flops": self._flops(plan, branches),
-    }
-
-  def _flops(self, plan: batches.Step, branches: int) -> float:
-    needs = self.objective.needs
-    work = flops.of(
-      flops.Model(
-        config=self.model.weights.config,
-        lora=self.model.lora,
-        trains=lambda path: path in self.model.params,
-        remat=self.config.remat,
-        chunk=self.config.head_chunk,
-      ),
-      flops.Step(
-        batch=self.config.batch_size,
-        prefix=plan.prefix,
-        branches=branches,
-        length=plan.branch,
-        reference=self.config.reference if needs.reference else "none",
-        noise=needs.noise,
-        corrupted=needs.corrupted,
-        share_prefix=self.config.share_prefix,
-      ),
-    )
-    return work["total"].model
 
   def _log(
     self, writer: metrics.Writer, number: int, out: Any, host: dict[str, float]
@@ -220,78 +185,15 @@ class Loop:
     optim.check_finite(self.config.on_nonfinite, number, values)
     return row
 
-  def _evaluate(self, state: State, number: int) -> dict[str, float]:
-    """Scores of the configured benchmarks for the model as it is now.
-
-    It is asked where it lies: no second copy of the weights is made, and its
-    checkpoint, which comes after, can be kept for its scores.
-    """
-    wanted = self.config.eval
-    out = self.workdir / "eval" / str(number)
-    arguments = [
-      f"--checkpoint={self.workdir}@{number}",
-      f"--benchmarks={wanted.benchmarks}",
-      f"--data={wanted.data}",
-      f"--out={out}",
-      "--overwrite",
-    ]
-    if wanted.limit:
-      arguments.append(f"--limit={wanted.limit}")
-    weights = dataclasses.replace(
-      self.model.weights,
-      lora=self.model.lora,
-      fingerprint=f"{self.model.weights.fingerprint}+{number}",
-    )
-    policy = answering.Policy(
-      weights=weights,
-      tokenizer=self.data.tokenizer,
-      graph=self.model.graph,
-      params={**self.frozen.params, **state.params},
-      mesh=self.mesh,
-    )
-    eval_command.main(arguments, policy)
-    scores = _scores(out)
-    self._watch(scores, number)
-    return scores
-
-  def _recall(self, first: int) -> None:
-    """Goes on counting patience where the processes before this one were."""
-    if not self.config.eval.benchmarks:
-      return
-    found = (self.workdir / "eval").glob("*/results.json")
-    for number in sorted(int(path.parent.name) for path in found):
-      if number <= first:
-        self._watch(_scores(self.workdir / "eval" / str(number)), number)
-
   def _check_best(self, row: dict[str, float], evaluated: bool) -> None:
     """Raises UserError for a best by what is not measured."""
     best = self.config.checkpoint.best
     asked = evaluated or not self.config.eval.benchmarks
-    if best and asked and best not in row:
+    if best and asked and best not in row and not self.stops.told:
       raise UserError(
         f"config.checkpoint.best={best!r} is none of this run's metrics: "
         f"{', '.join(sorted(row))}"
       )
-
-  def _watch(self, scores: dict[str, float], number: int) -> None:
-    """Stops the run after `patience` evaluations without a better best."""
-    metric, mode = self.config.checkpoint.best, self.config.checkpoint.best_mode
-    if metric not in scores:
-      return
-    sign = 1.0 if mode == "max" else -1.0
-    score = sign * scores[metric]
-    if self.best is None or score > self.best[0]:
-      self.best = (score, number)
-    elif self.config.eval.patience:
-      waited = (number - self.best[1]) // max(1, self.config.eval.every)
-      if waited >= self.config.eval.patience:
-        self.enough = True
-
-
-def _scores(folder: Path) -> dict[str, float]:
-  """ "benchmark/metric" -> value, of an evaluation."""
-  results = json.loads((folder / "results.json").read_text())["results"]
-  return {f"{r['benchmark']}/{r['metric']}": r["value"] for r in results}
 
 
 class _Profile:

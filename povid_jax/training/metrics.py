@@ -13,24 +13,6 @@ import numpy as np
 from povid_jax import files, progress
 from povid_jax.errors import UserError
 
-# Dense bf16 FLOP/s of one device, from the vendors' data sheets; looked up by
-# substring of jax.Device.device_kind, in this order. A v4 or v5p device of
-# JAX is a whole chip; so is a v5e or v6e.
-PEAK_FLOPS = (
-  ("a100", 312e12),
-  ("h100", 989e12),
-  ("h200", 989e12),
-  ("l40s", 362e12),
-  ("v6 lite", 918e12),
-  ("v6e", 918e12),
-  ("v5 lite", 197e12),
-  ("v5litepod", 197e12),
-  ("v5e", 197e12),
-  ("v5p", 459e12),
-  ("tpu v5", 459e12),
-  ("tpu v4", 275e12),
-)
-
 # What the line on standard output shows, if the step reports it.
 _SHOWN = (
   ("loss", "loss {:.4f}"),
@@ -42,12 +24,6 @@ _SHOWN = (
   ("skipped", "skipped {:.0f}"),
   ("input_wait_share", "input wait {:.0%}"),
 )
-
-
-def peak_flops(device_kind: str) -> float | None:
-  """Dense bf16 FLOP/s of a device kind; None where we do not know it."""
-  kind = device_kind.lower()
-  return next((flops for name, flops in PEAK_FLOPS if name in kind), None)
 
 
 class Rates:
@@ -117,7 +93,7 @@ class Writer:
       the sequence has neither gaps nor duplicates.
     every: steps between lines on standard output; 0 prints none.
     total_steps: for the line; None when not known.
-    peak: FLOP/s of all devices, for MFU (see `peak_flops`).
+    peak: FLOP/s of all devices, for MFU (see models.chips).
     tensorboard: also write TensorBoard events to the same folder.
     wandb: keyword arguments of `wandb.init` ({"project": ...}), or None.
     enabled: False on all hosts but the first; then nothing is written.
@@ -146,8 +122,8 @@ class Writer:
     self._bar: Any = None
     if not enabled:
       return
-    folder = Path(workdir) / "metrics"
-    self._path = path = folder / "train.jsonl"
+    self._path = path = path_in(workdir)
+    folder = path.parent
     files.ensure_parent(path)
     if wandb is not None:
       self._wandb = _start_wandb(Path(workdir), wandb)
@@ -260,6 +236,11 @@ def _short(number: float) -> str:
     if number >= scale:
       return f"{number / scale:.3g}{unit}"
   return f"{number:.3g}"
+
+
+def path_in(workdir: str | Path) -> Path:
+  """Where a run keeps the rows of its steps."""
+  return Path(workdir) / "metrics" / "train.jsonl"
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:

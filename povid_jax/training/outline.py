@@ -127,10 +127,10 @@ def _keeps_reference(config: ConfigDict) -> bool:
   a given adapter never are.
   """
   objective = get_objective(config)
-  if not objective.needs.reference:
+  if "reference" not in objective.needs:
     return False
   return (
     config.reference == "online"
-    or objective.needs.noise == "policy"
+    or objective.noise_reference == "policy"
     or bool(config.adapter)
   )

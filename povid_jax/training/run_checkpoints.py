@@ -1,7 +1,8 @@
 """Checkpoints of a run while it trains: asynchronous, atomic, resumable."""
 
 import contextlib
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,30 @@ from povid_jax.training.step import State
 _NOT_SAVED = (OSError, ValueError, RuntimeError)
 
 
+class _Keep(managers.PreservationPolicy):
+  """Keeps the newest checkpoints, and the best by a metric.
+
+  Orbax's own policy takes the metric when the step is saved; here a step is
+  saved before it is evaluated, and rated after.
+  """
+
+  def __init__(self, keep: int, best_mode: str):
+    self._keep, self._pick = keep, min if best_mode == "min" else max
+    self.ratings: dict[int, float] = {}
+
+  def should_preserve(
+    self, checkpoints: Sequence[Any], *, context: Any
+  ) -> Sequence[bool]:
+    del context
+    kept = set(self.kept([checkpoint.step for checkpoint in checkpoints]))
+    return [checkpoint.step in kept for checkpoint in checkpoints]
+
+  def kept(self, steps: Sequence[int]) -> list[int]:
+    rated = [step for step in steps if step in self.ratings]
+    best = [self._pick(rated, key=self.ratings.__getitem__)] if rated else []
+    return [*steps[-self._keep :], *best]
+
+
 class RunCheckpoints:
   """WORKDIR/checkpoints/<step>: parameters, optimizer, data position.
 
@@ -33,31 +58,14 @@ class RunCheckpoints:
   """
 
   def __init__(self, workdir: Path, keep: int, best: str, best_mode: str):
-    if keep < 1 or best_mode not in ("min", "max"):
-      raise UserError(
-        "config.checkpoint: want keep >= 1 and best_mode min or max, got "
-        f"{keep} and {best_mode!r}"
-      )
-    policies: list[Any] = [managers.LatestN(keep)]
-    if best:
-      policies.append(
-        managers.BestN(
-          get_metric_fn=lambda metrics: metrics[best],
-          reverse=best_mode == "min",
-          n=1,
-          keep_checkpoints_without_metrics=False,
-        )
-      )
     errors.hush_orbax()
     self._best = best
     self._saving: int | None = None  # the step of the last save begun
+    self._keep = _Keep(keep, best_mode)
     self._manager = ocp.CheckpointManager(
       (workdir / "checkpoints").absolute(),
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=managers.AnyPreservationPolicy(policies),
-        cleanup_tmp_directories=True,
-        best_fn=(lambda metrics: metrics[best]) if best else None,
-        best_mode=best_mode,
+        preservation_policy=self._keep, cleanup_tmp_directories=True
       ),
     )
 
@@ -70,7 +78,7 @@ class RunCheckpoints:
 
     Args:
       state: with which the next step starts.
-      metrics: of the step before; the best is kept by one of them.
+      metrics: of the step before; see `rate`.
 
     Raises:
       UserError: the disk is full or cannot be written; checkpoints saved
@@ -79,7 +87,7 @@ class RunCheckpoints:
     step = int(state.step)
     if step == self._manager.latest_step():
       return
-    known = self._best in metrics
+    self.rate(step, metrics)
     self.wait()  # Orbax would, and its error would seem to be of this save
     self._saving = step
     try:
@@ -90,10 +98,21 @@ class RunCheckpoints:
           optimizer=ocp.args.StandardSave(_as_list(state.opt_state)),
           data=ocp.args.JsonSave({"next_step": step}),
         ),
-        metrics={self._best: metrics[self._best]} if known else None,
       )
     except _NOT_SAVED as error:
       raise _save_error(step, error) from error
+
+  def rate(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Says how good a saved step is; the best is kept beside the newest."""
+    value = metrics.get(self._best)
+    if value is not None and math.isfinite(value):
+      self._keep.ratings[step] = value
+
+  def prune(self) -> None:
+    """Removes what later ratings made superfluous; after `wait` only."""
+    steps = sorted(self._manager.all_steps())
+    for step in set(steps) - set(self._keep.kept(steps)):
+      self._manager.delete(step)
 
   def wait(self) -> None:
     """Until the last save is on disk; errors as in `save`."""
@@ -103,40 +122,72 @@ class RunCheckpoints:
     except _NOT_SAVED as error:
       raise _save_error(self._saving, error) from error
 
-  def restore(self, state: State) -> State | None:
+  def restore(self, state: State, skip_damaged: bool = False) -> State | None:
     """The newest saved state; None where nothing is saved.
 
     Args:
       state: arrays of the right shapes and shardings; its values are not
         used.
+      skip_damaged: whether a checkpoint that cannot be read is moved to
+        WORKDIR/damaged, and the one before it taken.
 
     Raises:
-      UserError: what is saved has other names or shapes.
+      UserError: the newest cannot be read or has other names or shapes; names
+        the one before it that is whole.
     """
-    step = self._manager.latest_step()
-    if step is None:
-      return None
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    failed: dict[int, str] = {}
+    for step in steps:
+      try:
+        found = self._restore(step, state)
+      except (ValueError, OSError, KeyError, TypeError) as error:
+        errors.hush_reads()
+        failed[step] = str(error).splitlines()[0] if str(error) else "damaged"
+        continue
+      if failed and not skip_damaged:
+        raise UserError(
+          f"checkpoint {steps[0]} of this run is damaged ({failed[steps[0]]}). "
+          f"Checkpoint {step} before it is whole: the same command with "
+          "--skip-damaged sets the damaged one aside and goes on from there"
+        )
+      for damaged in failed:
+        self._set_aside(damaged)
+      return found
+    if failed:
+      raise UserError(
+        f"checkpoint {steps[0]} of this run does not fit its config, or is "
+        f"damaged ({failed[steps[0]]}), and so is every one before it; use "
+        "another workdir"
+      )
+    return None
+
+  def _set_aside(self, step: int) -> None:
+    """Moves a checkpoint out of the way; nothing is deleted."""
+    if jax.process_index() == 0:
+      source = Path(self._manager.directory) / str(step)
+      number, target = 0, source.parents[1] / "damaged" / str(step)
+      target.parent.mkdir(exist_ok=True)
+      while target.exists():
+        number += 1
+        target = target.with_name(f"{step}-{number}")
+      source.rename(target)
+      print(f"checkpoint {step} is damaged: moved to {target}", flush=True)
+    self._manager.reload()
+
+  def _restore(self, step: int, state: State) -> State:
     shape = lambda x: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=x.sharding
     )
     optimizer = jax.tree.map(shape, state.opt_state)
-    try:
-      restored = self._manager.restore(
-        step,
-        args=ocp.args.Composite(
-          params=ocp.args.StandardRestore(
-            nest(jax.tree.map(shape, state.params))
-          ),
-          optimizer=ocp.args.StandardRestore(_as_list(optimizer)),
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        params=ocp.args.StandardRestore(
+          nest(jax.tree.map(shape, state.params))
         ),
-      )
-    except (ValueError, OSError, KeyError, TypeError) as error:
-      errors.hush_reads()
-      reason = str(error).splitlines()[0]
-      raise UserError(
-        f"checkpoint {step} of this run does not fit its config ({reason}); "
-        "use another workdir"
-      ) from error
+        optimizer=ocp.args.StandardRestore(_as_list(optimizer)),
+      ),
+    )
     opt_state = jax.tree.unflatten(
       jax.tree.structure(state.opt_state),
       [leaf["leaf"] for leaf in restored["optimizer"]],

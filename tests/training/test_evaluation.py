@@ -1,13 +1,13 @@
 """Benchmarks asked during a run: the best is kept, patience ends it."""
 
 import json
-from pathlib import Path
 
 import pytest
 
 from povid_jax import train
 from povid_jax.errors import UserError
 from povid_jax.eval import __main__ as eval_command
+from povid_jax.eval import run
 from tests import small_world
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -62,16 +62,20 @@ def given(monkeypatch):
   """An evaluation that answers from SCORES; the steps that were asked."""
   asked = []
 
-  def main(argv, policy):
-    flags = dict(a[2:].split("=", 1) for a in argv if "=" in a)
-    step = int(flags["checkpoint"].rpartition("@")[2])
+  def evaluate(request, policy):
+    step = int(request.checkpoint.rpartition("@")[2])
     asked.append(step)
     row = {"benchmark": "pope", "metric": "f1", "value": SCORES[step - 1]}
-    out = Path(flags["out"])
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "results.json").write_text(json.dumps({"results": [row]}))
+    row |= {"n": 1, "ci95": [0, 1]}
+    # what is evaluated is saved first
+    saved = request.out.parents[1] / "checkpoints" / str(step)
+    assert (saved / "params").is_dir()
+    request.out.mkdir(parents=True, exist_ok=True)
+    found = {"results": [row], "settings": {"notes": {}, "decoding": None}}
+    (request.out / "results.json").write_text(json.dumps(found))
+    return run.read_results(request.out)
 
-  monkeypatch.setattr(eval_command, "main", main)
+  monkeypatch.setattr(run, "evaluate", evaluate)
   return asked
 
 
@@ -129,11 +133,56 @@ def test_the_model_as_it_is_now_is_asked(world, tmp_path):
   assert len(said) == 6
 
 
-def test_benchmarks_that_could_not_run_are_said_first(world, tmp_path):
+def test_benchmarks_that_could_not_run_are_said_first(
+  world, tmp_path, monkeypatch
+):
+  monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+  judged = tmp_path / "judged"
+  (judged / "mmhal").mkdir(parents=True)
+  (judged / "mmhal/response_template.json").write_text("[]")
+  plain = {"eval.patience": 0, "checkpoint.best": ""}
   for fields, message in (
     ({"eval.benchmarks": "pop"}, "pop"),
     ({"eval.data": str(tmp_path)}, "pope"),
+    ({"eval.data": ""}, "config.eval.data is empty"),
+    ({"eval.images": str(tmp_path)}, "1 of 1 pictures.*config.eval.images na"),
+    ({"eval.benchmarks": ""}, "config.eval.every and eval.patience want"),
+    ({"checkpoint.best": "loss"}, "waits for a better .*'loss'"),
+    (
+      {"eval.benchmarks": "mmhal", "eval.data": str(judged), **plain},
+      "name one with config.eval.judge ",
+    ),
+    (
+      {
+        "eval.benchmarks": "mmhal",
+        "eval.data": str(judged),
+        "eval.judge": "some-model",
+        **plain,
+      },
+      "no key: set the environment variable OPENAI_API_KEY",
+    ),
   ):
     with pytest.raises(UserError, match=message):
       train.train_and_evaluate(_config(world, **fields), tmp_path / "run")
   assert not (tmp_path / "run/config.json").exists()
+
+
+def test_an_evaluation_that_fails_loses_no_step(
+  world, given, tmp_path, monkeypatch
+):
+  """The same command, once what failed is mended, evaluates and goes on."""
+  asked = run.evaluate
+
+  def fails(request, policy):
+    if request.checkpoint.endswith("@2"):
+      raise UserError("the judge does not answer")
+    return asked(request, policy)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(run, "evaluate", fails)
+    with pytest.raises(UserError, match="the judge does not answer"):
+      train.train_and_evaluate(_config(world), tmp_path)
+  assert given == [1] and 2 in _kept(tmp_path)
+  train.train_and_evaluate(_config(world), tmp_path)
+  assert given == [1, 2, 3, 4]
+  assert _kept(tmp_path) == [2, 4]

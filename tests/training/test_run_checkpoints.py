@@ -140,12 +140,6 @@ def test_a_disk_without_room(tmp_path):
   assert _steps(tmp_path) == [1, 2]
 
 
-def test_settings(tmp_path):
-  for keep, mode in ((0, "min"), (1, "median")):
-    with pytest.raises(UserError, match="want keep >= 1"):
-      _open(tmp_path, keep, "loss", mode)
-
-
 def test_what_asyncio_says_of_writes_left_behind_is_not_shown(capsys):
   """A full disk fails many writes at once; one line is enough."""
   errors.hush_left_behind()
@@ -161,3 +155,39 @@ def test_what_asyncio_says_of_writes_left_behind_is_not_shown(capsys):
   finally:
     logger.removeHandler(handler)
   assert capsys.readouterr().err == "something else\n"
+
+
+def test_a_step_is_saved_before_it_is_rated(tmp_path):
+  """An evaluation comes after the save, and decides what is kept."""
+  run = _open(tmp_path, 1, "pope/f1", "max")
+  for step, score in ((1, 0.5), (2, 0.9), (3, 0.4)):
+    run.save(_state(step), {"loss": 1.0})
+    run.wait()
+    run.rate(step, {"pope/f1": score})
+  run.prune()
+  assert _steps(tmp_path) == [2, 3]
+  run.rate(3, {"pope/f1": 0.95})
+  run.prune()
+  run.close()
+  assert _steps(tmp_path) == [3]
+
+
+def test_a_damaged_one_is_set_aside_where_that_is_asked(tmp_path):
+  run = _open(tmp_path, keep=3)
+  for step in (1, 2, 3):
+    run.save(_state(step), {})
+  run.wait()
+  run.close()
+  (tmp_path / "checkpoints/3/params/manifest.ocdbt").write_bytes(b"")
+  run = _open(tmp_path, keep=3)
+  wanted = "checkpoint 3 .*damaged.*2 before it is whole.*--skip-damaged"
+  with pytest.raises(UserError, match=wanted) as caught:
+    run.restore(_state(0))
+  assert "\n" not in str(caught.value)
+  assert int(run.restore(_state(0), skip_damaged=True).step) == 2
+  assert _steps(tmp_path) == [1, 2]
+  assert (tmp_path / "damaged/3/params").is_dir()
+  run.save(_state(3), {})  # its place is free
+  run.wait()
+  run.close()
+  assert _steps(tmp_path) == [1, 2, 3]

@@ -58,7 +58,7 @@ def test_sigterm_saves_and_the_same_command_continues(
   argv = [f"--config={config}", f"--workdir={tmp_path}/run"]
   with monkeypatch.context() as patch:
     _stop_at(patch, 1)
-    assert train.main(argv) == 0
+    assert train.main(argv) == 143
   said = capsys.readouterr()
   assert f"of {small_run.STEPS}, saved; the same command continues" in said.out
   done = len(small_world.losses(tmp_path / "run"))
@@ -143,17 +143,27 @@ def test_rows_of_the_log(whole_run):
 
 BAD = {
   "mesh": ({"mesh.fsdp": 3}, r"fsdp=3.* does not divide 8 devices"),
-  "batch": ({"batch_size": 6}, "6 pairs do not divide over .* 8 devices"),
+  "batch": (
+    {"batch_size": 6}, "6 pairs do not divide over .* 8 devices: take 8 "
+  ),
   "heads": ({"mesh.tensor": 8}, "mesh.tensor=8 does not divide decoder"),
   "accum": ({"grad_accum": 3}, "grad_accum=3 does not divide batch_size=2"),
   "init": ({"init": "/nowhere"}, "no checkpoint at /nowhere"),
   "no init": ({"init": ""}, "config.init is empty"),
   "objective": ({"objective.name": "pvid"}, "pvid.*did you mean 'povid'"),
   "hyper": ({"objective.hyper.betta": 1.0}, "betta.*did you mean 'beta'"),
-  "noise": ({"noise.step": 1000}, "want 0..999, got 1000"),
-  "choice": ({"noise.overflow": "wrp"}, "want one of .*wrap.*got 'wrp'"),
-  "remat": ({"remat": "some"}, "remat: want one of"),
-  "keep": ({"checkpoint.keep": 0, "batch_size": 8}, "want keep >= 1"),
+  "noise": (
+    {"noise.step": 1000},
+    "noise.step=1000: want a number of at least 0, at most 999",
+  ),
+  "choice": (
+    {"noise.overflow": "wrp"}, "noise.overflow='wrp': want one of wrap, clip"
+  ),
+  "remat": ({"remat": "some"}, "remat=.some.: want one of"),
+  "keep": (
+    {"checkpoint.keep": 0, "batch_size": 8},
+    "checkpoint.keep=0: want a number of at least 1",
+  ),
   "nothing trained": (
     {"trainable": "decoder/mlp", "batch_size": 8}, "decoder/mlp"
   ),
@@ -188,7 +198,8 @@ def test_no_records(world, tmp_path):
 
 def test_loss_that_is_not_finite(world, one_device, tmp_path):
   fields = {
-    "objective.name": "sft", "trainable": "decoder", "lr": 1e38, "steps": 4
+    "objective.name": "sft", "trainable": "decoder", "lr": 10.0, "steps": 4,
+    "eps": 1e-30,
   }  # fmt: skip
   make = functools.partial(small_world.config, world / "model", world / "data")
   with pytest.raises(UserError, match="step 1: the loss or a gradient is NaN"):

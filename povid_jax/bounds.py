@@ -1,0 +1,196 @@
+"""What each field of the config may hold: one table, checked before a run.
+
+A field's type is that of its default in `config.default`. Numbers that are NaN
+or infinite are refused for every field (see `config.set_field`).
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any
+
+from povid_jax.errors import UserError
+from povid_jax.files import is_remote
+
+_MUCH = 10**9
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+  """The values of one field.
+
+  Attributes:
+    least, most: of a number, both included.
+    above: of a number: it must be larger than this.
+    choices: the only values there are.
+    also: a number that is valid outside the range.
+    regex: a text that must compile as a regular expression.
+    path: a text that names a file or folder of this machine.
+    required: a text that must not be empty.
+    note: why, or what a special value means.
+  """
+
+  least: float | None = None
+  most: float | None = None
+  above: float | None = None
+  choices: tuple[str, ...] = ()
+  also: float | None = None
+  regex: bool = False
+  path: bool = False
+  required: bool = False
+  note: str = ""
+
+  def wanted(self) -> str:
+    """The valid values in words."""
+    if self.choices:
+      return "one of " + ", ".join(self.choices)
+    if self.regex:
+      return "a regular expression"
+    if self.path or self.required:
+      return "the name of a folder of this machine"
+    parts = []
+    if self.above is not None:
+      parts.append(f"a number above {_plain(self.above)}")
+    if self.least is not None:
+      parts.append(f"a number of at least {_plain(self.least)}")
+    if self.most is not None:
+      parts.append(f"at most {_plain(self.most)}")
+    if self.also is not None:
+      parts.append(f"or {_plain(self.also)}")
+    return ", ".join(parts) + (f" ({self.note})" if self.note else "")
+
+  def holds(self, value: Any) -> bool:
+    """Whether a value of the right type is valid."""
+    if self.choices:
+      return value in self.choices
+    if isinstance(value, bool):
+      return True
+    if isinstance(value, str):
+      return self._holds_text(value)
+    if self.also is not None and value == self.also:
+      return True
+    if self.above is not None and not value > self.above:
+      return False
+    if self.least is not None and not value >= self.least:
+      return False
+    return self.most is None or value <= self.most
+
+  def _holds_text(self, value: str) -> bool:
+    if self.regex:
+      try:
+        re.compile(value)
+      except (re.error, RecursionError, OverflowError):
+        return False
+    if self.path and is_remote(value):
+      return False
+    return not (self.required and not value) and "\x00" not in value
+
+
+def _plain(number: float) -> str:
+  return str(int(number)) if number == int(number) else f"{number:g}"
+
+
+def _count(most: float = _MUCH, least: float = 0, **more: Any) -> Bound:
+  return Bound(least=least, most=most, **more)
+
+
+_FREE = Bound()
+_FOLDER = Bound(path=True)
+_INPUT = Bound(path=True, required=True)
+_REGEX = Bound(regex=True, required=True)
+_AXIS = _count(2**20, 1, also=-1, note="-1 takes the devices that are left")
+
+BOUNDS: dict[str, Bound] = {
+  "init": _INPUT,
+  "seed": _count(2**32 - 1),
+  "data.train": _INPUT,
+  "data.split": Bound(required=True),
+  "data.max_prefix": _count(2**20, note="0: that of the data"),
+  "data.max_branch": _count(2**20, note="0: that of the data"),
+  "data.buckets": _count(64, 1),
+  "data.bucket_multiple": _count(4096, 1),
+  "data.on_too_long": Bound(choices=("refuse", "drop")),
+  "data.on_bad_sample": Bound(choices=("raise", "skip")),
+  "data.workers": _count(256),
+  "data.limit": _count(note="0: all records"),
+  "objective.name": Bound(required=True),
+  "noise.step": _count(999),
+  "noise.tokens": Bound(choices=("argmax", "argmax_exclude_gold")),
+  "noise.overflow": Bound(choices=("wrap", "clip")),
+  "noise.site": Bound(choices=("image", "pixels")),
+  "noise.per_epoch": _FREE,
+  "reference": Bound(choices=("online", "cached")),
+  "reference_cache": _FOLDER,
+  "trainable": _REGEX,
+  "lora.rank": _count(4096, 1),
+  "lora.alpha": Bound(above=0, most=1e6, note="0 would train nothing"),
+  "lora.targets": _REGEX,
+  "adapter": _FOLDER,
+  "projector_lr": Bound(least=0, most=10, note="0 freezes it"),
+  "lr": Bound(above=0, most=10, note="0 would train nothing"),
+  "schedule": Bound(choices=("cosine", "linear", "constant")),
+  "warmup_ratio": Bound(least=0, most=1, note="a share of the steps"),
+  "warmup_steps": _count(also=-1, note="-1: by warmup_ratio"),
+  "weight_decay": Bound(least=0, most=10),
+  "b1": Bound(least=0, most=0.999999),
+  "b2": Bound(least=0, most=0.9999999),
+  "eps": Bound(above=0, most=1),
+  "clip_norm": Bound(least=0, most=1e9, note="0 does not clip"),
+  "batch_size": _count(2**16, 1),
+  "grad_accum": _count(2**16, 1),
+  "epochs": Bound(above=0, most=1e5),
+  "steps": _count(note="0: by epochs"),
+  "on_nonfinite": Bound(choices=("raise", "skip")),
+  "dtype": Bound(choices=("bfloat16", "float32")),
+  "attention": Bound(choices=("auto", "xla", "cudnn", "splash")),
+  "remat": Bound(choices=("full", "attention", "mlp", "dots", "none")),
+  "head_chunk": _count(2**24, 1),
+  "share_prefix": _FREE,
+  "mesh.data": _AXIS,
+  "mesh.fsdp": _AXIS,
+  "mesh.tensor": _AXIS,
+  "checkpoint.every": _count(note="0: at the end only"),
+  "checkpoint.keep": _count(10**6, 1),
+  "checkpoint.best": _FREE,
+  "checkpoint.best_mode": Bound(choices=("min", "max")),
+  "log.every": _count(note="0 prints no lines"),
+  "log.tensorboard": _FREE,
+  "log.wandb": _FREE,
+  "log.profile_steps": _count(10**6, note="0: no trace"),
+  "log.samples": _count(note="0: no sample answers"),
+  "eval.every": _count(note="0: at the end only"),
+  "eval.benchmarks": _FREE,
+  "eval.data": _FOLDER,
+  "eval.images": _FOLDER,
+  "eval.judge": _FREE,
+  "eval.judge_base_url": _FREE,
+  "eval.limit": _count(note="0: all questions"),
+  "eval.patience": _count(note="0 does not stop early"),
+}
+
+
+def check(
+  fields: dict[str, Any], skip: Callable[[str], bool] = lambda path: False
+) -> None:
+  """Checks the values of all fields.
+
+  Args:
+    fields: dotted path -> value, see `config.flat_fields`.
+    skip: fields that are not looked at.
+
+  Raises:
+    UserError: names the field, its value, and the valid ones.
+  """
+  for path, value in fields.items():
+    bound = BOUNDS.get(path)
+    if bound is None or skip(path):
+      continue
+    if bound.required and value == "":
+      raise UserError(f"config.{path} is empty; see --help for what it names")
+    if bound.path and is_remote(str(value)):
+      raise UserError(
+        f"config.{path}={value}: training reads and writes folders of this "
+        "machine only; copy it here, or mount the bucket (gcsfuse, s3fs)"
+      )
+    if not bound.holds(value):
+      raise UserError(f"config.{path}={value!r}: want {bound.wanted()}")

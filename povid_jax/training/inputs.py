@@ -1,0 +1,67 @@
+"""Looks at what a config names before anything runs: model, data, packages."""
+
+import importlib.util
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from povid_jax.checkpoints import restore
+from povid_jax.errors import UserError
+from povid_jax.training import workdir as workdir_lib
+
+
+def check(config: ConfigDict, workdir: str | Path) -> None:
+  """Raises UserError with the command that makes what is missing or wrong."""
+  restore.resolve(config.init)
+  _check_data(config.data.train)
+  _check_packages(config)
+  _check_reference_cache(config.reference_cache)
+  workdir_lib.check_ended(config.init)
+  path = Path(workdir)
+  if path.exists() and not path.is_dir():
+    raise UserError(f"--workdir={workdir} is a file; want a folder")
+  if (path / "model.json").is_file():
+    raise UserError(
+      f"--workdir={workdir} is a model folder; a run needs a folder of its own"
+    )
+
+
+def _check_data(train: str) -> None:
+  path = Path(train)
+  if path.suffix in (".json", ".jsonl", ".parquet") and path.is_file():
+    raise UserError(
+      f"config.data.train={train} is a file of pairs: make records of it, "
+      f"`python -m data_gen write --pairs {train} --image-dir PICTURES --out "
+      "DIR`, then --config.data.train=DIR"
+    )
+  pairs = sorted(path.glob("*.json*")) if path.is_dir() else []
+  pairs = [p for p in pairs if p.name not in ("dataset_info.json",
+           "features.json")]  # fmt: skip
+  if pairs and not any(path.glob("*.tfrecord*")):
+    _check_data(str(pairs[0]))
+
+
+def _check_packages(config: ConfigDict) -> None:
+  for field, wanted, package in (
+    ("log.wandb", config.log.wandb, "wandb"),
+    ("log.tensorboard", config.log.tensorboard, "tensorboardX"),
+  ):
+    if wanted and importlib.util.find_spec(package) is None:
+      raise UserError(
+        f"config.{field} needs the package {package}, which is not installed: "
+        f"pip install {package}, or leave the field out"
+      )
+
+
+def _check_reference_cache(folder: str) -> None:
+  """A folder that holds something else would be found out after the pass."""
+  path = Path(folder)
+  if not folder or not path.exists():
+    return
+  if not path.is_dir() or (
+    any(path.iterdir()) and not (path / "key.json").is_file()
+  ):
+    raise UserError(
+      f"config.reference_cache={folder} holds something else than cached "
+      "log-probs; name another folder, or one that does not exist"
+    )

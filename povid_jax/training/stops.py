@@ -1,0 +1,123 @@
+"""What a run does when it is told to stop: SIGTERM, and Ctrl-C.
+
+A run that has nothing to save yet leaves at once. In the loop it finishes the
+step, saves and leaves. In both cases the exit code is 128 + the signal's number
+(143, 130), as a shell has it for a process that a signal ended: SLURM,
+Kubernetes and JobSet see an interrupted job and start it again.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import jax
+import numpy as np
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(SystemExit):
+  """Raised where a run is told to stop and has nothing to save."""
+
+
+class Stops:
+  """Listens for signals while it is entered; a context manager.
+
+  Attributes:
+    told: the signal that this process got last, or 0.
+    code: exit code of the command: 0, or 128 + the signal that ended the run.
+  """
+
+  def __init__(self) -> None:
+    self.told = 0
+    self.code = 0
+    self._saves: Callable[[], str] | None = None  # in the loop
+    self._before: dict[int, Any] = {}
+
+  def __enter__(self) -> Self:
+    self.listen()
+    return self
+
+  def listen(self) -> None:
+    """Listens, again where a library has put its own handler in the way."""
+    # signals reach the main thread only, and only it may listen
+    if threading.current_thread() is threading.main_thread():
+      for number in _SIGNALS:
+        before = signal.signal(number, self._on_signal)
+        self._before.setdefault(number, before)
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+  ) -> None:
+    for number, handler in self._before.items():
+      # None: not set from Python, and cannot be set from it
+      signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    self._before.clear()
+
+  @contextlib.contextmanager
+  def saving(self, lost: Callable[[], str]) -> Iterator[None]:
+    """In this block a signal is only noted; the block looks at `told`.
+
+    Args:
+      lost: says what a second Ctrl-C, which leaves at once, loses.
+    """
+    before, self._saves = self._saves, lost
+    try:
+      yield
+    finally:
+      self._saves = before
+
+  @contextlib.contextmanager
+  def leaving(self) -> Iterator[None]:
+    """In this block, inside `saving`, a signal leaves at once again."""
+    before, self._saves = self._saves, None
+    try:
+      if self.told:
+        self._leave(self.told)
+      yield
+    finally:
+      self._saves = before
+
+  def agreed(self) -> int:
+    """The signal that any process of the run got, or 0; all call it."""
+    told = self.told
+    if jax.process_count() > 1:
+      from jax.experimental import multihost_utils
+
+      every = multihost_utils.process_allgather(np.array([told]))
+      told = int(np.max(every))
+    return told
+
+  def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    del frame
+    again, self.told = self.told, number
+    if self._saves is None:
+      self._leave(number)
+    elif number == signal.SIGINT and again:
+      # not by an exception: what is being saved would be waited for
+      print(f"left at once: {self._saves()}", file=sys.stderr, flush=True)
+      os._exit(128 + number)
+    elif number == signal.SIGINT:
+      print(
+        "stopping after this step, and saving it; Ctrl-C again leaves at once",
+        file=sys.stderr,
+        flush=True,
+      )
+
+  def _leave(self, number: int) -> None:
+    self.code = 128 + number
+    name = signal.Signals(number).name
+    print(
+      f"stopped by {name}; the same command continues",
+      file=sys.stderr,
+      flush=True,
+    )
+    raise Stopped(self.code)
