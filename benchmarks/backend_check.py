@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from povid_jax.data.batch import Batch
 from povid_jax.models import params as params_lib
 from povid_jax.models.config import (
   DecoderConfig,
@@ -20,7 +21,7 @@ from povid_jax.models.config import (
   VisionConfig,
 )
 from povid_jax.models.llava import IMAGE_TOKEN
-from povid_jax.objectives import logps
+from povid_jax.objectives import Needs, logps
 
 DECODER = DecoderConfig(
   vocab_size=512,
@@ -77,9 +78,11 @@ def _one(backend: str, decoder: DecoderConfig) -> dict[str, Any]:
 
     def loss(trained: dict) -> jax.Array:
       model = params_lib.merge(graph, frozen, trained)
-      spec = logps.Spec(frozenset({"rejected"}))
-      embeds = logps.encode(model, batch)
-      found = logps.logps(model, batch, embeds, spec, adapter=True)
+      spec = logps.Spec(Needs(rejected=True))
+      pictures = logps.encode(model, batch, spec, adapter=True)
+      found = logps.per_pair(
+        logps.score(model, batch, pictures, spec, adapter=True)
+      )
       assert found.rejected is not None
       return (0.3 * found.rejected - found.chosen).mean() / 10
 
@@ -103,7 +106,7 @@ def _one(backend: str, decoder: DecoderConfig) -> dict[str, Any]:
   }
 
 
-def _batch(config: LlavaConfig) -> dict[str, jax.Array]:
+def _batch(config: LlavaConfig) -> Batch:
   """Three pairs with P = 96 and C = 32, of different lengths."""
   keys = jax.random.split(jax.random.key(1), 3)
   shape, branches = (3, 96), (3, 2, 32)
@@ -111,12 +114,12 @@ def _batch(config: LlavaConfig) -> dict[str, jax.Array]:
   prefix = jax.random.randint(keys[0], shape, 0, config.decoder.vocab_size)
   is_image = jnp.arange(96) < config.image_tokens
   answers = jnp.array([[32, 20], [9, 32], [15, 1]])
-  return {
-    "prefix_ids": jnp.where(is_image, IMAGE_TOKEN, prefix),
-    "prefix_len": length,
-    "branch_ids": jax.random.randint(
+  return Batch(
+    prefix_ids=jnp.where(is_image, IMAGE_TOKEN, prefix),
+    prefix_len=length,
+    branch_ids=jax.random.randint(
       keys[1], branches, 0, config.decoder.vocab_size
     ),
-    "loss_mask": jnp.arange(32) < answers[..., None],
-    "images": jax.random.randint(keys[2], (3, 1, 56, 56, 3), 0, 256, jnp.uint8),
-  }
+    loss_mask=jnp.arange(32) < answers[..., None],
+    images=jax.random.randint(keys[2], (3, 1, 56, 56, 3), 0, 256, jnp.uint8),
+  )

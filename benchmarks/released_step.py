@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from povid_jax.data.batch import Batch
 from povid_jax.models import backends
 from povid_jax.models.llava import Llava
 from povid_jax.models.params import Params, merge
@@ -28,30 +29,29 @@ Array = jax.Array
 CLEAN, NOISY = 8, 2  # vision tower runs for a pair
 
 
-def repeat_images(batch: dict[str, Array]) -> dict[str, Array]:
+def repeat_images(batch: Batch) -> Batch:
   """One copy of the pictures for each time that they are encoded.
 
   Copies, as a compiler would see equal arguments and encode them once.
   """
   copy = lambda x, times: jnp.concatenate([x] * times)
-  return {
-    **batch,
-    "images": copy(batch["images"], CLEAN),
-    "images_noisy": copy(batch["images_noisy"], NOISY),
-  }
+  return batch._replace(
+    images=copy(batch.images, CLEAN),
+    images_noisy=copy(batch.images_noisy, NOISY),
+  )
 
 
 def make(step: StepFn) -> Callable:
   """`(state, frozen, batch) -> (state, metrics)` like `step`."""
 
   def run(
-    state: State, frozen: Frozen, batch: dict[str, Array]
+    state: State, frozen: Frozen, batch: Batch
   ) -> tuple[State, dict[str, Array]]:
     model = merge(step.graph, frozen.params, state.params)
-    clean = jax.lax.map(lambda x: model.encode_images(x), batch["images"])
-    noisy = jax.lax.map(lambda x: model.encode_images(x), batch["images_noisy"])
-    pair = {k: v[0] for k, v in batch.items()}
-    mask = pair["loss_mask"]
+    clean = jax.lax.map(lambda x: model.encode_images(x), batch.images)
+    noisy = jax.lax.map(lambda x: model.encode_images(x), batch.images_noisy)
+    pair: Batch = jax.tree.map(lambda x: x[0], batch)
+    mask = pair.loss_mask
     counts = logps.counts(pair)
     reference, entropy = _logps(
       model, pair, clean[2:4], noisy[1], adapter=False
@@ -82,10 +82,10 @@ def make(step: StepFn) -> Callable:
 
 
 def _logps(
-  model: Llava, pair: dict, clean: Array, noisy: Array, adapter: bool
+  model: Llava, pair: Batch, clean: Array, noisy: Array, adapter: bool
 ) -> tuple[Logps, Array]:
   """Summed log-probs from three whole sequences, and cross-entropies."""
-  gold = pair["branch_ids"]
+  gold = pair.branch_ids
   scores = [_log_softmax(model, pair, n, clean[n], adapter) for n in range(2)]
   under_noise = _log_softmax(model, pair, 0, noisy, adapter)
   tokens = jax.lax.stop_gradient(under_noise.argmax(-1))
@@ -93,10 +93,10 @@ def _logps(
   labels = [_labels(pair, gold[:, n]) for n in range(2)]
   chosen, rejected = (_pick(s, labels[n]) for n, s in enumerate(scores))
   noise = _pick(scores[0], tokens)
-  start = pair["prefix_ids"].shape[1] - 1
-  total = lambda x, n: jnp.where(
-    pair["loss_mask"][:, n], x[:, start:-1], 0.0
-  ).sum(-1)
+  start = pair.prefix_ids.shape[1] - 1
+  total = lambda x, n: jnp.where(pair.loss_mask[:, n], x[:, start:-1], 0.0).sum(
+    -1
+  )
   found = Logps(total(chosen, 0), total(rejected, 1), total(noise, 0), None)
   # what runs beside it; the compiler shares whatever was computed before
   entropies = chosen.mean() + rejected.mean()
@@ -104,9 +104,9 @@ def _logps(
   return found, jax.lax.stop_gradient(entropies)
 
 
-def _labels(pair: dict, answer: Array) -> Array:
+def _labels(pair: Batch, answer: Array) -> Array:
   """int32[B, S]: the next token at each position."""
-  whole = jnp.concatenate([pair["prefix_ids"], answer], axis=1)
+  whole = jnp.concatenate([pair.prefix_ids, answer], axis=1)
   return jnp.maximum(jnp.roll(whole, -1, axis=1), 0)
 
 
@@ -115,21 +115,21 @@ def _pick(log_probs: Array, ids: Array) -> Array:
 
 
 def _log_softmax(
-  model: Llava, pair: dict, branch: int, embeds: Array, adapter: bool
+  model: Llava, pair: Batch, branch: int, embeds: Array, adapter: bool
 ) -> Array:
   """float32[B, S, V] of prefix and one answer, each position."""
-  answer = model.decoder.embed(pair["branch_ids"][:, branch], model.dtype)
+  answer = model.decoder.embed(pair.branch_ids[:, branch], model.dtype)
   x = jnp.concatenate(
-    [model.embed_prefix(pair["prefix_ids"], embeds), answer], axis=1
+    [model.embed_prefix(pair.prefix_ids, embeds), answer], axis=1
   )
   positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
 
-  row = backends.Row(pair["prefix_ids"].shape[1], 1, answer.shape[1])
+  row = backends.Row(pair.prefix_ids.shape[1], 1, answer.shape[1])
   window = model.config.decoder.sliding_window
 
   def attend(q: Array, k: Array, v: Array, _: None) -> tuple[Array, None]:
     out = backends.attend(
-      q, k, v, pair["prefix_len"], row, window=window, backend=model.attention
+      q, k, v, pair.prefix_len, row, window=window, backend=model.attention
     )
     return out, None
 

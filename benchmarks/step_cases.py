@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jax.stages import Compiled
 
 from povid_jax import config as config_lib
+from povid_jax.data.batch import Batch
 from povid_jax.models import sharding
 from povid_jax.models.config import LlavaConfig
 from povid_jax.models.llava import IMAGE_TOKEN
@@ -46,7 +47,7 @@ class Case:
   flops: float
   state: State = dataclasses.field(init=False)
   frozen: Frozen = dataclasses.field(init=False)
-  batch: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+  batch: Batch | None = None
   seconds: list[float] = dataclasses.field(default_factory=list)
 
   @property
@@ -60,7 +61,7 @@ class Case:
 
   def forget(self) -> None:
     """Lets go of the arrays: other cases run on them."""
-    self.batch = {}
+    self.batch = None
     del self.state, self.frozen
 
   def once(self) -> float:
@@ -115,7 +116,7 @@ def other(
   shape: Shape,
   fields: dict[str, Any],
   make: Callable[[StepFn], Callable],
-  change_batch: Callable[[dict], dict],
+  change_batch: Callable[[Batch], Batch],
 ) -> Case:
   """Another step function over the same state, weights and pairs."""
   config, sketch, step = step_of(described, fields)
@@ -130,7 +131,7 @@ def _case(
   parts: tuple,
   shape: Shape,
   required: float,
-  change_batch: Callable[[dict], dict] = lambda batch: batch,
+  change_batch: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> Case:
   config, described, sketch = parts
   mesh = single_mesh()
@@ -142,8 +143,8 @@ def _case(
     lowered = jax.jit(function, donate_argnums=0).lower(state, frozen, batch)
     compiled = lowered.compile()
   size = compiled_bytes(compiled)
-  case = Case(name, compiled, step, structs, size, required, batch)
-  case.state, case.frozen = state, frozen
+  case = Case(name, compiled, step, structs, size, required)
+  case.state, case.frozen, case.batch = state, frozen, batch
   return case
 
 
@@ -173,13 +174,12 @@ def random_arrays(tree: Any) -> Any:
   return jax.tree_util.tree_map_with_path(normal, tree)
 
 
-def random_batch(
-  structs: dict[str, Struct], described: LlavaConfig
-) -> dict[str, jax.Array]:
+def random_batch(structs: Batch, described: LlavaConfig) -> Batch:
   """Pairs without padding: the image first, then random words."""
   key = jax.random.key(0)
-  out = {}
-  for name, leaf in structs.items():
+  leaves, tree = jax.tree.flatten(structs)
+  found = []
+  for leaf in leaves:
     key, one = jax.random.split(key)
     if leaf.dtype == jnp.bool_:
       value = jnp.ones(leaf.shape, bool)
@@ -188,9 +188,11 @@ def random_batch(
     else:
       top = 256 if leaf.dtype == jnp.uint8 else described.decoder.vocab_size
       value = jax.random.randint(one, leaf.shape, 0, top).astype(leaf.dtype)
-    out[name] = jax.device_put(value, leaf.sharding)
-  width, images = out["prefix_ids"].shape[-1], out["images"].shape[2]
+    found.append(jax.device_put(value, leaf.sharding))
+  out: Batch = jax.tree.unflatten(tree, found)
+  width, images = out.prefix_ids.shape[-1], out.images.shape[2]
   is_image = jnp.arange(width) < images * described.image_tokens
-  prefix = jnp.where(is_image, IMAGE_TOKEN, out["prefix_ids"])
-  length = jnp.full_like(out["prefix_len"], width)
-  return {**out, "prefix_ids": prefix, "prefix_len": length}
+  return out._replace(
+    prefix_ids=jnp.where(is_image, IMAGE_TOKEN, out.prefix_ids),
+    prefix_len=jnp.full_like(out.prefix_len, width),
+  )

@@ -26,12 +26,13 @@ from povid_jax import errors, files, objectives, progress
 from povid_jax.checkpoints import restore
 from povid_jax.data import noise as noise_lib
 from povid_jax.data import pairs, samples, text
+from povid_jax.data.batch import Batch
 from povid_jax.data.image import open_image, preprocess
 from povid_jax.data.tokenizer import Tokenizer, load_tokenizer
 from povid_jax.errors import UserError
 from povid_jax.models import params as params_lib
 from povid_jax.models.config import LoraConfig
-from povid_jax.objectives import Counts, Logps, logps
+from povid_jax.objectives import Logps, Needs, logps
 from povid_jax.weights import peft_load
 
 OBJECTIVES = ("dpo", "povid", "povid_shared", "povid_paper")
@@ -154,9 +155,7 @@ def _padded(rows: Sequence[np.ndarray], dtype: Any) -> np.ndarray:
   return out
 
 
-def make_batch(
-  sample: pairs.Sample, scorer: Scorer, options: Options
-) -> dict[str, np.ndarray]:
+def make_batch(sample: pairs.Sample, scorer: Scorer, options: Options) -> Batch:
   """One pair as a batch of one; `images_noisy` where there are pictures."""
   prompt, chosen, rejected = pairs.split_turns(sample)
   if rejected is None:
@@ -180,35 +179,34 @@ def make_batch(
       "positions"
     )
   pictures = [open_image(picture) for picture in sample.images]
-  batch = {
-    "prefix_ids": _padded([encoded.prefix_ids], np.int32),
-    "prefix_len": np.array([len(encoded.prefix_ids)], np.int32),
-    "branch_ids": _padded(encoded.branch_ids, np.int32)[None],
-    "loss_mask": _padded(encoded.loss_mask, bool)[None],
-    "images": _pictures(pictures, scorer.weights),
-  }
-  if pictures:
-    noisy = _noisy(sample, pictures, options)
-    batch["images_noisy"] = _pictures(noisy, scorer.weights)
-  return batch
-
-
-@functools.partial(jax.jit, static_argnames=("graph", "spec"))
-def _noise_tokens(graph: Any, params: Any, batch: Any, spec: logps.Spec):
-  model = params_lib.merge(graph, params)
-  embeds = logps.encode_noisy(model, batch, spec)
-  return logps.noise_tokens(model, batch, embeds, spec, adapter=True)
+  noisy = _noisy(sample, pictures, options) if pictures else None
+  return Batch(
+    prefix_ids=_padded([encoded.prefix_ids], np.int32),
+    prefix_len=np.array([len(encoded.prefix_ids)], np.int32),
+    branch_ids=_padded(encoded.branch_ids, np.int32)[None],
+    loss_mask=_padded(encoded.loss_mask, bool)[None],
+    images=_pictures(pictures, scorer.weights),
+    images_noisy=None if noisy is None else _pictures(noisy, scorer.weights),
+  )
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "spec"))
 def _logps(
-  graph: Any, params: Any, batch: Any, noise_ids: Any, spec: logps.Spec
-) -> Logps:
+  graph: Any, params: Any, batch: Batch, noise_ids: Any, spec: logps.Spec
+) -> tuple[Logps, Any]:
+  """The log-probs for each pair and the noise tokens, one model's.
+
+  Args:
+    noise_ids: tokens to score; None: those that this model prefers.
+  """
   model = params_lib.merge(graph, params)
-  embeds = logps.encode(model, batch)
-  return logps.logps(
-    model, batch, embeds, spec, adapter=True, noise_ids=noise_ids
+  pictures = logps.encode(model, batch, spec, adapter=True)
+  if spec.needs.noise and noise_ids is None:
+    noise_ids = logps.noise_tokens(model, batch, pictures, spec, adapter=True)
+  found = logps.score(
+    model, batch, pictures, spec, adapter=True, noise_ids=noise_ids
   )
+  return logps.per_pair(found), noise_ids
 
 
 def _losses(
@@ -221,11 +219,11 @@ def _losses(
   out: dict[str, float | None] = {}
   for name in names:
     objective = objectives.get(name)
-    if "noise" in objective.needs and policy.noise is None:
+    if objective.needs.noise and policy.noise is None:
       out[name] = None
       continue
     other = reference
-    if objective.noise_reference == "policy":
+    if objective.needs.noise == "policy":
       other = reference._replace(noise=shared)
     loss, _ = objective.fn(policy, other, counts)
     out[name] = float(loss[0])
@@ -246,16 +244,14 @@ def score_pair(
     raise UserError(f"pair {sample.id!r}: {error}") from error
   policy, reference = scorer.policy, scorer.reference
   exclude = options.token_rule == "argmax_exclude_gold"
-  spec = logps.Spec(frozenset({"rejected"}), exclude_gold=exclude)
-  own: list[Any] = [None, None]
-  if "images_noisy" in batch:
-    own = [_noise_tokens(*m, batch, spec=spec) for m in (policy, reference)]
-  mine = _logps(*policy, batch, own[0], spec=spec)
-  theirs = _logps(*reference, batch, own[1], spec=spec)
+  noise = None if batch.images_noisy is None else "own"
+  spec = logps.Spec(Needs(rejected=True, noise=noise), exclude_gold=exclude)
+  mine, my_tokens = _logps(*policy, batch, None, spec=spec)
+  theirs, their_tokens = _logps(*reference, batch, None, spec=spec)
   shared = None
-  if own[0] is not None:
-    shared = _logps(*reference, batch, own[0], spec=spec).noise
-  mask = batch["loss_mask"][0]
+  if noise:
+    shared = _logps(*reference, batch, my_tokens, spec=spec)[0].noise
+  mask = batch.loss_mask[0]
   number = lambda x: None if x is None else float(x[0])
   named = lambda sums: {
     "chosen_logps": number(sums.chosen),
@@ -265,14 +261,17 @@ def score_pair(
   tokens = lambda ids: (
     [] if ids is None else np.asarray(ids)[0][mask[0]].tolist()
   )
-  counts = Counts(*(jnp.array([int(row.sum())]) for row in mask))
+  counts = logps.counts(jax.tree.map(jnp.asarray, batch))
   return {
     "id": sample.id,
     "policy": named(mine),
     "reference": named(theirs) | {"policy_noise_logps": number(shared)},
-    "noise_tokens": {"policy": tokens(own[0]), "reference": tokens(own[1])},
+    "noise_tokens": {
+      "policy": tokens(my_tokens),
+      "reference": tokens(their_tokens),
+    },
     "num_tokens": {
-      "prefix": int(batch["prefix_len"][0]),
+      "prefix": int(batch.prefix_len[0]),
       "chosen": int(mask[0].sum()),
       "rejected": int(mask[1].sum()),
     },

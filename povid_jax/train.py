@@ -96,10 +96,12 @@ def _run(
   data = build.build_data(config, model.weights, workdir)
   total = len(data.plan)
   step, rates = build.make_step(config, model, total)
-  extra = {}
-  if config.reference == "cached" and "reference" in step.objective.needs:
-    extra = reference.cached(config, model, data, step, mesh, workdir)
-  loader = build.build_loader(config, data, model.weights, mesh, workdir, extra)
+  cached = None
+  if config.reference == "cached" and step.objective.needs.reference:
+    cached = reference.cached(config, model, data, step, mesh, workdir)
+  loader = build.build_loader(
+    config, data, model.weights, mesh, workdir, cached
+  )
   state = build.init_state(step, model.params, mesh)
   saved = RunCheckpoints(
     workdir,

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from povid_jax.data.batch import Batch
 from povid_jax.models.llava import IMAGE_TOKEN, Llava
 from povid_jax.models.params import merge
 
@@ -53,7 +54,7 @@ def image_embeds(graph: object, params: dict, images: Array) -> Array:
 
 def score(
   model: Llava,
-  batch: dict[str, np.ndarray],
+  batch: Batch,
   answer: int,
   embeds: Array,
   targets: np.ndarray | Array | None = None,
@@ -75,34 +76,34 @@ def score(
 
 def pick(
   every: Array,
-  batch: dict[str, np.ndarray],
+  batch: Batch,
   answer: int,
   targets: np.ndarray | Array | None = None,
 ) -> Array:
   """Summed log-probs float32[B] from logits float32[B, C, V]; see `score`."""
-  own = batch["branch_ids"][:, answer]
+  own = batch.branch_ids[:, answer]
   targets = own if targets is None else targets
   picked = jnp.take_along_axis(
     jax.nn.log_softmax(every, axis=-1), jnp.asarray(targets)[..., None], axis=-1
   )[..., 0]
-  return jnp.where(batch["loss_mask"][:, answer], picked, 0.0).sum(-1)
+  return jnp.where(batch.loss_mask[:, answer], picked, 0.0).sum(-1)
 
 
 def predictions(
   model: Llava,
-  batch: dict[str, np.ndarray],
+  batch: Batch,
   answer: int,
   embeds: Array,
   *,
   adapter: bool = True,
 ) -> Array:
   """float32[B, C, V] logits for each token of one answer of each row."""
-  starts = [int(n) for n in batch["prefix_len"]]
-  answers = batch["branch_ids"][:, answer]
+  starts = [int(n) for n in batch.prefix_len]
+  answers = batch.branch_ids[:, answer]
   rows = [
     np.concatenate([prefix[:start], ids])
     for start, prefix, ids in zip(
-      starts, batch["prefix_ids"], answers, strict=True
+      starts, batch.prefix_ids, answers, strict=True
     )
   ]
   whole = np.zeros((len(rows), max(map(len, rows))), np.int32)

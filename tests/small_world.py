@@ -18,6 +18,7 @@ from PIL import Image
 from povid_jax import config as config_lib
 from povid_jax.checkpoints import restore
 from povid_jax.data import batches, lengths
+from povid_jax.data.batch import Batch
 from povid_jax.data.records import (
   Record,
   RecordSource,
@@ -266,7 +267,7 @@ def batch_of(
   site: str = "image",
   num_branches: int = 2,
   fillers: int = 0,
-) -> dict[str, np.ndarray]:
+) -> Batch:
   """One batch [B, ...] of these records, made as a run makes it."""
   folder = data_folder(root / f"data-{site}-{num_branches}", records, shards=1)
   source = RecordSource(folder)

@@ -18,21 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import grain
+import jax
 import numpy as np
 from absl import flags
 from PIL import Image
 
 from povid_jax import files
+from povid_jax.data import batch as batch_lib
 from povid_jax.data import noise as noise_lib
+from povid_jax.data.batch import FILLER, Batch, Logps
 from povid_jax.data.image import Mode, open_image, preprocess
 from povid_jax.data.lengths import Buckets, TextSpec, encode_record
 from povid_jax.data.records import Record, Records
 from povid_jax.data.tokenizer import Tokenizer
 from povid_jax.errors import UserError
-
-Batch = dict[str, np.ndarray]
-Row = dict[str, Any]  # a Batch without its first axis; scalars as numbers
-FILLER = -1  # index of a row that only fills a batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,8 +133,7 @@ class Loader:
     local_rows: the rows of a global batch that this process loads.
     skipped: None to raise on a bad sample; else a file to which its id and
       reason go, its row becoming a filler.
-    extra: per-sample arrays [n, ...] to add to each batch (cached reference
-      log-probs), by name.
+    reference: cached log-probs of every sample, arrays [n, ...], or None.
   """
 
   source: Records
@@ -147,13 +145,14 @@ class Loader:
   noise: NoiseSpec | None
   local_rows: tuple[int, ...]
   skipped: Path | None = None
-  extra: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  reference: Logps | None = None
 
   def __call__(self, step: Step) -> Batch:
     rows = [self._row(step, step.rows[r]) for r in self.local_rows]
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    return batch_lib.stack(rows)
 
-  def _row(self, step: Step, index: int) -> Row:
+  def _row(self, step: Step, index: int) -> Batch:
+    """One row [...] of a batch."""
     row = self._empty(step)
     if index == FILLER:
       return row
@@ -161,68 +160,69 @@ class Loader:
     try:
       record = self.source[index]
       name = record.id
-      self._fill(row, record, step.epoch)
-      for key, values in self.extra.items():
-        if np.isnan(values[index]).any():
-          raise UserError(f"there is no {key} of it")
-        row[key] = values[index]
+      row = self._fill(row, record, step.epoch)
+      row = row._replace(reference=self._cached(index))
     except UserError as error:
       if self.skipped is None:
         raise UserError(f"record {index} ({name!r}): {error}") from error
       note_skipped(self.skipped, index, name, error)
-      row = self._empty(step)
-      row["skipped"] = np.int32(1)
-      return row
-    row["index"] = np.int32(index)
-    return row
+      return self._empty(step)._replace(skipped=np.int32(1))
+    return row._replace(index=np.int32(index))
 
-  def _empty(self, step: Step) -> Row:
-    size, branches = self.image_size, (self.text.num_branches, step.branch)
-    images = (self.max_images, size, size, 3)
-    row: Row = {
-      "prefix_ids": np.zeros(step.prefix, np.int32),
-      "prefix_len": np.int32(1),
-      "branch_ids": np.zeros(branches, np.int32),
-      "loss_mask": np.zeros(branches, bool),
-      "images": np.zeros(images, np.uint8),
-      "index": np.int32(FILLER),
-      "skipped": np.int32(0),
-    }
-    if self.noise is not None and self.noise.site == "image":
-      row["images_noisy"] = np.zeros(images, np.uint8)
-    elif self.noise is not None:
-      row["noise_seed"] = np.uint32(0)
-    for name, values in self.extra.items():
-      row[name] = np.zeros(values.shape[1:], values.dtype)
-    return row
+  def _cached(self, index: int) -> Logps | None:
+    """The reference's log-probs of one sample."""
+    if self.reference is None:
+      return None
+    found: Logps = jax.tree.map(lambda values: values[index], self.reference)
+    for name, value in found._asdict().items():
+      if value is not None and np.isnan(value).any():
+        raise UserError(f"the reference cache holds no log-prob ({name}) of it")
+    return found
 
-  def _fill(self, row: Row, record: Record, epoch: int) -> None:
+  def _empty(self, step: Step) -> Batch:
+    cached = self.reference._asdict() if self.reference else {}
+    described = batch_lib.describe(
+      prefix=step.prefix,
+      branch=step.branch,
+      branches=self.text.num_branches,
+      pictures=batch_lib.square_pictures(self.max_images, self.image_size),
+      noise=self.noise.site if self.noise else None,
+      reference=[name for name, x in cached.items() if x is not None],
+    )
+    return batch_lib.filler(described)
+
+  def _fill(self, row: Batch, record: Record, epoch: int) -> Batch:
     encoded = encode_record(record, self.tokenizer, self.text)
     length = len(encoded.prefix_ids)
-    row["prefix_ids"][:length] = encoded.prefix_ids
-    row["prefix_len"] = np.int32(length)
+    row.prefix_ids[:length] = encoded.prefix_ids
     pairs = zip(encoded.branch_ids, encoded.loss_mask, strict=True)
     for n, (ids, mask) in enumerate(pairs):
-      row["branch_ids"][n, : len(ids)] = ids
-      row["loss_mask"][n, : len(ids)] = mask
+      row.branch_ids[n, : len(ids)] = ids
+      row.loss_mask[n, : len(ids)] = mask
     pictures = [
       open_image(data, f"image {i}") for i, data in enumerate(record.images)
     ]
     for i, picture in enumerate(pictures):
-      row["images"][i] = self._prepare(picture)
-    if self.noise is not None:
-      self._distort(row, record, pictures, epoch)
+      row.images[i] = self._prepare(picture)
+    row = row._replace(prefix_len=np.int32(length))
+    return (
+      row
+      if self.noise is None
+      else self._distort(row, self.noise, record, pictures, epoch)
+    )
 
   def _distort(
-    self, row: Row, record: Record, pictures: list[Image.Image], epoch: int
-  ) -> None:
-    noise = self.noise
-    assert noise is not None
+    self,
+    row: Batch,
+    noise: NoiseSpec,
+    record: Record,
+    pictures: list[Image.Image],
+    epoch: int,
+  ) -> Batch:
     drawn = epoch if noise.per_epoch else None
     seed = noise_lib.seed_for(noise.seed, record.id, drawn)
     if noise.site == "pixels":
-      row["noise_seed"] = np.uint32(seed & 0xFFFFFFFF)
-      return
+      return row._replace(noise_seed=np.uint32(seed & 0xFFFFFFFF))
     if record.image_noisy is not None and not noise.per_epoch:
       if record.noise_step != noise.step:
         raise UserError(
@@ -230,15 +230,16 @@ class Loader:
           f"asks for noise.step={noise.step}"
         )
       stored = open_image(record.image_noisy, "image_noisy")
-      row["images_noisy"][0] = self._prepare(stored)
+      row.images_noisy[0] = self._prepare(stored)
       for i, picture in enumerate(pictures[1:], start=1):
-        row["images_noisy"][i] = self._prepare(picture)  # as they are
-      return
+        row.images_noisy[i] = self._prepare(picture)  # as they are
+      return row
     for i, picture in enumerate(pictures):
       distorted = noise_lib.distort(
         np.asarray(picture), noise.step, seed + i, noise.overflow
       )
-      row["images_noisy"][i] = self._prepare(Image.fromarray(distorted))
+      row.images_noisy[i] = self._prepare(Image.fromarray(distorted))
+    return row
 
   def _prepare(self, picture: Image.Image) -> np.ndarray:
     return preprocess(picture, self.image_size, self.image_mode)

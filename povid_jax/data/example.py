@@ -1,6 +1,6 @@
 """tf.train.Example without TensorFlow.
 
-Features that are lists of bytes or of int64 are written; all kinds are read.
+Features are lists of bytes, of int64 or of float32, as the format has them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,13 +38,16 @@ _Example = messages.make(
 def encode_example(features: Mapping[str, Values]) -> bytes:
   """Serialises an Example; features in the order of their names.
 
-  A list of ints becomes an Int64List, any other (an empty one too) a BytesList.
+  A list of ints becomes an Int64List, a list of floats a FloatList, any other
+  (an empty one too) a BytesList.
   """
   example = _Example()
   for name, values in features.items():
     feature = example.features.feature[name]
     if values and isinstance(values[0], int):
       feature.int64_list.value.extend(values)
+    elif values and isinstance(values[0], float):
+      feature.float_list.value.extend(values)
     else:
       feature.bytes_list.SetInParent()  # an empty list has its kind too
       feature.bytes_list.value.extend(values)

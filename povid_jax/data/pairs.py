@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from povid_jax.data.picture import Picture
+from povid_jax.data.records import Rejected
 from povid_jax.errors import UserError
 from povid_jax.files import atomic_write
 
@@ -39,6 +40,11 @@ class Sample:
     system: the system's words, where the data brings its own.
     context: the last answer so far, without the blank before what follows; the
       last turn of `turns` and of `rejected` is what is said next.
+    end_scored: whether the answer ends with the last turn, so that </s> is
+      scored; None: where there is no context.
+    rejected_weight: of each token of `rejected`.
+    more_rejected: other rejected answers to the same question (and context),
+      whole conversations like `rejected`.
   """
 
   id: str
@@ -48,6 +54,9 @@ class Sample:
   extra: dict[str, Any] = dataclasses.field(default_factory=dict)
   system: str | None = None
   context: str = ""
+  end_scored: bool | None = None
+  rejected_weight: float = 1.0
+  more_rejected: tuple[Rejected, ...] = ()
 
   def __post_init__(self) -> None:
     images: tuple[Picture | str, ...] = self.images

@@ -9,6 +9,7 @@ import bisect
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import os
 import struct
 from collections.abc import Callable, Sequence
@@ -22,12 +23,45 @@ from povid_jax.files import atomic_write
 
 T = TypeVar("T")
 _FOOTER = struct.Struct("<I")  # CRC of the data
+# Features that writers may leave out: those of a list that may be empty.
+_LISTS = (
+  "image",
+  "image_noisy",
+  "rejected",
+  "context",
+  "end_scored",
+  "rejected_weight",
+  "more_rejected",
+  "more_rejected_turns",
+)
 _MAX_OPEN = 256  # descriptors kept; the usual limit of a process is 1,024
 
 
 @dataclasses.dataclass(frozen=True)
+class Rejected:
+  """One more rejected answer to the same prompt.
+
+  Attributes:
+    turns: as `Record.rejected`.
+    weight: multiplies the log-prob of each of its tokens.
+  """
+
+  turns: tuple[str, ...]
+  weight: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Record:
-  """A preference pair with its encoded pictures; `rejected` may be ()."""
+  """A preference pair with its encoded pictures; `rejected` may be ().
+
+  Attributes:
+    context: the answer so far; chosen and rejected go on from there. It is
+      read and not scored.
+    end_scored: whether the end of the answer (</s>) follows the last turn and
+      is scored; None: where there is no context.
+    rejected_weight: multiplies the log-prob of each token of `rejected`.
+    more_rejected: other rejected answers, beside `rejected`.
+  """
 
   id: str
   images: tuple[bytes, ...]
@@ -39,6 +73,21 @@ class Record:
   rejected: tuple[str, ...]
   category: str
   injector: str
+  context: str = ""
+  end_scored: bool | None = None
+  rejected_weight: float = 1.0
+  more_rejected: tuple[Rejected, ...] = ()
+
+  @property
+  def every_rejected(self) -> tuple[Rejected, ...]:
+    """All rejected answers; () where there are none."""
+    first = Rejected(self.rejected, self.rejected_weight)
+    return (first, *self.more_rejected) if self.rejected else ()
+
+  @property
+  def scores_end(self) -> bool:
+    """Whether the last turn ends with </s>, and this is scored."""
+    return not self.context if self.end_scored is None else self.end_scored
 
 
 def encode(record: Record) -> bytes:
@@ -67,8 +116,32 @@ def encode(record: Record) -> bytes:
       "rejected": texts(record.rejected),
       "category": texts([record.category]),
       "injector": texts([record.injector]),
+      **_optional(record, texts),
     }
   )
+
+
+def _optional(
+  record: Record, texts: Callable[[Sequence[str]], list[bytes]]
+) -> dict[str, example.Values]:
+  """Features that only some records have.
+
+  A plain pair has none of them, so that its bytes are those of any version.
+  """
+  found: dict[str, example.Values] = {}
+  if record.context:
+    found["context"] = texts([record.context])
+  if record.end_scored is not None:
+    found["end_scored"] = [int(record.end_scored)]
+  others = record.more_rejected
+  weights = [float(answer.weight) for answer in record.every_rejected]
+  if any(weight != 1.0 for weight in weights):
+    found["rejected_weight"] = weights
+  if others:
+    turns = [turn for answer in others for turn in answer.turns]
+    found["more_rejected"] = texts(turns)
+    found["more_rejected_turns"] = [len(answer.turns) for answer in others]
+  return found
 
 
 def _take(
@@ -92,7 +165,7 @@ def _one(features: dict[str, example.Values], name: str, kind: type[T]) -> T:
 def _decode(data: bytes) -> Record:
   features = example.decode_example(data)
   # Writers may leave empty lists out altogether.
-  optional = {"image": [], "image_noisy": [], "rejected": []}
+  optional = dict.fromkeys(_LISTS, ())
   features = optional | features
 
   def text(name: str) -> str:
@@ -101,13 +174,25 @@ def _decode(data: bytes) -> Record:
   def texts(name: str) -> tuple[str, ...]:
     return tuple(v.decode() for v in _take(features, name, bytes))
 
-  noisy = _take(features, "image_noisy", bytes)
-  if len(noisy) > 1:
-    raise ValueError(f"feature image_noisy has {len(noisy)} values, want one")
+  def at_most_one(name: str, kind: type[T]) -> T | None:
+    return _one(features, name, kind) if features[name] else None
+
+  noisy = at_most_one("image_noisy", bytes)
+  end_scored = at_most_one("end_scored", int)
+  weights = _take(features, "rejected_weight", float)
+  others = _split(
+    texts("more_rejected"), _take(features, "more_rejected_turns", int)
+  )
+  if len(weights) not in (0, 1 + len(others)):
+    raise ValueError(
+      f"feature rejected_weight has {len(weights)} values, want one for each "
+      f"of {1 + len(others)} rejected answers"
+    )
+  weights = weights or [1.0] * (1 + len(others))
   return Record(
     id=text("id"),
     images=tuple(_take(features, "image", bytes)),
-    image_noisy=noisy[0] if noisy else None,
+    image_noisy=noisy,
     noise_step=_one(features, "noise_step", int),
     noise_seed=_one(features, "noise_seed", int),
     prompt_turns=texts("prompt_turns"),
@@ -115,7 +200,24 @@ def _decode(data: bytes) -> Record:
     rejected=texts("rejected"),
     category=text("category"),
     injector=text("injector"),
+    context=(at_most_one("context", bytes) or b"").decode(),
+    end_scored=None if end_scored is None else bool(end_scored),
+    rejected_weight=weights[0],
+    more_rejected=tuple(map(Rejected, others, weights[1:])),
   )
+
+
+def _split(
+  turns: tuple[str, ...], sizes: Sequence[int]
+) -> list[tuple[str, ...]]:
+  """Turns of several answers, one after the other, to one tuple for each."""
+  if min(sizes, default=1) < 1 or sum(sizes) != len(turns):
+    raise ValueError(
+      f"feature more_rejected has {len(turns)} turns, more_rejected_turns "
+      f"counts {list(sizes)}"
+    )
+  ends = list(itertools.accumulate(sizes))
+  return [turns[end - n : end] for n, end in zip(sizes, ends, strict=True)]
 
 
 def decode(data: bytes) -> Record:

@@ -126,16 +126,25 @@ class Llava(nnx.Module):
     return jnp.where(is_image[..., None], placed, embeds)
 
   def prefill(
-    self, prefix_ids: Array, image_embeds: Array, *, adapter: bool = True
+    self,
+    prefix_ids: Array,
+    image_embeds: Array,
+    *,
+    adapter: bool = True,
+    positions: Array | None = None,
   ) -> tuple[Array, Cache]:
-    """Hidden states float[B, P, D] of the prefix, and its keys and values."""
+    """Hidden states float[B, P, D] of the prefix, and its keys and values.
+
+    Args:
+      positions: see `branches`.
+    """
     window = self.config.decoder.sliding_window
 
     def attend(q: Array, k: Array, v: Array, _: None) -> tuple[Array, tuple]:
       return self_attention(q, k, v, causal=True, window=window), (k, v)
 
     x = self.embed_prefix(prefix_ids, image_embeds)
-    positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
+    positions = _prefix_positions(positions, *x.shape[:2])
     hidden, (keys, values) = self.decoder(x, positions, attend, adapter=adapter)
     return hidden, Cache(keys, values)
 
@@ -147,6 +156,8 @@ class Llava(nnx.Module):
     image_embeds: Array,
     *,
     adapter: bool = True,
+    positions: Array | None = None,
+    position_start: Array | None = None,
   ) -> Array:
     """Hidden states that predict each branch token, the prefix run once.
 
@@ -159,6 +170,9 @@ class Llava(nnx.Module):
       branch_ids: int32[B, N, C], right-padded.
       image_embeds: float[B, M, D] from `encode_images`.
       adapter: whether LoRA takes part (off: the reference model).
+      positions: int32[B, P, 1] or [B, P, 3] of the prefix; None: 0 .. P - 1.
+      position_start: int32[B], position of the first token of every branch;
+        None: prefix_len. (With three axes it is not the prefix's length.)
 
     Returns:
       float[B, N, C, D]: entry c predicts branch token c. Entry 0 is the
@@ -184,14 +198,10 @@ class Llava(nnx.Module):
       ],
       axis=1,
     )
-    after = prefix_len[:, None] + jnp.arange(length)
-    positions = jnp.concatenate(
-      [
-        jnp.broadcast_to(jnp.arange(prefix), (batch, prefix)),
-        jnp.tile(after, (1, count)),
-      ],
-      axis=1,
-    )
+    start = prefix_len if position_start is None else position_start
+    before = _prefix_positions(positions, batch, prefix)
+    after = jnp.tile(start[:, None] + jnp.arange(length), (1, count))
+    positions = jnp.concatenate([before, _text_positions(after, before)], 1)
     hidden, _ = self.decoder(
       x, positions, attend, adapter=adapter, remat=self.remat
     )
@@ -257,3 +267,17 @@ class Llava(nnx.Module):
       layers=layers,
     )
     return split(self.decoder.logits(hidden)), Cache(keys, values)
+
+
+def _prefix_positions(given: Array | None, batch: int, length: int) -> Array:
+  """int32[B, P], or [B, P, 3] where three axes were given."""
+  if given is None:
+    return jnp.broadcast_to(jnp.arange(length), (batch, length))
+  return given[..., 0] if given.shape[-1] == 1 else given
+
+
+def _text_positions(positions: Array, prefix: Array) -> Array:
+  """Text moves along all axes of the prefix alike."""
+  if prefix.ndim == positions.ndim:
+    return positions
+  return jnp.repeat(positions[..., None], prefix.shape[-1], axis=-1)

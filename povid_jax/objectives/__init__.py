@@ -11,6 +11,7 @@ from povid_jax.objectives import losses
 from povid_jax.objectives.core import (
   Counts,
   Logps,
+  Needs,
   Objective,
   weighted_mean,
 )
@@ -19,6 +20,7 @@ __all__ = [
   "OBJECTIVES",
   "Counts",
   "Logps",
+  "Needs",
   "Objective",
   "get",
   "weighted_mean",
@@ -79,12 +81,11 @@ def _one_of(hyper: Mapping[str, Any], name: str, valid: tuple) -> None:
     )
 
 
-_PAIR = frozenset({"rejected", "reference"})
+_PAIR = Needs(rejected=True, reference=True)
 _POVID = Objective(
   name="povid",
   fn=losses.povid,
-  needs=_PAIR | {"noise"},
-  noise_reference="own",
+  needs=dataclasses.replace(_PAIR, noise="own"),
   defaults=dict(beta=0.1, text_weight=0.5, noise_weight=0.5),
   term_weights=dict(rejected="text_weight", noise="noise_weight"),
   check=_check_weights("text_weight", "noise_weight"),
@@ -94,8 +95,7 @@ OBJECTIVES: dict[str, Objective] = {
   "sft": Objective(
     name="sft",
     fn=losses.sft,
-    needs=frozenset(),
-    noise_reference=None,
+    needs=Needs(),
     defaults={},
     weight_by="token",
   ),
@@ -103,7 +103,6 @@ OBJECTIVES: dict[str, Objective] = {
     name="dpo",
     fn=losses.dpo,
     needs=_PAIR,
-    noise_reference=None,
     defaults=dict(
       beta=0.1,
       loss_type="sigmoid",
@@ -116,13 +115,14 @@ OBJECTIVES: dict[str, Objective] = {
   ),
   "povid": _POVID,
   "povid_shared": dataclasses.replace(
-    _POVID, name="povid_shared", noise_reference="policy"
+    _POVID,
+    name="povid_shared",
+    needs=dataclasses.replace(_PAIR, noise="policy"),
   ),
   "povid_paper": Objective(
     name="povid_paper",
     fn=losses.povid_paper,
-    needs=_PAIR | {"noise"},
-    noise_reference="policy",
+    needs=dataclasses.replace(_PAIR, noise="policy"),
     defaults=dict(alpha=0.1, beta1=0.05, beta2=0.05),
     term_weights=dict(rejected="beta1", noise="beta2"),
     check=_check_weights("beta1", "beta2"),
@@ -130,8 +130,7 @@ OBJECTIVES: dict[str, Objective] = {
   "mdpo": Objective(
     name="mdpo",
     fn=losses.mdpo,
-    needs=_PAIR | {"corrupted"},
-    noise_reference=None,
+    needs=dataclasses.replace(_PAIR, corrupted=True),
     defaults=dict(
       beta=0.1, anchor=0.0, conditional_weight=1.0, anchor_weight=1.0
     ),
@@ -144,10 +143,9 @@ OBJECTIVES: dict[str, Objective] = {
 def get(name: str, **hyper: Any) -> Objective:
   """The named objective with its hyper-parameters bound.
 
-  `needs` and `noise_reference` of the result leave out what the given weights
-  switch off: `get("povid", noise_weight=0)` needs no noise. `defaults` of the
-  result holds the values in force; `fn` takes only (policy, reference,
-  counts).
+  `needs` of the result leaves out what the given weights switch off:
+  `get("povid", noise_weight=0)` needs no noise. `defaults` of the result holds
+  the values in force; `fn` takes only (policy, reference, counts).
 
   Raises:
     UserError: unknown name or hyper-parameter (names the nearest valid one),
@@ -168,8 +166,7 @@ def get(name: str, **hyper: Any) -> Objective:
   return dataclasses.replace(
     objective,
     fn=functools.partial(objective.fn, **values),
-    needs=objective.needs - off,
-    noise_reference=None if "noise" in off else objective.noise_reference,
+    needs=objective.needs.without(*off),
     defaults=values,
   )
 

@@ -16,30 +16,25 @@ tokens, so that its mean is the mean over tokens).
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from povid_jax.data.batch import Logps
+
+__all__ = [
+  "Array",
+  "Counts",
+  "Logps",
+  "Metrics",
+  "Needs",
+  "Objective",
+  "weighted_mean",
+]
+
 Array = jax.Array
 Metrics = dict[str, Array]
-
-
-class Logps(NamedTuple):
-  """Log-probs of one model: sums over scored tokens, nats, float32[B].
-
-  Attributes:
-    chosen: the preferred answer, clean image.
-    rejected: the injected (dispreferred) answer, clean image.
-    noise: the tokens that a model prefers under the noisy image, position by
-      position of the chosen answer, scored under the clean image.
-    corrupted: the chosen answer under the distorted image (mdpo).
-  """
-
-  chosen: Array
-  rejected: Array | None = None
-  noise: Array | None = None
-  corrupted: Array | None = None
 
 
 class Counts(NamedTuple):
@@ -50,6 +45,54 @@ class Counts(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class Needs:
+  """What an objective needs beside the log-probs of the chosen answer.
+
+  `objectives.logps` interprets it for one batch; loaders, caches and plans ask
+  the properties.
+
+  Attributes:
+    rejected: the rejected answers.
+    noise: log-probs of noise tokens, and whose tokens the reference scores:
+      its "own" (the released code) or the "policy"'s (a true log-ratio). None:
+      no noise tokens.
+    corrupted: the chosen answer under the noisy picture.
+    reference: a reference model.
+  """
+
+  rejected: bool = False
+  noise: Literal["own", "policy"] | None = None
+  corrupted: bool = False
+  reference: bool = False
+
+  @property
+  def branches(self) -> int:
+    """The least number of answers of a row."""
+    return 2 if self.rejected else 1
+
+  @property
+  def noisy_picture(self) -> bool:
+    return self.corrupted or self.noise is not None
+
+  @property
+  def fixed(self) -> "Needs":
+    """What of the reference does not change while the policy trains."""
+    own = self.noise == "own"
+    return dataclasses.replace(self, noise="own" if own else None)
+
+  @property
+  def terms(self) -> tuple[str, ...]:
+    """The fields of Logps that are asked for."""
+    asked = {"chosen": True, **dataclasses.asdict(self)}
+    return tuple(name for name in Logps._fields if asked[name])
+
+  def without(self, *terms: str) -> "Needs":
+    """The same, terms (fields) left out."""
+    off = {f.name: f.default for f in dataclasses.fields(self)}
+    return dataclasses.replace(self, **{name: off[name] for name in terms})
+
+
+@dataclasses.dataclass(frozen=True)
 class Objective:
   """A loss by name; `get` returns one with its hyper-parameters bound.
 
@@ -57,20 +100,17 @@ class Objective:
     name: its name in the registry.
     fn: (policy: Logps, reference: Logps | None, counts: Counts, **hyper) ->
       (loss float32[B], metrics: name -> float32[B]).
-    needs: which of rejected, noise, corrupted, reference the step must supply.
-    noise_reference: whose noise tokens the reference scores: its "own" (the
-      released code) or the "policy"'s (a true log-ratio); None without noise.
+    needs: what the step must supply.
     defaults: hyper-parameters; after `get`, the values in force.
-    term_weights: need -> the hyper-parameter that switches it off when zero,
-      so that a stage without noise compiles no noisy pass.
+    term_weights: field of Needs -> the hyper-parameter that switches it off
+      when zero, so that a stage without noise compiles no noisy pass.
     weight_by: "pair" (every example counts once) or "token".
     check: raises UserError for values that make no sense.
   """
 
   name: str
   fn: Callable[..., tuple[Array, Metrics]]
-  needs: frozenset[str]
-  noise_reference: str | None
+  needs: Needs
   # dicts have no hash; an objective needs one to be part of a jitted function
   defaults: Mapping[str, Any] = dataclasses.field(hash=False)
   term_weights: Mapping[str, str] = dataclasses.field(

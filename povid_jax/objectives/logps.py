@@ -1,16 +1,22 @@
-"""Sums of log-probs of one model over a batch: what objectives are made of."""
+"""A batch to the log-probs that objectives are made of.
+
+`both` gives those of policy and reference for one batch. Who encodes which
+pictures, whose noise tokens are scored and which terms come from the cache is
+decided in this module and nowhere else.
+"""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
+from povid_jax.data.batch import Batch
 from povid_jax.models.llava import Llava
+from povid_jax.models.params import Params, merge
 from povid_jax.models.scoring import argmax_tokens, token_logps
-from povid_jax.objectives import Counts, Logps
-
-Array = jax.Array
-Batch = dict[str, Array]
+from povid_jax.objectives.core import Array, Counts, Logps, Needs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,78 +24,226 @@ class Spec:
   """How batches are run; hashable, so that it can be a static argument.
 
   Attributes:
-    needs: the objective's, see objectives.core.
+    needs: the objective's.
     exclude_gold: the noise token is the runner-up where the argmax is gold.
     noise_scale: (sqrt(alpha_bar), sqrt(1 - alpha_bar)) for the `pixels` site,
-      or None: distorted pictures come with the batch.
+      or None: noisy pictures come with the batch.
     head_chunk: rows of logits held at one time.
     share_prefix: False runs image and question once per answer.
   """
 
-  needs: frozenset[str]
+  needs: Needs
   exclude_gold: bool = False
   noise_scale: tuple[float, float] | None = None
   head_chunk: int = 256
   share_prefix: bool = True
 
-  @property
-  def uses_noise(self) -> bool:
-    return bool(self.needs & {"noise", "corrupted"})
+  def of(self, needs: Needs) -> "Spec":
+    """The same way to run for other needs."""
+    return dataclasses.replace(self, needs=needs)
+
+
+class Frozen(NamedTuple):
+  """Parameters that a step reads.
+
+  Attributes:
+    params: those that are not trained.
+    reference: initial values of trained parameters that are not adapters: the
+      reference model has these, and its adapters off.
+  """
+
+  params: Params
+  reference: Params
+
+
+class Pictures(NamedTuple):
+  """Image tokens of a batch, float[B, M, D]; None where nobody needs them."""
+
+  clean: Array
+  noisy: Array | None
+
+
+class Both(NamedTuple):
+  """Log-probs for each pair, and the policy's noise tokens int32[B, C]."""
+
+  policy: Logps
+  reference: Logps | None
+  noise_ids: Array | None
+
+
+def both(
+  graph: nnx.GraphDef, frozen: Frozen, params: Params, batch: Batch, spec: Spec
+) -> Both:
+  """Log-probs of policy and reference for a batch.
+
+  Gradients flow into `params` through `policy` alone: the noise tokens and the
+  reference are constants of a step.
+
+  Args:
+    graph: of the model; the policy has its adapters on, the reference off.
+    frozen: parameters that are not trained, and the reference's own.
+    params: the trained ones.
+    batch: arrays [B, ...].
+
+  Returns:
+    One number per pair, float32[B * R] (see `per_pair`); terms that
+    `spec.needs` does not name are None.
+  """
+  needs = spec.needs
+  policy = merge(graph, frozen.params, params)
+  still = merge(graph, frozen.params, jax.lax.stop_gradient(params))
+  pictures = encode(still, batch, spec, adapter=True)
+  noise_ids = None
+  if needs.noise:
+    noise_ids = noise_tokens(still, batch, pictures, spec, adapter=True)
+  # A trained tower: the policy's pictures need a gradient, and the reference
+  # sees others. Otherwise all three share what was encoded once.
+  trains_vision = any(
+    path.startswith(("vision/", "projector/")) for path in params
+  )
+  theirs = None
+  if needs.reference:
+    own = {**jax.lax.stop_gradient(params), **frozen.reference}
+    theirs = _reference(
+      merge(graph, frozen.params, own),
+      batch,
+      None if trains_vision else pictures,
+      spec,
+      noise_ids,
+    )
+  if trains_vision:
+    seen = spec.of(needs.without("noise"))
+    pictures = encode(policy, batch, seen, adapter=True)
+  mine = score(policy, batch, pictures, spec, adapter=True, noise_ids=noise_ids)
+  return Both(
+    per_pair(mine), None if theirs is None else per_pair(theirs), noise_ids
+  )
+
+
+def fixed_reference(
+  graph: nnx.GraphDef, frozen: Frozen, params: Params, batch: Batch, spec: Spec
+) -> Logps:
+  """The reference's terms that do not change while the policy trains.
+
+  Returns:
+    Logps of float32[B], rejected [B, R]: what a batch brings along as
+    `reference` once it is cached.
+  """
+  model = merge(graph, frozen.params, {**params, **frozen.reference})
+  spec = spec.of(spec.needs.fixed)
+  return _reference(model, batch._replace(reference=None), None, spec, None)
+
+
+def _reference(
+  model: Llava,
+  batch: Batch,
+  pictures: Pictures | None,
+  spec: Spec,
+  noise_ids: Array | None,
+) -> Logps:
+  """The reference's log-probs: from the batch where cached, else run.
+
+  Args:
+    pictures: the policy's image tokens where the reference has the same.
+    noise_ids: the policy's noise tokens.
+  """
+  cached, needs = batch.reference, spec.needs
+  if cached is not None:
+    if needs.noise != "policy":
+      return cached
+    # only the policy's noise tokens are left to score
+    spec = spec.of(Needs(noise="policy"))
+  if pictures is None:
+    seen = spec.of(spec.needs.fixed)
+    pictures = encode(model, batch, seen, adapter=False)
+  if needs.noise == "own":
+    noise_ids = noise_tokens(model, batch, pictures, spec, adapter=False)
+  found = score(
+    model, batch, pictures, spec, adapter=False, noise_ids=noise_ids
+  )
+  if cached is not None:
+    return cached._replace(noise=found.noise)
+  return jax.tree.map(jax.lax.stop_gradient, found)
+
+
+def per_pair(found: Logps) -> Logps:
+  """Every pair of a chosen and a rejected answer as a row of its own.
+
+  Numbers of the chosen answer are repeated for each rejected one, so that an
+  objective of pairs needs no other form, and R rejected answers on one prefix
+  count as R rows of one pair each.
+  """
+  if found.rejected is None:
+    return found
+  pairs = found.rejected.shape[1]
+  spread = lambda x: jnp.repeat(x, pairs, axis=0) if pairs > 1 else x
+  others = jax.tree.map(spread, found._replace(rejected=None))
+  return others._replace(rejected=found.rejected.reshape(-1))
 
 
 def counts(batch: Batch) -> Counts:
-  """Scored tokens of each answer, int32[B]."""
-  sums = batch["loss_mask"].sum(axis=-1)
-  return Counts(sums[:, 0], sums[:, 1] if sums.shape[1] > 1 else None)
+  """Scored tokens of each pair, int32[B * R]."""
+  sums = batch.loss_mask.sum(axis=-1)
+  chosen, rejected = sums[:, 0], sums[:, 1:]
+  if not (pairs := rejected.shape[1]):
+    return Counts(chosen)
+  if pairs == 1:
+    return Counts(chosen, rejected[:, 0])
+  rejected = rejected.reshape(-1)
+  # a row with fewer rejected answers than others has fewer pairs
+  chosen = jnp.where(rejected > 0, jnp.repeat(chosen, pairs), 0)
+  return Counts(chosen, rejected)
 
 
-def encode(model: Llava, batch: Batch) -> Array:
-  """Image tokens of the clean pictures, float[B, I * tokens, D]."""
-  return model.encode_images(batch["images"])
+def noise_differs(batch: Batch, noise_ids: Array, pairs: int) -> Array:
+  """The share of scored positions whose noise token is not the true one.
+
+  Args:
+    pairs: rows of the result; B * R, as `per_pair` makes them.
+
+  Returns:
+    float32[pairs].
+  """
+  mask = batch.loss_mask[:, 0]
+  differs = (noise_ids != batch.branch_ids[:, 0]) & mask
+  share = differs.sum(-1) / jnp.maximum(mask.sum(-1), 1)
+  return jnp.repeat(share, pairs // len(share)) if pairs > len(share) else share
 
 
-def encode_noisy(model: Llava, batch: Batch, spec: Spec) -> Array:
-  """Image tokens of the distorted pictures, float[B, I * tokens, D]."""
+def encode(
+  model: Llava, batch: Batch, spec: Spec, *, adapter: bool
+) -> Pictures:
+  """Image tokens of the clean and, where needed, of the noisy pictures.
+
+  Args:
+    adapter: whether LoRA of tower and projector takes part.
+  """
+  clean = model.encode_images(batch.images, adapter=adapter)
+  if not spec.needs.noisy_picture:
+    return Pictures(clean, None)
+  return Pictures(clean, _encode_noisy(model, batch, spec, adapter))
+
+
+def _encode_noisy(
+  model: Llava, batch: Batch, spec: Spec, adapter: bool
+) -> Array:
+  """Image tokens of the noisy pictures, float[B, M, D]."""
   if spec.noise_scale is None:
-    return model.encode_images(batch["images_noisy"])
-  images = batch["images"]
+    return model.encode_images(batch.images_noisy, adapter=adapter)
+  images = batch.images
 
   def draw(seed: Array) -> Array:
     return jax.random.normal(jax.random.key(seed), images.shape[1:])
 
-  eps = jax.vmap(draw)(batch["noise_seed"])
-  return model.encode_images(images, noise=(jnp.array(spec.noise_scale), eps))
-
-
-def _hidden(
-  model: Llava,
-  batch: Batch,
-  embeds: Array,
-  branches: slice,
-  spec: Spec,
-  adapter: bool,
-) -> Array:
-  """float[B, n, C, D] states that predict the tokens of some branches."""
-  ids = batch["branch_ids"][:, branches]
-  prefix, length = batch["prefix_ids"], batch["prefix_len"]
-  batch_size, count, width = ids.shape
-  if spec.share_prefix or count == 1:
-    return model.branches(prefix, length, ids, embeds, adapter=adapter)
-  repeat = lambda x: jnp.repeat(x, count, axis=0)
-  hidden = model.branches(
-    repeat(prefix),
-    repeat(length),
-    ids.reshape(batch_size * count, 1, width),
-    repeat(embeds),
-    adapter=adapter,
-  )
-  return hidden.reshape(batch_size, count, width, -1)
+  eps = jax.vmap(draw)(batch.noise_seed)
+  noise = (jnp.array(spec.noise_scale), eps)
+  return model.encode_images(images, noise, adapter=adapter)
 
 
 def noise_tokens(
-  model: Llava, batch: Batch, embeds_noisy: Array, spec: Spec, adapter: bool
+  model: Llava, batch: Batch, pictures: Pictures, spec: Spec, *, adapter: bool
 ) -> Array:
-  """The tokens a model prefers under the distorted picture.
+  """The tokens a model prefers under the noisy picture.
 
   Position by position of the chosen answer, which is teacher-forced: the
   argmax is over the vocabulary given the true words before. No gradient.
@@ -98,8 +252,9 @@ def noise_tokens(
   Returns:
     int32[B, C].
   """
-  hidden = _hidden(model, batch, embeds_noisy, slice(0, 1), spec, adapter)
-  gold = batch["branch_ids"][:, 0]
+  assert pictures.noisy is not None
+  hidden = _hidden(model, batch, pictures.noisy, slice(0, 1), spec, adapter)
+  gold = batch.branch_ids[:, 0]
   chosen = argmax_tokens(
     model.decoder.logits,
     hidden.reshape(-1, hidden.shape[-1]),
@@ -109,43 +264,44 @@ def noise_tokens(
   return jax.lax.stop_gradient(chosen.reshape(gold.shape))
 
 
-def logps(
+def score(
   model: Llava,
   batch: Batch,
-  embeds: Array,
+  pictures: Pictures,
   spec: Spec,
   *,
   adapter: bool,
   noise_ids: Array | None = None,
-  embeds_noisy: Array | None = None,
 ) -> Logps:
   """Summed log-probs of every answer of the batch under one model.
 
   Args:
     model: the policy (adapter on) or the reference (adapter off).
-    batch: arrays [B, ...] as data.batches makes them.
-    embeds: clean image tokens.
+    batch: arrays [B, ...].
+    pictures: image tokens, from `encode`.
     noise_ids: int32[B, C] tokens to score beside the chosen ones.
-    embeds_noisy: distorted image tokens, for `corrupted`.
 
   Returns:
-    Logps of float32[B]; terms that `spec.needs` does not name are None.
+    Logps of float32[B], rejected [B, R]; terms that `spec.needs` does not
+    name are None.
   """
-  count = 2 if "rejected" in spec.needs else 1
+  every = slice(None) if spec.needs.rejected else slice(0, 1)
   per_token = _per_token(
-    model, batch, embeds, slice(0, count), spec, adapter, noise_ids
+    model, batch, pictures.clean, every, spec, adapter, noise_ids
   )
-  mask = batch["loss_mask"][:, :count, :, None]
+  mask = batch.loss_mask[:, every, :, None]
   sums = jnp.where(mask, per_token, 0.0).sum(axis=2)  # [B, n, J]
   corrupted = None
-  if "corrupted" in spec.needs:
-    assert embeds_noisy is not None
+  if spec.needs.corrupted:
+    assert pictures.noisy is not None
     one = slice(0, 1)
-    distorted = _per_token(model, batch, embeds_noisy, one, spec, adapter, None)
+    distorted = _per_token(
+      model, batch, pictures.noisy, one, spec, adapter, None
+    )
     corrupted = jnp.where(mask[:, :1], distorted, 0.0).sum(axis=(1, 2, 3))
   return Logps(
     chosen=sums[:, 0, 0],
-    rejected=sums[:, 1, 0] if count == 2 else None,
+    rejected=sums[:, 1:, 0] if spec.needs.rejected else None,
     noise=None if noise_ids is None else sums[:, 0, 1],
     corrupted=corrupted,
   )
@@ -163,7 +319,7 @@ def _per_token(
   """float32[B, n, C, J]: log-probs of the branch tokens and, J = 2, of the
   noise tokens at the chosen answer's positions."""
   hidden = _hidden(model, batch, embeds, branches, spec, adapter)
-  gold = batch["branch_ids"][:, branches]
+  gold = batch.branch_ids[:, branches]
   targets = gold[..., None]
   if noise_ids is not None:
     second = gold.at[:, 0].set(noise_ids)
@@ -175,3 +331,28 @@ def _per_token(
     spec.head_chunk,
   )
   return scored.reshape(targets.shape)
+
+
+def _hidden(
+  model: Llava,
+  batch: Batch,
+  embeds: Array,
+  branches: slice,
+  spec: Spec,
+  adapter: bool,
+) -> Array:
+  """float[B, n, C, D] states that predict the tokens of some branches."""
+  ids = batch.branch_ids[:, branches]
+  batch_size, count, width = ids.shape
+  shared = spec.share_prefix or count == 1
+  repeat = lambda x: x if x is None or shared else jnp.repeat(x, count, axis=0)
+  hidden = model.branches(
+    repeat(batch.prefix_ids),
+    repeat(batch.prefix_len),
+    ids if shared else ids.reshape(batch_size * count, 1, width),
+    repeat(embeds),
+    adapter=adapter,
+    positions=repeat(batch.positions),
+    position_start=repeat(batch.position_start),
+  )
+  return hidden.reshape(batch_size, count, width, -1)

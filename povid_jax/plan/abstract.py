@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +12,15 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
+from povid_jax.data import batch as batch_lib
+from povid_jax.data.batch import Batch
 from povid_jax.errors import UserError
 from povid_jax.models import sharding
 from povid_jax.models.config import LlavaConfig
 from povid_jax.plan.topology import Topology
-from povid_jax.training import build, reference
+from povid_jax.training import build
 from povid_jax.training.outline import Outline
-from povid_jax.training.step import CACHED, Frozen, State, StepFn
+from povid_jax.training.step import Frozen, State, StepFn
 
 
 class Shape(NamedTuple):
@@ -101,7 +103,7 @@ def abstract_arguments(
   step: StepFn,
   mesh: Mesh | AbstractMesh,
   shape: Shape,
-) -> tuple[State, Frozen, dict[str, jax.ShapeDtypeStruct]]:
+) -> tuple[State, Frozen, Batch]:
   """The arguments of the step: shapes and shardings, nothing allocated."""
   dtype = jnp.dtype(config.dtype)
 
@@ -125,32 +127,26 @@ def abstract_batch(
   step: StepFn,
   mesh: Mesh | AbstractMesh,
   shape: Shape,
-) -> dict[str, jax.ShapeDtypeStruct]:
+) -> Batch:
   """A batch as `build.place` makes it."""
   cut = NamedSharding(mesh, P(None, *sharding.BATCH))
   lead = (config.grad_accum, config.batch_size // config.grad_accum)
-
-  def put(*size: int, dtype: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((*lead, *size), dtype, sharding=cut)
-
-  branches = 2 if "rejected" in step.spec.needs else 1
-  side = described.square_tower.image_size
-  images = put(shape.images, side, side, 3, dtype=jnp.uint8)
-  batch = {
-    "prefix_ids": put(shape.prefix, dtype=jnp.int32),
-    "prefix_len": put(dtype=jnp.int32),
-    "branch_ids": put(branches, shape.branch, dtype=jnp.int32),
-    "loss_mask": put(branches, shape.branch, dtype=jnp.bool_),
-    "images": images,
-  }
-  if step.spec.uses_noise and step.spec.noise_scale is None:
-    batch["images_noisy"] = images
-  elif step.spec.uses_noise:
-    batch["noise_seed"] = put(dtype=jnp.uint32)
-  if config.reference == "cached" and "reference" in step.objective.needs:
-    for name in reference.terms_of(step):
-      batch[f"{CACHED}{name}"] = put(dtype=jnp.float32)
-  return batch
+  needs = step.spec.needs
+  cached = config.reference == "cached" and needs.reference
+  row = batch_lib.describe(
+    prefix=shape.prefix,
+    branch=shape.branch,
+    branches=needs.branches,
+    pictures=batch_lib.square_pictures(
+      shape.images, described.square_tower.image_size
+    ),
+    noise=config.noise.site if needs.noisy_picture else None,
+    reference=needs.fixed.terms if cached else (),
+  )
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype, sharding=cut),
+    row.for_model(),
+  )
 
 
 def compiled_temporaries(

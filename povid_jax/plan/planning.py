@@ -233,7 +233,7 @@ def load_of(
     rows=config.batch_size // rows,
     prefix=shape.prefix,
     branch=shape.branch,
-    branches=2 if "rejected" in step.spec.needs else 1,
+    branches=step.spec.needs.branches,
     tensor=mesh.shape["tensor"],
     itemsize=jnp.dtype(config.dtype).itemsize,
     remat=config.remat,

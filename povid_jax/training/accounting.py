@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from povid_jax.data import batches
+from povid_jax.data.batch import Batch
 from povid_jax.models import flops
 from povid_jax.models.config import LlavaConfig
 from povid_jax.training import build
@@ -38,12 +39,12 @@ def step_flops(
   work = flops.Step(
     batch=config.batch_size,
     prefix=prefix,
-    branches=2 if "rejected" in needs else 1,
+    branches=needs.branches,
     length=branch,
     images=images,
-    reference=config.reference if "reference" in needs else "none",
-    noise=step.objective.noise_reference if "noise" in needs else None,
-    corrupted="corrupted" in needs,
+    reference=config.reference if needs.reference else "none",
+    noise=needs.noise,
+    corrupted=needs.corrupted,
     share_prefix=config.share_prefix,
   )
   trained = frozenset(sketch.trained)
@@ -78,9 +79,7 @@ class Accounting:
     self._block = -1
     self._table: dict[str, np.ndarray] = {}
 
-  def of(
-    self, number: int, host: batches.Batch, waited: float
-  ) -> dict[str, float]:
+  def of(self, number: int, host: Batch, waited: float) -> dict[str, float]:
     """The numbers of step `number`, `flops` among them.
 
     Args:
@@ -88,7 +87,7 @@ class Accounting:
       waited: seconds that the step waited for it.
     """
     plan = self._data.plan[number]
-    branches = host["branch_ids"].shape[1]
+    branches = host.branch_ids.shape[1]
     padded = len(plan.rows) * (plan.prefix + branches * plan.branch)
     used = [r for r in plan.rows if r != batches.FILLER]
     lengths = self._data.lengths
@@ -108,7 +107,7 @@ class Accounting:
       "tokens": real,
       "padding": 1.0 - real / padded,
       "input_wait_seconds": waited,
-      "bad_samples": int(host["skipped"].sum()),
+      "bad_samples": int(host.skipped.sum()),
       "flops": work.model,
     }
 

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from povid_jax import config as config_lib
 from povid_jax.checkpoints import restore
 from povid_jax.data import batches, lengths
+from povid_jax.data.batch import Batch, Logps
 from povid_jax.data.lengths import Buckets, Lengths, TextSpec
 from povid_jax.data.records import RecordSource
 from povid_jax.data.tokenizer import Tokenizer, load_tokenizer
@@ -118,11 +119,10 @@ def build_data(
     raise UserError(f"{config.data.train} holds no {config.data.split} record")
   rows = weights.config.decoder.vocab_size
   tokenizer = load_tokenizer(weights.tokenizer, rows)
-  needs = get_objective(config).needs
   text = lengths.TextSpec(
     template=weights.template,
     image_tokens=weights.config.image_tokens,
-    num_branches=2 if "rejected" in needs else 1,
+    num_branches=get_objective(config).needs.branches,
   )
   note = functools.partial(batches.note_skipped, workdir / "skipped.jsonl")
   measured = lengths.measure(
@@ -166,10 +166,13 @@ def build_loader(
   weights: restore.Weights,
   mesh: Mesh,
   workdir: Path,
-  extra: dict[str, np.ndarray] | None = None,
+  cached: Logps | None = None,
 ) -> batches.Loader:
-  """Reads the rows that belong to this process."""
-  uses_noise = bool(get_objective(config).needs & {"noise", "corrupted"})
+  """Reads the rows that belong to this process.
+
+  Args:
+    cached: log-probs of the reference, arrays [n, ...].
+  """
   noise = batches.NoiseSpec(
     step=config.noise.step,
     overflow=config.noise.overflow,
@@ -187,14 +190,14 @@ def build_loader(
     image_size=weights.config.square_tower.image_size,
     image_mode=weights.image_mode,
     max_images=int(data.lengths.images[data.buckets.kept].max()),
-    noise=noise if uses_noise else None,
+    noise=noise if get_objective(config).needs.noisy_picture else None,
     local_rows=batches.local_rows(
       [s[0] for s in shards if s is not None], microbatch, config.grad_accum
     ),
     skipped=(
       workdir / "skipped.jsonl" if config.data.on_bad_sample == "skip" else None
     ),
-    extra=extra or {},
+    reference=cached,
   )
 
 
@@ -225,9 +228,6 @@ def make_step(
     objective=objective,
     spec=make_spec(config, objective),
     optimizer=optim.finite_guard(transform),
-    train_vision=any(
-      path.startswith(("vision/", "projector/")) for path in model.trained
-    ),
   )
   return step, rates
 
@@ -265,9 +265,7 @@ def init_state(step: StepFn, params: Params, mesh: Mesh) -> State:
   return State(number, params, opt_state)
 
 
-def place(
-  host: batches.Batch, config: ConfigDict, mesh: Mesh
-) -> dict[str, jax.Array]:
+def place(host: Batch, config: ConfigDict, mesh: Mesh) -> Batch:
   """This process's rows to global arrays [A, b, ...] on the mesh."""
   parts = config.grad_accum
   cut = NamedSharding(mesh, P(None, *sharding.BATCH))
@@ -279,4 +277,4 @@ def place(
       cut, local, (parts, microbatch, *x.shape[1:])
     )
 
-  return {name: put(x) for name, x in host.items()}
+  return jax.tree.map(put, host)

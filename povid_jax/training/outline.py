@@ -127,10 +127,10 @@ def _keeps_reference(config: ConfigDict) -> bool:
   a given adapter never are.
   """
   objective = get_objective(config)
-  if "reference" not in objective.needs:
+  if not objective.needs.reference:
     return False
   return (
     config.reference == "online"
-    or objective.noise_reference == "policy"
+    or objective.needs.noise == "policy"
     or bool(config.adapter)
   )

@@ -20,31 +20,21 @@ from ml_collections import ConfigDict
 from povid_jax import errors, files, progress
 from povid_jax.checkpoints import restore
 from povid_jax.data import batches
+from povid_jax.data.batch import Batch, Logps
 from povid_jax.errors import UserError
-from povid_jax.objectives import Logps, logps
+from povid_jax.models.params import Params
+from povid_jax.objectives import logps
 from povid_jax.training import build
-from povid_jax.training.step import CACHED, StepFn
-
-
-def terms_of(step: StepFn) -> tuple[str, ...]:
-  """The terms of the reference that do not change while the policy trains."""
-  terms = ["chosen"]
-  if "rejected" in step.spec.needs:
-    terms.append("rejected")
-  if "noise" in step.spec.needs and step.objective.noise_reference == "own":
-    terms.append("noise")
-  if "corrupted" in step.spec.needs:
-    terms.append("corrupted")
-  return tuple(terms)
+from povid_jax.training.step import Frozen, StepFn
 
 
 def key_of(
   config: ConfigDict, model: build.Model, data: build.Data, step: StepFn
 ) -> dict[str, Any]:
   """Everything that the numbers depend on."""
-  needs_noise = bool(step.spec.needs & {"noise", "corrupted"})
+  needs_noise = step.spec.needs.noisy_picture
   return {
-    "terms": list(terms_of(step)),
+    "terms": list(step.spec.needs.fixed.terms),
     "weights": restore.fingerprint(config.init),
     "data": data.source.fingerprint(),
     "records": len(data.lengths.prefix),
@@ -63,13 +53,13 @@ def cached(
   step: StepFn,
   mesh: Mesh,
   workdir: Path,
-) -> dict[str, np.ndarray]:
-  """{"reference_chosen": float32[n], ...}: read, or computed and written.
+) -> Logps:
+  """float32[n] of each fixed term (rejected: [n, R]): read, or computed.
 
   Raises:
     UserError: a stale cache, or noise that is drawn anew each epoch.
   """
-  needs_noise = {"noise", "corrupted"} & set(terms_of(step))
+  needs_noise = step.spec.needs.fixed.noisy_picture
   epochs = len(data.plan) / data.plan.steps_per_epoch
   if needs_noise and config.noise.per_epoch and epochs > 1:
     raise UserError(
@@ -88,10 +78,10 @@ def cached(
       # numpy's stub takes every name for allow_pickle
       np.savez(temporary / "logps.npz", **values)  # pyright: ignore[reportArgumentType]
       (temporary / "key.json").write_text(json.dumps(key, indent=2))
-  return {f"{CACHED}{name}": array for name, array in values.items()}
+  return Logps(**values)
 
 
-def _read(folder: Path, key: dict[str, Any]) -> dict[str, np.ndarray]:
+def _read(folder: Path, key: dict[str, Any]) -> Logps:
   stored = files.read_json(folder / "key.json", "it names the cache")
   for name, value in json.loads(json.dumps(key)).items():
     if stored.get(name) != value:
@@ -103,22 +93,25 @@ def _read(folder: Path, key: dict[str, Any]) -> dict[str, np.ndarray]:
   try:
     # opened here: numpy leaves a damaged file open
     with open(folder / "logps.npz", "rb") as raw, np.load(raw) as file:
-      return {f"{CACHED}{name}": file[name] for name in file.files}
+      values = {name: file[name] for name in key["terms"]}
   except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
     raise UserError(
       f"{folder / 'logps.npz'} cannot be read ({error}); remove the folder to "
       "compute it again"
     ) from error
+  if "rejected" in values:  # caches of older versions: one rejected answer
+    values["rejected"] = values["rejected"].reshape(len(values["chosen"]), -1)
+  return Logps(**values)
 
 
 def _check_complete(
-  values: dict[str, np.ndarray],
+  values: Logps,
   config: ConfigDict,
   data: build.Data,
   folder: Path,
 ) -> None:
   """A cache of fewer samples (other limits of length) does not do."""
-  absent = np.isnan(values[f"{CACHED}chosen"][data.buckets.kept])
+  absent = np.isnan(values.chosen[data.buckets.kept])
   if absent.any() and config.data.on_bad_sample == "raise":
     first = int(data.buckets.kept[absent][0])
     raise UserError(
@@ -145,10 +138,7 @@ def _compute(
   score = jax.jit(
     lambda frozen, params, batch: _score(step, frozen, params, batch)
   )
-  values = {
-    name: np.full(len(data.lengths.prefix), np.nan, np.float32)
-    for name in terms_of(step)
-  }
+  values: dict[str, np.ndarray] = {}
   rows = batches.pipeline(plan, loader, config.data.workers)
   bar = progress.bar(
     rows, total=len(plan), desc="reference log-probs", unit="batch"
@@ -158,29 +148,30 @@ def _compute(
       batch = build.place(host, config, mesh)
       with jax.set_mesh(mesh):
         out = score(model.frozen, model.params, batch)
-      out = multihost_utils.process_allgather(out, tiled=True)
-      index = np.asarray(out.pop("index")).reshape(-1)
+      found, index = multihost_utils.process_allgather(
+        (out, batch.index), tiled=True
+      )
+      index = np.asarray(index).reshape(-1)
       real = index != batches.FILLER
-      for name, array in out.items():
-        numbers = np.asarray(array).reshape(-1)[real]
-        for record in index[real][~np.isfinite(numbers)][:1].tolist():
+      for name in step.spec.needs.fixed.terms:
+        terms = np.asarray(getattr(found, name))
+        terms = terms.reshape(len(index), *terms.shape[2:])
+        bad = ~np.isfinite(terms.reshape(len(index), -1)).all(axis=1)
+        for record in index[real & bad][:1].tolist():
           who = f"record {data.source[record].id!r}"
           raise errors.not_finite(f"{who}: log-prob {name} of the reference")
-        values[name][index[real]] = numbers
+        if name not in values:
+          size = (len(data.lengths.prefix), *terms.shape[1:])
+          values[name] = np.full(size, np.nan, np.float32)
+        values[name][index[real]] = terms[real]
   return values
 
 
-def _score(
-  step: StepFn, frozen: Any, params: Any, batch: logps.Batch
-) -> dict[str, jax.Array]:
-  """The fixed terms [A, b] of a batch, under the reference."""
-
-  def one(part: logps.Batch) -> Logps:
-    noise_ids = None
-    if "noise" in step.spec.needs and step.objective.noise_reference != "own":
-      noise_ids = part["branch_ids"][:, 0]  # scored online, against the policy
-    return step.reference_logps(frozen, params, part, noise_ids, None)
-
-  sums = jax.lax.map(one, batch)
-  out = {name: getattr(sums, name) for name in terms_of(step)}
-  return {**out, "index": batch["index"]}
+def _score(step: StepFn, frozen: Frozen, params: Params, batch: Batch) -> Logps:
+  """The fixed terms [A, b, ...] of a batch, under the reference."""
+  return jax.lax.map(
+    lambda part: logps.fixed_reference(
+      step.graph, frozen, params, part, step.spec
+    ),
+    batch,
+  )

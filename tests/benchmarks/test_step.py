@@ -140,7 +140,7 @@ def test_released_work_is_the_same_loss():
 def test_random_pairs_begin_with_their_picture():
   case = step_cases.ours("ours", preset("test"), SHAPE, FIELDS)
   tokens = preset("test").image_tokens
-  ids = np.asarray(case.batch["prefix_ids"])[0]
+  ids = np.asarray(case.batch.prefix_ids)[0]
   assert (ids[:, :tokens] == step_cases.IMAGE_TOKEN).all()
   assert (ids[:, tokens:] >= 0).all()
   assert (np.asarray(case.batch["prefix_len"]) == SHAPE.prefix).all()

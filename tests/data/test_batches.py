@@ -5,10 +5,12 @@ import dataclasses
 import json
 import pickle
 
+import jax
 import numpy as np
 import pytest
 
 from povid_jax.data import batches, lengths, noise
+from povid_jax.data.batch import Logps
 from povid_jax.data.batches import FILLER, Loader, NoiseSpec, Plan
 from povid_jax.data.image import open_image, preprocess
 from povid_jax.data.records import RecordSource
@@ -112,10 +114,11 @@ def test_processes_together_hold_the_global_batch(
     ]
     rows = batches.local_rows(cut, micro, grad_accum)
     parts.append(_loader(source, tokenizer, rows)(step))
-  for name, values in whole.items():
-    cut = lambda x: x.reshape(grad_accum, -1, *x.shape[1:])
-    joined = np.concatenate([cut(part[name]) for part in parts], axis=1)
-    np.testing.assert_array_equal(joined, cut(values))
+  cut = lambda x: x.reshape(grad_accum, -1, *x.shape[1:])
+  joined = jax.tree.map(
+    lambda *of: np.concatenate([cut(x) for x in of], axis=1), *parts
+  )
+  jax.tree.map(np.testing.assert_array_equal, joined, jax.tree.map(cut, whole))
 
 
 def test_local_rows():
@@ -132,25 +135,29 @@ def test_rows_hold_what_the_records_say(buckets, source, tokenizer):
   record = source[index]
   encoded = lengths.encode_record(record, tokenizer, TEXT)
   n = len(encoded.prefix_ids)
-  assert batch["prefix_ids"].shape == (4, step.prefix)
-  assert batch["branch_ids"].shape == (4, 2, step.branch)
-  assert (batch["prefix_len"][0], batch["index"][0]) == (n, index)
-  np.testing.assert_array_equal(batch["prefix_ids"][0, :n], encoded.prefix_ids)
-  assert not batch["prefix_ids"][0, n:].any()
+  assert batch.prefix_ids.shape == (4, step.prefix)
+  assert batch.branch_ids.shape == (4, 2, step.branch)
+  assert (batch.prefix_len[0], batch.index[0]) == (n, index)
+  np.testing.assert_array_equal(batch.prefix_ids[0, :n], encoded.prefix_ids)
+  assert not batch.prefix_ids[0, n:].any()
   for b, ids in enumerate(encoded.branch_ids):
-    np.testing.assert_array_equal(batch["branch_ids"][0, b, : len(ids)], ids)
-    assert batch["loss_mask"][0, b].sum() == encoded.loss_mask[b].sum()
+    np.testing.assert_array_equal(batch.branch_ids[0, b, : len(ids)], ids)
+    assert batch.loss_mask[0, b].sum() == encoded.loss_mask[b].sum()
   want = preprocess(open_image(record.images[0]), 28)
-  np.testing.assert_array_equal(batch["images"][0, 0], want)
+  np.testing.assert_array_equal(batch.images[0, 0], want)
 
 
 def test_fillers_and_extra_arrays(buckets, source, tokenizer):
-  extra = {"reference_chosen": np.arange(22, dtype=np.float32)}
-  load = _loader(source, tokenizer, range(3), extra=extra)
+  cached = Logps(
+    np.arange(22, dtype=np.float32), np.arange(22, dtype=np.float32)[:, None]
+  )
+  load = _loader(source, tokenizer, range(3), reference=cached)
   batch = load(batches.Step(0, buckets.prefix[-1], 64, (5, FILLER, 21)))
-  assert batch["reference_chosen"].tolist() == [5, 0, 21]
-  assert batch["index"].tolist() == [5, FILLER, 21]
-  assert batch["prefix_len"][1] == 1 and not batch["loss_mask"][1].any()
+  assert batch.reference.chosen.tolist() == [5, 0, 21]
+  assert batch.reference.rejected.tolist() == [[5], [0], [21]]
+  assert batch.reference.noise is None
+  assert batch.index.tolist() == [5, FILLER, 21]
+  assert batch.prefix_len[1] == 1 and not batch.loss_mask[1].any()
 
 
 def test_noise_is_a_function_of_seed_sample_and_epoch(
@@ -160,13 +167,13 @@ def test_noise_is_a_function_of_seed_sample_and_epoch(
   at = lambda epoch, *rows: batches.Step(epoch, *longest, rows)
   load = _loader(source, tokenizer, (0, 1), noise=NOISE)
   first, again, other = load(at(0, 3, 4)), load(at(0, 4, 3)), load(at(1, 3, 4))
-  noisy = first["images_noisy"]
-  np.testing.assert_array_equal(again["images_noisy"], noisy[::-1])
-  assert (other["images_noisy"] != noisy).mean() > 0.5
+  noisy = first.images_noisy
+  np.testing.assert_array_equal(again.images_noisy, noisy[::-1])
+  assert (other.images_noisy != noisy).mean() > 0.5
   fixed = dataclasses.replace(NOISE, per_epoch=False)
   still = _loader(source, tokenizer, (0, 1), noise=fixed)
   np.testing.assert_array_equal(
-    still(at(0, 3, 4))["images_noisy"], still(at(7, 3, 4))["images_noisy"]
+    still(at(0, 3, 4)).images_noisy, still(at(7, 3, 4)).images_noisy
   )
   record = source[3]
   seed = noise.seed_for(3, record.id, 0)
@@ -188,7 +195,7 @@ def test_stored_noisy_pictures(tokenizer, tmp_path):
   step = batches.Step(0, 64, 32, (0,))
   batch = _loader(source, tokenizer, (0,), noise=fixed)(step)
   np.testing.assert_array_equal(
-    batch["images_noisy"][0, 0], preprocess(small_world.picture(50), 28)
+    batch.images_noisy[0, 0], preprocess(small_world.picture(50), 28)
   )
   other = dataclasses.replace(fixed, step=100)
   with pytest.raises(UserError, match="has step 500.* noise.step=100"):
@@ -207,7 +214,7 @@ def test_a_stored_noisy_picture_is_of_the_first_of_two(tokenizer, tmp_path):
   fixed = dataclasses.replace(NOISE, per_epoch=False)
   step = batches.Step(0, 64, 32, (0,))
   loader = _loader(source, tokenizer, (0,), noise=fixed, max_images=2)
-  noisy = loader(step)["images_noisy"][0]
+  noisy = loader(step).images_noisy[0]
   for i, number in enumerate((50, 2)):
     want = preprocess(small_world.picture(number), 28)
     np.testing.assert_array_equal(noisy[i], want)
@@ -218,8 +225,8 @@ def test_noise_at_the_pixels_is_a_seed(source, tokenizer):
   batch = _loader(source, tokenizer, (0, 1), noise=pixels)(
     batches.Step(0, 64, 32, (1, FILLER))
   )
-  assert "images_noisy" not in batch
-  assert batch["noise_seed"].tolist() == [
+  assert batch.images_noisy is None
+  assert batch.noise_seed.tolist() == [
     noise.seed_for(3, source[1].id, 0) & 0xFFFFFFFF, 0
   ]  # fmt: skip
 
@@ -250,18 +257,16 @@ def test_bad_samples_are_skipped_and_noted(damaged, tokenizer, tmp_path):
   notes = tmp_path / "run/skipped.jsonl"
   load = _loader(damaged, tokenizer, range(3), skipped=notes)
   batch = load(batches.Step(0, 64, 32, (0, 1, 2)))
-  assert batch["skipped"].tolist() == [0, 1, 1]
-  assert batch["index"].tolist() == [0, FILLER, FILLER]
-  assert not batch["images"][1:].any() and not batch["loss_mask"][1:].any()
+  assert batch.skipped.tolist() == [0, 1, 1]
+  assert batch.index.tolist() == [0, FILLER, FILLER]
+  assert not batch.images[1:].any() and not batch.loss_mask[1:].any()
   rows = [json.loads(line) for line in notes.read_text().splitlines()]
   assert [(r["index"], r["id"]) for r in rows] == [(1, "r1"), (2, "")]
   assert "broken" in rows[0]["reason"] and "wrong CRC" in rows[1]["reason"]
 
 
 def _equal(one, other):
-  assert one.keys() == other.keys()
-  for name in one:
-    np.testing.assert_array_equal(one[name], other[name])
+  jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 def test_the_pipeline_starts_at_any_record(buckets, source, tokenizer):
@@ -269,7 +274,7 @@ def test_the_pipeline_starts_at_any_record(buckets, source, tokenizer):
   load = _loader(source, tokenizer, range(4), noise=NOISE)
   whole = list(batches.pipeline(plan, load))
   for step, batch in zip(plan, whole, strict=True):
-    assert batch["index"].tolist() == list(step.rows)
+    assert batch.index.tolist() == list(step.rows)
   for start in (5, 8, 9):
     rest = list(batches.pipeline(plan, load, start=start))
     for one, other in zip(rest, whole[start:], strict=True):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 from povid_jax import objectives
+from povid_jax.data import batch as batch_lib
 from povid_jax.models import flops, params
 from povid_jax.models.config import (
   DecoderConfig,
@@ -58,23 +59,19 @@ def compiled_flops(objective, reference, share_prefix, remat):
   transform, _ = optim.make(learning_rate=1e-3, total_steps=10, paths=trained)
   transform = optim.finite_guard(transform)
   spec = Spec(objective.needs, head_chunk=CHUNK, share_prefix=share_prefix)
-  step = StepFn(graph, objective, spec, transform, train_vision=False)
+  step = StepFn(graph, objective, spec, transform)
   struct = jax.ShapeDtypeStruct
-  batch = {
-    "images": struct((1, B, 1, 112, 112, 3), jnp.uint8),
-    "prefix_ids": struct((1, B, P), jnp.int32),
-    "prefix_len": struct((1, B), jnp.int32),
-    "branch_ids": struct((1, B, 2, C), jnp.int32),
-    "loss_mask": struct((1, B, 2, C), jnp.bool_),
-  }
-  if spec.uses_noise:
-    batch["images_noisy"] = batch["images"]
-  if reference == "cached":
-    terms = {"chosen", *objective.needs} - {"reference"}
-    if objective.noise_reference == "policy":
-      terms -= {"noise"}
-    for name in terms:
-      batch[f"reference_{name}"] = struct((1, B), jnp.float32)
+  row = batch_lib.describe(
+    prefix=P,
+    branch=C,
+    branches=2,
+    pictures=batch_lib.square_pictures(1, 112),
+    noise="image" if objective.needs.noisy_picture else None,
+    reference=objective.needs.fixed.terms if reference == "cached" else (),
+  )
+  batch = jax.tree.map(
+    lambda x: struct((1, B, *x.shape), x.dtype), row.for_model()
+  )
   state = State(
     struct((), jnp.int32), trained, jax.eval_shape(transform.init, trained)
   )
@@ -108,8 +105,8 @@ def test_step_is_what_we_count(name, reference, share_prefix, remat):
     branches=2,
     length=C,
     reference=reference,
-    noise=objective.noise_reference,
-    corrupted="corrupted" in objective.needs,
+    noise=objective.needs.noise,
+    corrupted=objective.needs.corrupted,
     share_prefix=share_prefix,
   )
   model = flops.Model(ONE_LAYER, LORA, remat=remat, chunk=CHUNK)

@@ -13,11 +13,11 @@ from povid_jax.models import params as params_lib
 from povid_jax.models.config import LoraConfig
 from povid_jax.models.scoring import token_logps
 from povid_jax.models.vit import normalise
-from povid_jax.objectives import Logps, logps, weighted_mean
+from povid_jax.objectives import Logps, Needs, logps, weighted_mean
 from povid_jax.objectives.logps import Spec
 from tests import plain_model, small_world
 
-ALL = frozenset({"rejected", "noise", "corrupted"})
+ALL = Needs(rejected=True, noise="own", corrupted=True)
 SPEC = Spec(ALL, head_chunk=7)  # chunks that do not divide the rows
 LORA = LoraConfig(rank=2, alpha=4.0)
 OBJECTIVES = {
@@ -46,29 +46,23 @@ def world(tmp_path_factory):
       params[path] = random.normal(0, 0.2, leaf.shape).astype(np.float32)
   root = tmp_path_factory.mktemp("forward")
   batch = small_world.batch_of(root, small_world.odd_records(), fillers=1)
-  shape = batch["branch_ids"][:, 0].shape
+  shape = batch.branch_ids[:, 0].shape
   noise_ids = random.integers(0, 400, shape, dtype=np.int32)
   return graph, jax.tree.map(jnp.asarray, params), batch, noise_ids
 
 
 def _embeds(model, batch):
   return (
-    model.encode_images(batch["images"]),
-    model.encode_images(batch["images_noisy"]),
+    model.encode_images(batch.images),
+    model.encode_images(batch.images_noisy),
   )
 
 
 def ours(model, batch, noise_ids, spec=SPEC):
-  batch = {k: jnp.asarray(v) for k, v in batch.items()}
-  clean, noisy = _embeds(model, batch)
-  return logps.logps(
-    model,
-    batch,
-    clean,
-    spec,
-    adapter=True,
-    noise_ids=noise_ids,
-    embeds_noisy=noisy,
+  batch = jax.tree.map(jnp.asarray, batch)
+  pictures = logps.encode(model, batch, spec, adapter=True)
+  return logps.per_pair(
+    logps.score(model, batch, pictures, spec, adapter=True, noise_ids=noise_ids)
   )
 
 
@@ -101,7 +95,7 @@ def pulled(world):
 
     return jax.jit(run)
 
-  zero = Logps(*[jnp.zeros(len(batch["index"]))] * 4)
+  zero = Logps(*[jnp.zeros(len(batch.index))] * 4)
 
   @functools.cache  # compiled where it is asked for: that is what takes long
   def get(name):
@@ -127,7 +121,7 @@ def _reference(sums):
 def test_loss_and_every_gradient(name, other, world, pulled):
   _, params, batch, _ = world
   objective = objectives.get(name.split()[0], **OBJECTIVES[name])
-  counts = logps.counts({k: jnp.asarray(v) for k, v in batch.items()})
+  counts = logps.counts(batch)
   weights = objective.weights(counts)
   reference = _reference(pulled(other)[1])
 
@@ -168,16 +162,16 @@ def test_noise_tokens_are_the_argmax_under_noise(exclude_gold, world):
 
   @jax.jit
   def both(batch):
-    noisy = model.encode_images(batch["images_noisy"])
-    return logps.noise_tokens(model, batch, noisy, spec, adapter=True)
+    pictures = logps.encode(model, batch, spec, adapter=True)
+    return logps.noise_tokens(model, batch, pictures, spec, adapter=True)
 
-  noisy = jax.jit(model.encode_images)(batch["images_noisy"])
+  noisy = jax.jit(model.encode_images)(batch.images_noisy)
   plain = jax.jit(lambda x: plain_model.predictions(model, batch, 0, x))
   logits = np.array(plain(noisy))
-  gold = batch["branch_ids"][:, 0]
+  gold = batch.branch_ids[:, 0]
   if exclude_gold:
     np.put_along_axis(logits, gold[..., None], -np.inf, axis=-1)
-  mask = batch["loss_mask"][:, 0]
+  mask = batch.loss_mask[:, 0]
   mine = np.asarray(both(batch))
   np.testing.assert_array_equal(mine[mask], logits.argmax(-1)[mask])
   if exclude_gold:
@@ -213,20 +207,20 @@ def test_noise_at_the_pixels(world, tmp_path):
   batch = small_world.batch_of(
     tmp_path, small_world.odd_records(), site="pixels"
   )
-  assert "images_noisy" not in batch
+  assert batch.images_noisy is None
   model = params_lib.merge(graph, params)
   keep, add = 0.6, 0.8
   spec = Spec(ALL, noise_scale=(keep, add))
-  run = jax.jit(lambda batch: logps.encode_noisy(model, batch, spec))
-  got = np.asarray(run(batch))
-  images = jnp.asarray(batch["images"][1:2])
-  eps = jax.random.normal(
-    jax.random.key(batch["noise_seed"][1]), images.shape[1:]
+  run = jax.jit(
+    lambda batch: logps.encode(model, batch, spec, adapter=True).noisy
   )
+  got = np.asarray(run(batch))
+  images = jnp.asarray(batch.images[1:2])
+  eps = jax.random.normal(jax.random.key(batch.noise_seed[1]), images.shape[1:])
   pixels = keep * normalise(images) + add * eps
   want = jax.jit(lambda x: model.projector(model.vision(x)))(pixels[0])
   # row 1 has one picture of the two that a row has room for
   tokens = small_world.MODEL.image_tokens
   np.testing.assert_allclose(got[1, :tokens], want[0], rtol=2e-5, atol=2e-5)
-  other = {**batch, "noise_seed": batch["noise_seed"] + np.uint32(1)}
+  other = batch._replace(noise_seed=batch.noise_seed + np.uint32(1))
   assert np.abs(np.asarray(run(other)) - got).max() > 1e-3

@@ -1,5 +1,7 @@
 """Every objective against a NumPy float64 oracle, and hand-computed rows."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from povid_jax import objectives
 from povid_jax.errors import UserError
-from povid_jax.objectives import Counts, Logps, weighted_mean
+from povid_jax.objectives import Counts, Logps, Needs, weighted_mean
 
 BATCH = 5
 
@@ -220,26 +222,50 @@ def test_paper_defaults_have_the_released_gradient_at_the_reference():
 
 def test_needs_follow_the_weights():
   need = lambda name, **hyper: objectives.get(name, **hyper).needs
-  assert need("sft") == set()
-  assert need("dpo") == {"rejected", "reference"}
-  assert need("povid") == {"rejected", "noise", "reference"}
-  assert need("povid", noise_weight=0.0) == {"rejected", "reference"}
-  assert need("povid", text_weight=0.0) == {"noise", "reference"}
-  assert need("povid_paper", beta1=0.0) == {"noise", "reference"}
-  assert need("mdpo") == {"rejected", "corrupted", "reference"}
-  assert need("mdpo", conditional_weight=0.0) == {"rejected", "reference"}
-  whose = {
-    name: objectives.get(name).noise_reference for name in objectives.OBJECTIVES
-  }
-  assert whose == {
-    "sft": None,
-    "dpo": None,
-    "povid": "own",
-    "povid_shared": "policy",
-    "povid_paper": "policy",
-    "mdpo": None,
-  }
-  assert objectives.get("povid", noise_weight=0.0).noise_reference is None
+  pair = Needs(rejected=True, reference=True)
+  noise = Needs(noise="own", reference=True)
+  assert need("sft") == Needs()
+  assert need("dpo") == pair
+  assert need("povid") == dataclasses.replace(pair, noise="own")
+  assert need("povid_shared") == dataclasses.replace(pair, noise="policy")
+  assert need("povid_paper") == need("povid_shared")
+  assert need("povid", noise_weight=0.0) == pair
+  assert need("povid", text_weight=0.0) == noise
+  assert need("povid_paper", beta1=0.0).rejected is False
+  assert need("mdpo") == dataclasses.replace(pair, corrupted=True)
+  assert need("mdpo", conditional_weight=0.0) == pair
+
+
+@pytest.mark.parametrize(
+  ("name", "terms", "fixed", "noisy"),
+  [
+    ("sft", ["chosen"], ["chosen"], False),
+    ("dpo", ["chosen", "rejected"], ["chosen", "rejected"], False),
+    (
+      "povid",
+      ["chosen", "rejected", "noise"],
+      ["chosen", "rejected", "noise"],
+      True,
+    ),
+    (
+      "povid_shared",
+      ["chosen", "rejected", "noise"],
+      ["chosen", "rejected"],
+      True,
+    ),
+    (
+      "mdpo",
+      ["chosen", "rejected", "corrupted"],
+      ["chosen", "rejected", "corrupted"],
+      True,
+    ),
+  ],
+)
+def test_what_needs_mean(name, terms, fixed, noisy):
+  needs = objectives.get(name).needs
+  assert list(needs.terms) == terms and list(needs.fixed.terms) == fixed
+  assert needs.noisy_picture == noisy
+  assert needs.branches == 1 + ("rejected" in terms)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +282,7 @@ def test_what_is_not_needed_may_be_none(name, hyper):
   drop = lambda logps: Logps(
     logps.chosen,
     *(
-      value if key in objective.needs else None
+      value if key in objective.needs.terms else None
       for key, value in list(logps._asdict().items())[1:]
     ),
   )
@@ -264,7 +290,7 @@ def test_what_is_not_needed_may_be_none(name, hyper):
   full, _ = objective.fn(p, q, n)
   part, metrics = objective.fn(drop(p), drop(q), n)
   np.testing.assert_array_equal(full, part)
-  assert ("margin/noise" in metrics) == ("noise" in objective.needs)
+  assert ("margin/noise" in metrics) == bool(objective.needs.noise)
 
 
 @pytest.mark.parametrize("name", ["sft", "povid"])

@@ -147,18 +147,20 @@ def test_arguments_are_those_of_training():
   state, frozen, batch = abstract.abstract_arguments(
     config, described, sketch, step, mesh, SMALL
   )
-  assert set(batch) == {
+  given = {name for name, x in batch._asdict().items() if x is not None}
+  assert given == {
     "prefix_ids",
     "prefix_len",
     "branch_ids",
     "loss_mask",
     "images",
     "images_noisy",
-    "reference_chosen",
-    "reference_rejected",
-    "reference_noise",
+    "reference",
   }
-  assert batch["branch_ids"].shape == (1, 4, 2, 8)
+  assert batch.reference.noise.shape == (1, 4)
+  assert batch.reference.rejected.shape == (1, 4, 1)
+  assert batch.reference.corrupted is None
+  assert batch.branch_ids.shape == (1, 4, 2, 8)
   assert all(x.dtype == "float32" for x in state.params.values())
   assert all(x.dtype == "bfloat16" for x in frozen.params.values())
   assert not frozen.reference

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from povid_jax.data import batches
 from povid_jax.errors import UserError
 from povid_jax.models import params as params_lib
 from povid_jax.models import sharding
@@ -103,10 +102,12 @@ def test_data_and_steps(world, tmp_path):
   assert loader.local_rows == tuple(range(8))
   host = loader(data.plan[0])
   placed = build.place(host, config, mesh)
-  for name, array in placed.items():
-    assert array.shape == (1, *host[name].shape)
+  assert placed._fields == host._fields
+  pairs = zip(jax.tree.leaves(placed), jax.tree.leaves(host), strict=True)
+  for array, want in pairs:
+    assert array.shape == (1, *want.shape)
     assert array.sharding.spec == P(None, ("data", "fsdp"))
-    np.testing.assert_array_equal(array[0], host[name])
+    np.testing.assert_array_equal(array[0], want)
   with pytest.raises(UserError, match="holds no val record|val"):
     build.build_data(
       _config(world, **{"data.split": "val"}), model.weights, tmp_path
@@ -120,6 +121,6 @@ def test_no_noise_is_loaded_where_none_is_asked_for(world, tmp_path):
     model = build.build_model(config, mesh)
     data = build.build_data(config, model.weights, tmp_path)
     load = build.build_loader(config, data, model.weights, mesh, tmp_path)
-    batch: batches.Batch = load(data.plan[0])
-    assert ("images_noisy" in batch) == bool(noisy)
-    assert batch["branch_ids"].shape[1] == branches
+    batch = load(data.plan[0])
+    assert (batch.images_noisy is not None) == bool(noisy)
+    assert batch.branch_ids.shape[1] == branches

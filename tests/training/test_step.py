@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from povid_jax import objectives
+from povid_jax.data import batch as batch_lib
 from povid_jax.models import params as params_lib
 from povid_jax.models.config import LoraConfig
 from povid_jax.objectives import Logps, logps, weighted_mean
@@ -34,14 +35,13 @@ def world(tmp_path_factory):
   return graph, *jax.tree.map(jnp.asarray, (params, before)), batch
 
 
-def make(graph, name, transform=None, train_vision=False, **options):
+def make(graph, name, transform=None, **options):
   objective = objectives.get(name, **options.pop("hyper", {}))
   return StepFn(
     graph,
     objective,
     Spec(objective.needs, head_chunk=64, **options),
     optim.finite_guard(transform or optax.sgd(1.0)),
-    train_vision,
   )
 
 
@@ -53,33 +53,33 @@ def plain_loss(graph, params, before, batch, name):
   reference = params_lib.merge(graph, {**before, **zero})
 
   def noise_tokens(model):
-    noisy = model.encode_images(batch["images_noisy"])
+    noisy = model.encode_images(batch.images_noisy)
     return plain_model.predictions(model, batch, 0, noisy).argmax(-1)
 
-  def logps(model, tokens):
-    clean = model.encode_images(batch["images"])
-    noisy = model.encode_images(batch["images_noisy"])
+  def sums(model, tokens):
+    clean = model.encode_images(batch.images)
+    noisy = model.encode_images(batch.images_noisy)
     score = lambda *args: plain_model.score(model, batch, *args)
     of_chosen = plain_model.predictions(model, batch, 0, clean)
     pick = lambda *args: plain_model.pick(of_chosen, batch, 0, *args)
     needs = objective.needs
     return Logps(
       chosen=pick(),
-      rejected=score(1, clean) if "rejected" in needs else None,
-      noise=pick(tokens) if "noise" in needs else None,
-      corrupted=score(0, noisy) if "corrupted" in needs else None,
+      rejected=score(1, clean) if needs.rejected else None,
+      noise=pick(tokens) if needs.noise else None,
+      corrupted=score(0, noisy) if needs.corrupted else None,
     )
 
   mine = theirs = None
-  if "noise" in objective.needs:
+  if objective.needs.noise:
     mine = theirs = noise_tokens(policy)
-    if objective.noise_reference == "own":
+    if objective.needs.noise == "own":
       theirs = noise_tokens(reference)
-  of_policy = logps(policy, mine)
+  of_policy = sums(policy, mine)
   of_reference = None
-  if "reference" in objective.needs:
-    of_reference = jax.lax.stop_gradient(logps(reference, theirs))
-  counts = logps.counts({k: jnp.asarray(v) for k, v in batch.items()})
+  if objective.needs.reference:
+    of_reference = jax.lax.stop_gradient(sums(reference, theirs))
+  counts = logps.counts(batch)
   loss, _ = objective.fn(of_policy, of_reference, counts)
   return weighted_mean(loss, objective.weights(counts))
 
@@ -97,8 +97,8 @@ slow = lambda name: pytest.param(name, marks=pytest.mark.slow)
 def test_loss_and_every_gradient(name, world):
   """All of the model is trained: tower, projector, decoder and adapters."""
   graph, params, before, batch = world
-  step = make(graph, name, train_vision=True)
-  counts = logps.counts({k: jnp.asarray(v) for k, v in batch.items()})
+  step = make(graph, name)
+  counts = logps.counts(batch)
   total = step.objective.weights(counts).sum()
   gradients, metrics = jax.jit(step._gradients)(
     params, Frozen({}, before), batch, total
@@ -125,14 +125,13 @@ def _start(step, params):
 
 def _cut(batch, rows, parts):
   """[parts, b, ...] of some rows; None makes a filler row."""
-  filler = {k: np.zeros_like(v[0]) for k, v in batch.items()}
-  filler["prefix_len"] += 1
-  filler["index"] -= 1
-  pick = lambda k, r: filler[k] if r is None else batch[k][r]
-  return {
-    k: np.stack([pick(k, r) for r in rows]).reshape(parts, -1, *v.shape[1:])
-    for k, v in batch.items()
-  }
+  one = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch
+  )
+  filler = batch_lib.filler(one)
+  pick = lambda r: jax.tree.map(lambda x: x[r], batch)
+  made = batch_lib.stack([filler if r is None else pick(r) for r in rows])
+  return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), made)
 
 
 @pytest.fixture(scope="module", params=[slow("povid"), "sft"])
@@ -198,17 +197,15 @@ def test_cached_log_probs_are_used(world):
   step = make(graph, "dpo")
   state, frozen = _start(step, params)
   cut = _cut(batch, (0, 1), 1)
-  part = {k: v[0] for k, v in cut.items()}
-  fixed = jax.jit(step.reference_logps)(frozen, state.params, part, None, None)
+  fixed = jax.jit(lambda *args: logps.fixed_reference(graph, *args, step.spec))(
+    frozen, state.params, jax.tree.map(lambda x: x[0], cut)
+  )
   online = jax.jit(step)(state, frozen, cut)[1]
-  cached = {
-    **cut,
-    "reference_chosen": fixed.chosen[None],
-    "reference_rejected": fixed.rejected[None],
-  }
+  fixed = jax.tree.map(lambda x: x[None], fixed)
+  cached = cut._replace(reference=fixed)
   got = jax.jit(step)(state, frozen, cached)[1]
   assert float(got["loss"]) == pytest.approx(float(online["loss"]), rel=1e-6)
-  cached["reference_chosen"] += 1.0
+  cached = cut._replace(reference=fixed._replace(chosen=fixed.chosen + 1.0))
   assert float(jax.jit(step)(state, frozen, cached)[1]["loss"]) != float(
     online["loss"]
   )

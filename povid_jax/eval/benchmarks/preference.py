@@ -25,6 +25,7 @@ import numpy as np
 
 from povid_jax import errors, progress
 from povid_jax.data import pairs, samples
+from povid_jax.data.batch import Batch
 from povid_jax.data.records import Record, Records, RecordSource
 from povid_jax.errors import UserError
 from povid_jax.eval import needs, results
@@ -181,13 +182,12 @@ def _logps(
   name = "policy" if adapter else "reference"
   bar = progress.bar(total=len(source), desc=f"{name} log-probs", unit="pair")
   for batch in _batches(policy, source, size):
-    rows = batch.pop("index")
-    del batch["skipped"]
+    rows = batch.index
     with jax.set_mesh(policy.mesh):
       out = run(
         policy.graph,
         policy.params,
-        jax.device_put(batch, placed),
+        jax.device_put(batch.for_model(), placed),
         adapter=adapter,
       )
     sums[rows[rows >= 0]] = np.stack([np.asarray(x) for x in out], 1)[rows >= 0]
@@ -205,23 +205,23 @@ def _scorer() -> Any:
   import jax
 
   from povid_jax.models.params import merge
-  from povid_jax.objectives import logps
+  from povid_jax.objectives import Needs, logps
 
-  spec = logps.Spec(needs=frozenset({"rejected"}))
+  spec = logps.Spec(Needs(rejected=True))
 
   @functools.partial(jax.jit, static_argnames=("graph", "adapter"))
   def run(graph: Any, params: Any, batch: Any, *, adapter: bool) -> Any:
     model = merge(graph, params)
-    embeds = logps.encode(model, batch)
-    sums = logps.logps(model, batch, embeds, spec, adapter=adapter)
-    return sums.chosen, sums.rejected
+    pictures = logps.encode(model, batch, spec, adapter=adapter)
+    sums = logps.score(model, batch, pictures, spec, adapter=adapter)
+    return logps.per_pair(sums)[:2]
 
   return run
 
 
 def _batches(
   policy: Any, source: Sequence[Record], size: int
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Iterator[Batch]:
   """Pairs of like length together; the last batch of a length is filled up."""
   from povid_jax.data import batches, lengths
 
