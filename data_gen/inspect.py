@@ -35,8 +35,8 @@ from povid_jax.data.picture import Picture
 from povid_jax.data.records import Record, RecordSource
 from povid_jax.errors import UserError
 from povid_jax.files import atomic_write, check_writable
-from povid_jax.html import word_spans
 from povid_jax.progress import bar
+from povid_jax.report.html import word_spans
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_gen.inspect_stats import Histogram, Pair, Stats, text_of
-from povid_jax import html
 from povid_jax.data import noise
 from povid_jax.data.image import open_image
 from povid_jax.errors import UserError
 from povid_jax.progress import bar
+from povid_jax.report import html
 
 OVERFLOWS: dict[noise.Overflow, str] = {
   "wrap": "bytes wrap around, as in the released code",

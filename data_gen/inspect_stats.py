@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from povid_jax.html import split_words, word_spans
+from povid_jax.report.html import split_words, word_spans
 
 _DIFF_AT_MOST = 4000  # exact differences are quadratic in the words
 

@@ -7,11 +7,10 @@ from typing import Any
 
 from PIL import Image
 
-from povid_jax import html
 from povid_jax.data.image import open_image
 from povid_jax.errors import UserError
-from povid_jax.html import escape
-from povid_jax.report import scores
+from povid_jax.report import html, scores
+from povid_jax.report.html import escape
 from povid_jax.report.load import Evaluation, Run
 
 SHOWN_STAGES = ("sft", "base", "stage1", "stage2")

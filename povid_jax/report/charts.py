@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from povid_jax.html import escape
+from povid_jax.report.html import escape
 
 WIDTH, HEIGHT = 280, 190
 LEFT, RIGHT, TOP, BOTTOM = 54, 8, 8, 38

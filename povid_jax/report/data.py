@@ -10,8 +10,8 @@ from povid_jax.data import noise
 from povid_jax.data.image import open_image
 from povid_jax.data.pairs import Sample, split_turns
 from povid_jax.errors import UserError
-from povid_jax.html import escape, word_diff
 from povid_jax.report.captions import img, of_file
+from povid_jax.report.html import escape, word_diff
 from povid_jax.report.load import Run
 
 STEPS = (0, 100, 200, 300, 400, 500, 600, 700, 800, 900, 999)

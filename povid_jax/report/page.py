@@ -3,16 +3,17 @@
 import datetime
 from pathlib import Path
 
-from povid_jax import __version__, html
-from povid_jax.html import escape
+from povid_jax import __version__
 from povid_jax.report import (
   captions,
   data,
+  html,
   provenance,
   results,
   scores,
   training,
 )
+from povid_jax.report.html import escape
 from povid_jax.report.load import Run
 
 _TITLES = {

@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from povid_jax.html import escape
 from povid_jax.report import scores
+from povid_jax.report.html import escape
 from povid_jax.report.load import Run, Stage
 from povid_jax.report.training import duration
 

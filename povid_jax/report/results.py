@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from povid_jax.errors import UserError
 from povid_jax.eval import matched_recall
 from povid_jax.eval.bootstrap import Difference
-from povid_jax.html import escape
 from povid_jax.report import charts
+from povid_jax.report.html import escape
 from povid_jax.report.load import Evaluation, Run, Score
 from povid_jax.report.scores import (
   CONTROL,

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from povid_jax.html import escape
 from povid_jax.report import charts, scores
 from povid_jax.report.charts import Series
+from povid_jax.report.html import escape
 from povid_jax.report.load import ORDER, Run, Stage
 
 _BETA = "nats × β"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from povid_jax import html
+from povid_jax.report import html
 
 
 @pytest.mark.parametrize(
