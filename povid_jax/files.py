@@ -6,6 +6,8 @@ is wrong with it.
 """
 
 import contextlib
+import fcntl
+import glob
 import json
 import os
 import re
@@ -50,6 +52,34 @@ def refuse_remote(flags: Mapping[str, Any], but: Sequence[str] = ()) -> None:
 
 def _temporary(path: Path) -> Path:
   return path.with_name(f".{path.name}.tmp-{uuid.uuid4().hex[:8]}")
+
+
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[bool]:
+  """Holds a file or folder while this process lives; False: another has it.
+
+  The system gives it free when the process ends, however it ends.
+  """
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    held = True
+    try:
+      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # held, or a file system without locks: take no risk
+      held = False
+    yield held
+  finally:
+    os.close(descriptor)
+
+
+def _sweep(path: Path) -> None:
+  """Removes what killed processes left of earlier tries to write `path`."""
+  for left in path.parent.glob(f".{glob.escape(path.name)}.tmp-" + "?" * 8):
+    with contextlib.suppress(OSError), _held(left) as free:
+      if free and left.is_dir():
+        shutil.rmtree(left, ignore_errors=True)
+      elif free:
+        left.unlink(missing_ok=True)
 
 
 def parse_json(data: bytes | str) -> Any:
@@ -203,12 +233,13 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
   """
   path = Path(path)
   ensure_parent(path)
+  _sweep(path)
   temporary = _temporary(path)
   encoding = None if "b" in mode else "utf-8"
   try:
     with _named(path):
       opened = open(temporary, mode, encoding=encoding)
-    with opened as file:
+    with opened as file, _held(temporary):
       yield file
       file.flush()
       os.fsync(file.fileno())
@@ -233,11 +264,13 @@ def atomic_dir(path: str | Path, durable: bool = False) -> Iterator[Path]:
   if path.exists() and (not path.is_dir() or any(path.iterdir())):
     raise UserError(f"{path} exists already; remove it or name another folder")
   ensure_parent(path)
+  _sweep(path)
   temporary = _temporary(path)
   try:
     with _named(path):
       temporary.mkdir()
-    yield temporary
+    with _held(temporary):
+      yield temporary
     if durable:
       _sync(temporary)
     with _named(path):

@@ -114,7 +114,8 @@ def save_model_folder(
     model_json.write(folder, config, template, image_mode, sums)
 
 
-def _split_spec(spec: str) -> tuple[Path, int | None]:
+def split_spec(spec: str) -> tuple[Path, int | None]:
+  """(path, step or None) of RUN@STEP or a plain path."""
   folder, at, step = spec.rpartition("@")
   if at and step.isdigit():
     return Path(folder), int(step)
@@ -135,7 +136,7 @@ def resolve(spec: str | Path) -> str:
   Raises:
     UserError: nothing there, or neither a model folder nor a run.
   """
-  path, step = _split_spec(str(spec))
+  path, step = split_spec(str(spec))
   if not path.exists():
     raise UserError(
       f"no checkpoint at {path}; want a model folder (povid_jax.convert makes "
@@ -165,7 +166,7 @@ def fingerprint(spec: str | Path) -> str:
     UserError: an array of a model folder is not the one that was written.
   """
   spec = resolve(spec)
-  path, step = _split_spec(spec)
+  path, step = split_spec(spec)
   digest = hashlib.sha256()
   if step is None:
     parts = [path / "model.json", path / "params", path / "tokenizer"]
@@ -191,7 +192,7 @@ def fingerprint(spec: str | Path) -> str:
 def init_of(run: Path, config: dict[str, Any]) -> str:
   """What a run started from; a relative path may be relative to the run."""
   init = config["init"]
-  folder, _ = _split_spec(init)
+  folder, _ = split_spec(init)
   beside = run.parent / folder.name
   if not folder.exists() and beside.exists():
     return init.replace(str(folder), str(beside))
@@ -219,7 +220,7 @@ def load(
     UserError: nothing to load there, or a folder that is not whole.
   """
   spec = resolve(spec)
-  path, step = _split_spec(spec)
+  path, step = split_spec(spec)
   if step is None:
     return _load_folder(path, shardings, dtype, keep)
   run = files.read_json(path / "config.json", "it describes the run")
@@ -248,7 +249,7 @@ def load_trained(
     UserError: a model folder, which holds nothing trained here.
   """
   spec = resolve(spec)
-  path, step = _split_spec(spec)
+  path, step = split_spec(spec)
   if step is None:
     raise UserError(
       f"{path} is a model folder; want the directory of a training run"
@@ -296,7 +297,7 @@ def open_chain(
 
 def describe(spec: str | Path) -> LlavaConfig:
   """The dimensions of a checkpoint, without reading its weights."""
-  path, step = _split_spec(resolve(spec))
+  path, step = split_spec(resolve(spec))
   if step is not None:
     run = files.read_json(path / "config.json", "it describes the run")
     return describe(init_of(path, run))

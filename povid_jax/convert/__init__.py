@@ -12,7 +12,8 @@ import argparse
 from collections.abc import Sequence
 
 from povid_jax import errors
-from povid_jax.convert.incoming import from_torch, init
+from povid_jax.convert import made
+from povid_jax.convert.incoming import from_torch, init, say
 from povid_jax.convert.outgoing import to_hf, to_llava, to_peft
 from povid_jax.data.text import TEMPLATES
 from povid_jax.models.presets import PRESETS
@@ -112,7 +113,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
   args = _parser().parse_args(argv)
+  digest = made.digest(args)
+  if made.is_there(args, digest):
+    say(f"{args.dst}: is there, made by this command of the same files")
+    return 0
   args.run(args)
+  made.mark(args, digest)
   return 0
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from povid_jax import errors
 from povid_jax.checkpoints import random_weights, restore
 from povid_jax.checkpoints.stream import Pieces
+from povid_jax.convert import chat
 from povid_jax.data.text import check_ids, find_template
 from povid_jax.data.tokenizer import load_tokenizer
 from povid_jax.models.config import LlavaConfig
@@ -75,7 +76,7 @@ def from_torch(args: argparse.Namespace) -> None:
       say(f"{args.adapter}: {said}")
     if said := peft_load.untuned_projector(adapter, args.adapter):
       say(f"{args.adapter}: {said}")
-  template = args.template or source.template
+  template = args.template or chat.fitting(src, source.template)
   spoken = find_template(template)
   dtype = None if args.dtype == "keep" else np.dtype(args.dtype)
   words = Path(args.tokenizer or src)

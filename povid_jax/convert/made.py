@@ -1,0 +1,62 @@
+"""A mark in each output: which command made it, of which files.
+
+A finished command that is given again finds its mark and says so, instead of
+"exists already" as if something were wrong.
+"""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from povid_jax.checkpoints import restore
+
+NAME = ".made_by.json"
+_FOLDERS = ("src", "vision_tower", "adapter", "tokenizer")
+
+
+def _facts(path: Path) -> Iterator[str]:
+  """Names, sizes and times of the files that a folder consists of."""
+  for file in sorted(path.rglob("*")) if path.is_dir() else []:
+    if file.is_file():
+      facts = file.stat()
+      name = file.relative_to(path).as_posix()
+      yield f"{name}:{facts.st_size}:{facts.st_mtime_ns}"
+
+
+def digest(args: argparse.Namespace) -> str:
+  """A hash of the command, its flags and the files that it reads.
+
+  Not of paths: the mark may be published with the output.
+  """
+  flags = {
+    name: value
+    for name, value in vars(args).items()
+    if name not in (*_FOLDERS, "dst", "run") and not callable(value)
+  }
+  lines = [json.dumps(flags, sort_keys=True, default=str)]
+  for name in _FOLDERS:
+    value = getattr(args, name, None)
+    if not value:
+      continue
+    path, step = restore.split_spec(str(value))
+    lines += [name, str(Path(path).resolve()), str(step)]
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    lines += _facts(folder)
+  return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def is_there(args: argparse.Namespace, made: str) -> bool:
+  """Whether the output of this very command is there already."""
+  try:
+    mark = json.loads((Path(args.dst) / NAME).read_text(encoding="utf-8"))
+  except (OSError, ValueError):
+    return False
+  return isinstance(mark, dict) and mark.get("made_by") == made
+
+
+def mark(args: argparse.Namespace, made: str) -> None:
+  """Leaves the mark in an output that is complete."""
+  text = json.dumps({"made_by": made, "command": args.command})
+  (Path(args.dst) / NAME).write_text(text, encoding="utf-8")
