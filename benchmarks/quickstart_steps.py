@@ -7,12 +7,13 @@ from benchmarks.lanes import Step
 
 SPLITS = {"in_distribution": "test", "balanced": "test_balanced"}
 HEADLINE = "in_distribution"
-STAGES = ("sft", "stage1", "stage2", "sft_continued")
+STAGES = ("sft", "stage1", "stage2", "own_answers", "sft_continued")
 ABLATIONS = ("injected_only", "noise_only", "half_injected")
 TITLES = {
   "sft": "base (SFT)",
   "stage1": "stage 1",
   "stage2": "stage 2 (POVID)",
+  "own_answers": "own answers",
   "sft_continued": "SFT continued",
   "injected_only": "stage 2, injected only",
   "noise_only": "stage 2, noise only",
@@ -23,12 +24,21 @@ INIT = {
   "sft": "pretrain",
   "stage1": "sft",
   "sft_continued": "sft",
+  "own_answers": "sft",
 }
-COMPARED = (("sft", "stage1"), ("sft", "stage2"), ("sft_continued", "stage2"))
+RECORDS = {"pretrain": "pretrain", "sft": "sft", "own_answers": "own"}
+COMPARED = (
+  ("sft", "stage1"),
+  ("sft", "stage2"),
+  ("sft_continued", "stage2"),
+  ("sft", "own_answers"),
+  ("stage2", "own_answers"),
+)
 DESCRIBE = "Describe this image."
 # chances per answer; insertions speak of what is usual in the place
 EDITS = "insert=1,replace=0.6"
 PAIRS = 3000  # pictures whose description becomes a preference pair
+ANSWERS = 6  # own answers about each of them
 
 
 def steps(out: Path, seed: int, ablations: bool) -> list[Step]:
@@ -42,7 +52,10 @@ def steps(out: Path, seed: int, ablations: bool) -> list[Step]:
     _inject(out, seed),
     _write(out, "pairs", "pairs.jsonl", "inject", seed),
     *(_pope(out, split, seed) for split in SPLITS),
-    *(_train(out, stage, seed) for stage in ("sft", *tuned)),
+    _train(out, "sft", seed),
+    _sample(out, seed),
+    _write(out, "own", "own.jsonl", "sample", seed),
+    *(_train(out, stage, seed) for stage in tuned),
     *(_evaluate(out, s, split) for s in ("sft", *tuned) for split in SPLITS),
     *(_compare(out, a, b) for a, b in COMPARED),
   ]
@@ -107,6 +120,29 @@ def _inject(out: Path, seed: int) -> Step:
   )
 
 
+def _sample(out: Path, seed: int) -> Step:
+  return Step(
+    "sample",
+    "pairs from the base's own answers",
+    (
+      *("-m", "data_gen", "sample", f"--checkpoint={out}/sft"),
+      f"--input={out}/scenes/train.json",
+      f"--image-dir={out}/scenes/images",
+      f"--annotations={out}/scenes/annotations/instances_train.json",
+      "--objects=annotated",
+      f"--out={out}/own.jsonl",
+      "--categories=description",
+      f"--limit={PAIRS}",
+      f"--candidates={ANSWERS}",
+      "--max-new-tokens=96",
+      "--batch-size=192",
+      "--chunk=1000",
+      f"--seed={seed}",
+    ),
+    needs=("train-sft",),
+  )
+
+
 def _write(out: Path, name: str, pairs: str, after: str, seed: int) -> Step:
   return Step(
     f"write-{name}",
@@ -122,7 +158,7 @@ def _write(out: Path, name: str, pairs: str, after: str, seed: int) -> Step:
 
 
 def _train(out: Path, stage: str, seed: int) -> Step:
-  records = stage if stage in ("pretrain", "sft") else "pairs"
+  records = RECORDS.get(stage, "pairs")
   init = INIT.get(stage, "stage1")
   return Step(
     f"train-{stage}",

@@ -12,6 +12,7 @@ those that it uses; another folder needs --config.init and --config.data.train.
   stage1         DPO, injected negatives
   stage2         POVID, injected and noise-triggered negatives
   sft_continued  control: stage 1 and 2 as plain SFT on the chosen answers
+  own_answers    DPO on pairs of the base's own answers, which gain most
   injected_only, noise_only, half_injected   ablations of stage 2
 """
 
@@ -24,6 +25,7 @@ VARIANTS = (
   "stage1",
   "stage2",
   "sft_continued",
+  "own_answers",
   "injected_only",
   "noise_only",
   "half_injected",
@@ -111,6 +113,11 @@ def _sft_continued(c: ConfigDict) -> None:
   c.steps = 134  # as many as stages 1 and 2 together
 
 
+def _own_answers(c: ConfigDict) -> None:
+  _stage1(c)
+  c.data.train = f"{ROOT}/records/own"
+
+
 def _weights(text: float, noise: float):
   def change(c: ConfigDict) -> None:
     _stage2(c)
@@ -126,6 +133,7 @@ _STAGES = {
   "stage1": _stage1,
   "stage2": _stage2,
   "sft_continued": _sft_continued,
+  "own_answers": _own_answers,
   "injected_only": _weights(1.0, 0.0),
   "noise_only": _weights(0.0, 1.0),
   "half_injected": _weights(0.5, 0.0),

@@ -7,12 +7,11 @@ from pathlib import Path
 
 from data_gen import inject_flags
 from data_gen.injectors.base import Injector, World
-from data_gen.items import Item, load_annotations, load_samples, make_items
+from data_gen.items import Item, load_annotations, make_items
 from data_gen.job import Job, Paths, check_output, table
 from data_gen.journal import Journal, set_aside
 from data_gen.rules.lexicon import Lexicon
 from povid_jax.data.pairs import Sample
-from povid_jax.data.samples import Layout
 from povid_jax.errors import UserError
 from povid_jax.files import atomic_write
 
@@ -39,6 +38,7 @@ def drive(args: argparse.Namespace, kind: type[Injector]) -> int:
     raise UserError(f"no sample is of {args.categories}; see --categories")
   if args.limit:
     items = items[: args.limit * args.pairs_per_sample]
+  items = [item for item in items if injector.wants(item)]
   injector.prepare(world)
   if args.dry_run:
     injector.dry_run(items)
@@ -56,9 +56,8 @@ def _read(args: argparse.Namespace, injector: Injector) -> list[Sample]:
   note = lambda error: left.append({"id": "", "reason": str(error)})
   samples = []
   enough = None if injector.whole_input or args.categories else args.limit
-  layout = Layout(args.image_dir, args.format, args.columns)
   on_bad = note if skip else None
-  for sample in load_samples(args.input, on_bad, layout, print):
+  for sample in injector.load(args.input, on_bad):
     try:
       injector.check_sample(sample)
       samples.append(sample)

@@ -13,6 +13,7 @@ _PLACES = {
   "rules": "data_gen.injectors.rules:Rules",
   "openai": "data_gen.injectors.openai_live:OpenAI",
   "openai-batch": "data_gen.injectors.openai_batch:OpenAIBatch",
+  "sample": "data_gen.injectors.sample:Sample",
   "sample-noisy": "data_gen.injectors.sample_noisy:SampleNoisy",
 }
 INJECT = ("rules", "openai", "openai-batch")

@@ -13,13 +13,14 @@ slow to import belongs inside `run`.
 import abc
 import argparse
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from data_gen import gates
-from data_gen.items import Annotations, Item
+from data_gen.items import Annotations, Item, load_samples
 from data_gen.rules.lexicon import Lexicon
 from povid_jax.data.pairs import Sample
+from povid_jax.data.samples import Layout
 from povid_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -90,6 +91,23 @@ class Injector(abc.ABC):
     """All that decides an answer. The journal keeps it, and a run with other
     settings does not continue it. Values that JSON can hold."""
     return {"limits": vars(limits(self.args))} if self.gated else {}
+
+  def load(
+    self, path: str, on_bad: Callable[[UserError], None] | None
+  ) -> Sequence[Sample]:
+    """The samples of --input; `on_bad` gets rows that cannot be read.
+
+    Raises:
+      UserError: the first bad row, without `on_bad`.
+    """
+    args = self.args
+    layout = Layout(args.image_dir, args.format, args.columns)
+    return load_samples(path, on_bad, layout, print)
+
+  def wants(self, item: Item) -> bool:
+    """Whether an item is this run's (else another machine's)."""
+    del item
+    return True
 
   def check_sample(self, sample: Sample) -> None:
     """UserError for a sample that cannot be worked on."""

@@ -142,9 +142,10 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
   )
   group.add_argument(
     "--singular",
-    choices=("inflect", "pattern"),
+    choices=("inflect", "pattern", "wordnet"),
     help="CHAIR: pattern misses 'bus' and 'ties' as the original does; default "
-    "with --synonyms, while inflect is without and with --clean-rules",
+    "with --synonyms, while inflect is without and with --clean-rules; wordnet "
+    "(with nltk and its data) reads captions as OPERA's chair.py",
   )
   group.add_argument(
     "--objects",

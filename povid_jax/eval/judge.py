@@ -90,7 +90,7 @@ class DryRun(Exception):
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of judged benchmarks."""
   group = parser.add_argument_group(
-    "judged benchmarks (mmhal, mmvet, llava_bench)",
+    "judged benchmarks (mmhal, mmvet, llava_bench; object_halbench if named)",
     "any OpenAI-compatible server; the key is read from OPENAI_API_KEY",
   )
   add = group.add_argument
@@ -185,7 +185,7 @@ def from_args(args: argparse.Namespace) -> Judge:
 
 def _named(value: str) -> tuple[str, Path]:
   head, equals, rest = value.partition("=")
-  known = ("mmhal", "mmvet", "llava_bench")
+  known = ("mmhal", "mmvet", "llava_bench", "object_halbench")
   return (head, Path(rest)) if equals and head in known else ("", Path(value))
 
 

@@ -64,7 +64,7 @@ class Options:
     images: folder of the pictures; None looks in the benchmark's folder.
     split: which part of a benchmark that has several.
     synonyms: CHAIR's table of names, in the original's file format.
-    singular: CHAIR's singulariser, "inflect" or "pattern".
+    singular: CHAIR's singulariser, "inflect", "pattern" or "wordnet".
     objects: which objects CHAIR looks for: all of its "table", or only those
       that the annotations name as categories ("annotated").
     nouns: AMBER's noun finder, "vocabulary" or "nltk".

@@ -48,7 +48,8 @@ class Slots(NamedTuple):
     own: the same of the branches, float[S, N, K, C, A].
     prefix_len: int32[S].
     start: int32[S] position of each branch's first token.
-    seeds: uint32[S, N] of each branch's own random stream.
+    key: uint32[2] of all random streams.
+    seeds: uint32[S, N] of each branch's own one.
     ids: int32[S, N] the last token.
     count: int32[S, N] tokens written.
     over: bool[S, N].
@@ -59,6 +60,7 @@ class Slots(NamedTuple):
   own: Any
   prefix_len: Array
   start: Array
+  key: Array
   seeds: Array
   ids: Array
   count: Array
@@ -96,13 +98,15 @@ def _layered(stacked: tuple[Array, Array]) -> Any:
 def empty(
   graph: nnx.GraphDef,
   params: Params,
+  key: Array,
   *,
   slots: int,
   branches: int,
   prefix: int,
   length: int,
 ) -> Slots:
-  """Free slots for prefixes of `prefix` and answers of `length` tokens."""
+  """Free slots for prefixes of `prefix` and answers of `length` tokens; `key`
+  is the data of the key from which every branch's is derived."""
   model = merge(graph, params)
   decoder = model.config.decoder
   block = block_size()
@@ -124,6 +128,7 @@ def empty(
     ),
     prefix_len=whole(),
     start=whole(),
+    key=key,
     seeds=whole(branches).astype(jnp.uint32),
     ids=whole(branches),
     count=whole(branches),
@@ -173,7 +178,7 @@ def admit(
   by_head = lambda x: jnp.swapaxes(x, 2, 3)  # [L, R, K, P, A]
   count = jnp.zeros(seeds.shape, jnp.int32)
   logits = jnp.broadcast_to(logits[:, None], (*seeds.shape, logits.shape[-1]))
-  first = _choose(logits, seeds, count, decoding)
+  first = _choose(logits, slots.key, seeds, count, decoding)
   over = jnp.isin(first, jnp.array((*stops.ids, NOT_FINITE)))
   out = jnp.full((*seeds.shape, slots.out.shape[-1]), stops.ids[0], jnp.int32)
   put = lambda old, new: old.at[at].set(new, mode="drop")
@@ -187,6 +192,7 @@ def admit(
     own=slots.own,  # keys of a branch before do not count: see `count`
     prefix_len=put(slots.prefix_len, prefix_len),
     start=put(slots.start, start),
+    key=slots.key,
     seeds=put(slots.seeds, seeds),
     ids=put(slots.ids, first),
     count=put(slots.count, count + 1),
@@ -196,15 +202,15 @@ def admit(
 
 
 def _choose(
-  logits: Array, seeds: Array, count: Array, decoding: Decoding
+  logits: Array, key: Array, seeds: Array, count: Array, decoding: Decoding
 ) -> Array:
   """Next tokens int32[S, N]; token t of a branch draws with its t-th key."""
-  base = jax.random.key(decoding.seed)
+  base = jax.random.wrap_key_data(key)
 
-  def key(seed: Array, step: Array) -> Array:
+  def own(seed: Array, step: Array) -> Array:
     return jax.random.fold_in(jax.random.fold_in(base, seed), step)
 
-  keys = jax.vmap(key)(seeds.reshape(-1), count.reshape(-1))
+  keys = jax.vmap(own)(seeds.reshape(-1), count.reshape(-1))
   flat = logits.reshape(-1, logits.shape[-1])
   return choose(flat, keys, decoding).reshape(seeds.shape)
 
@@ -266,7 +272,7 @@ def _write_one(
     block=block_size(),
     layers=layers,
   )
-  ids = _choose(logits, state.seeds, state.count, decoding)
+  ids = _choose(logits, state.key, state.seeds, state.count, decoding)
   over = jnp.isin(ids, jnp.array((*stops.ids, NOT_FINITE)))
   if stops.sentence:
     assert marks is not None

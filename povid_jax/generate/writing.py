@@ -109,7 +109,9 @@ class _Group:
   ):
     self._policy = policy
     self._padded = padded
-    self._decoding = decoding
+    # the seed is an argument: another one needs no compilation
+    self._key = jax.random.key_data(jax.random.key(decoding.seed))
+    self._decoding = dataclasses.replace(decoding, seed=0)
     self._stops = stops
     self._marks = marks
     self._pool = pool
@@ -150,6 +152,7 @@ class _Group:
     return slots_lib.empty(
       self._policy.graph,
       self._policy.params,
+      self._key,
       slots=size,
       branches=branches,
       prefix=self._padded,

@@ -22,6 +22,8 @@ from povid_jax.llm.wire import Options, Reply, Request
 def fingerprint(request: Request, options: Options) -> str:
   """What a reply depends on: model, messages and schema."""
   parts = [options.model, options.temperature, request.messages, request.schema]
+  if request.extra:
+    parts.append(request.extra)
   text = json.dumps(parts, sort_keys=True)
   return hashlib.blake2b(text.encode(), digest_size=9).hexdigest()
 

@@ -64,6 +64,7 @@ class Request:
     plain: messages for servers without structured output.
     image_tokens: what its pictures count, for limits and estimates.
     context: anything of the caller's.
+    extra: further fields of the body (seed, top_p, ...).
   """
 
   key: str
@@ -73,6 +74,7 @@ class Request:
   image_tokens: int = 0
   max_tokens: int | None = None
   context: Any = None
+  extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   @functools.cached_property
   def tokens(self) -> int:
@@ -199,6 +201,7 @@ def body(
   }
   if options.temperature is not None:
     result["temperature"] = options.temperature
+  result |= request.extra
   if request.schema is not None and structured:
     result["response_format"] = {
       "type": "json_schema",

@@ -200,7 +200,13 @@ def test_greedy_output_is_identical(shape, images):
   )
   ids = np.pad(prefix, (0, 3))[None]
   state = slots_lib.empty(
-    graph, params, slots=1, branches=1, prefix=ids.shape[1], length=32
+    graph,
+    params,
+    np.zeros(2, np.uint32),
+    slots=1,
+    branches=1,
+    prefix=ids.shape[1],
+    length=32,
   )
   state = slots_lib.admit(
     *(graph, params, state, np.array([0]), ids, np.array([len(prefix)])),

@@ -12,6 +12,7 @@ MODULES = {
   "mme": "povid_jax.eval.benchmarks.mme",
   "mmbench": "povid_jax.eval.benchmarks.mmbench",
   "scienceqa": "povid_jax.eval.benchmarks.scienceqa",
+  "object_halbench": "povid_jax.eval.benchmarks.object_halbench",
   "amber": "povid_jax.eval.benchmarks.amber",
   "hallusionbench": "povid_jax.eval.benchmarks.hallusionbench",
   "mmhal": "povid_jax.eval.benchmarks.mmhal",

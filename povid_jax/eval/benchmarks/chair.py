@@ -134,6 +134,11 @@ def score(
     for reference in references.get(question.question_id, ()):
       truth |= {mention.object for mention in vocabulary.mentions(reference)}
     _score_caption(scored, question, caption, truth, vocabulary)
+  if options.synonyms is None:
+    scored.notes.append(
+      "objects by our own word table: not comparable with published numbers; "
+      "--synonyms=FILE with the original's synonyms.txt makes them so"
+    )
   if empty:
     scored.notes.append(f"{empty} empty captions are left out")
   return scored

@@ -10,6 +10,7 @@ dropped beside "toilet", words of the synonym table kept.
 * Singulars: `singular="pattern"` does as pattern.en does, which the original
   uses: "bus" becomes "bu" and "ties" "ty", so both are missed. With "inflect" a
   word that stands in the table is left as it is, and they name a bus and ties.
+  "wordnet" takes each word's lemma by its part of speech, as OPERA's variant.
 * The table that comes with the package is our own; `--synonyms FILE` takes the
   original's synonyms.txt, and then "pattern" is the default.
 
@@ -125,9 +126,14 @@ class Vocabulary:
 
   def mentions(self, caption: str) -> list[Mention]:
     """The objects named in a caption, with repetition, in order."""
+    found = list(_TOKEN.finditer(caption.lower()))
+    said = [match.group() for match in found]
+    if self.singular_rule == "wordnet":  # by the words beside it
+      said = singular.as_wordnet(said)
+    else:
+      said = [self.singular(word) for word in said]
     words = self._merge(
-      (self.singular(m.group()), m.start(), m.end())
-      for m in _TOKEN.finditer(caption.lower())
+      (word, m.start(), m.end()) for word, m in zip(said, found, strict=True)
     )
     held = {word for word, _, _ in words}
     no_seat = "toilet" in held and "seat" in held
@@ -166,7 +172,7 @@ def load(
 
   Args:
     path: a table in the original's format; None takes ours.
-    singular: "inflect" or "pattern".
+    singular: "inflect", "pattern" or "wordnet".
     clean: entries that cannot match in the original match here.
     categories: names of the annotations; one that the table lacks names itself,
       so that CHAIR works for any COCO-format annotation.

@@ -9,6 +9,9 @@ gives no word of any table: "dogs'" and compounds like "mothers-in-law".
 
 import functools
 import re
+from collections.abc import Sequence
+
+from povid_jax.errors import UserError
 
 # left alone, and so is whatever these words end in
 _UNCHANGED = (
@@ -123,6 +126,30 @@ def as_pattern(word: str) -> str:
     if ending.search(word):
       return word[: len(word) - cut] + added
   return word
+
+
+def as_wordnet(words: Sequence[str]) -> list[str]:
+  """WordNet's lemmas of a caption's tokens, each by its part of speech, as
+  OPERA's chair.py reads them: "men riding" is "man ride".
+
+  Raises:
+    UserError: nltk or its data is not there.
+  """
+  try:
+    import nltk
+    from nltk.stem import WordNetLemmatizer
+
+    lemmatize = WordNetLemmatizer().lemmatize
+    return [
+      # adjectives, verbs, adverbs by their tag; all else is read as a noun
+      lemmatize(word, pos={"J": "a", "V": "v", "R": "r"}.get(tag[:1], "n"))
+      for word, tag in nltk.pos_tag(list(words))
+    ]
+  except (ImportError, LookupError) as error:
+    raise UserError(
+      "--singular=wordnet needs the package nltk and its data: nltk.download() "
+      "of averaged_perceptron_tagger_eng and wordnet puts it in place"
+    ) from error
 
 
 def as_inflect(word: str) -> str:

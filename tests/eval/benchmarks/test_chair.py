@@ -277,3 +277,12 @@ def test_5000_captions_in_20_seconds(put):
   scored = BENCHMARK.score(data, matched.questions, matched.answers, options)
   bootstrap.intervals(BENCHMARK, scored.units, options)
   assert time.monotonic() - start < 20
+
+
+def test_our_own_table_says_that_it_compares_with_nothing_published(put):
+  data = _write(put, {7: ["dog"]})
+  table = put("synonyms.txt", "dog, puppy\n")
+  for options, told in ((Options(), True), (Options(synonyms=table), False)):
+    questions = BENCHMARK.questions(data, options)
+    scored = BENCHMARK.score(data, questions, ["A dog."], options)
+    assert any("--synonyms=FILE" in note for note in scored.notes) == told

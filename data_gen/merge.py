@@ -1,0 +1,39 @@
+"""Joins the files that shards of `data_gen sample` wrote.
+
+  python -m data_gen merge part-0.jsonl part-1.jsonl --out pairs.jsonl
+
+Pairs are put in the order of their ids, so that the result does not depend on
+the number of shards. The same id twice is an error, unless the pairs are equal.
+"""
+
+import argparse
+from pathlib import Path
+
+from povid_jax.data.pairs import Sample, write_samples
+from povid_jax.data.samples import read_samples
+from povid_jax.errors import UserError
+from povid_jax.files import check_writable
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument("files", nargs="+", metavar="FILE", help=".json, .jsonl")
+  parser.add_argument("--out", required=True, help="file to write")
+
+
+def main(args: argparse.Namespace) -> int:
+  out = Path(args.out)
+  check_writable(out)
+  if out.resolve() in {Path(name).resolve() for name in args.files}:
+    raise UserError(f"--out {out} is one of the inputs; name another file")
+  found: dict[str, Sample] = {}
+  for name in args.files:
+    for sample in read_samples(name):
+      other = found.setdefault(sample.id, sample)
+      if other != sample:
+        raise UserError(
+          f"{name}: id {sample.id!r} is in another file with another pair; "
+          "shards of one run never share an id"
+        )
+  write_samples(out, [found[key] for key in sorted(found)])
+  print(f"{len(found):,} pairs of {len(args.files)} files: {out}")
+  return 0

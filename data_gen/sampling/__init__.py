@@ -1,0 +1,1 @@
+"""Answers of a model about pictures, sentence by sentence, and their pairs."""
