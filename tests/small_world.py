@@ -58,7 +58,6 @@ def model_folder(root: Path, weights: Mapping[str, Any] | None = None) -> Path:
     MODEL,
     dict(weights) if weights is not None else arrays(),
     template=TEMPLATE,
-    image_mode="pad",
     tokenizer=small_tokenizer.write(root / "tokenizer"),
   )
   return folder

@@ -126,7 +126,7 @@ def test_original_layouts(tmp_path: Path, tower_inside: bool, ending: str):
   )
   _same_params(dst)
   weights = restore.load(dst)
-  assert (weights.template, weights.image_mode) == ("vicuna_v1", "pad")
+  assert (weights.template, weights.config.layout.mode) == ("vicuna_v1", "pad")
   assert load_tokenizer(weights.tokenizer).eos_id == 2
 
 
@@ -229,7 +229,7 @@ def test_original_to_ours_to_transformers(tmp_path: Path):
   again = tmp_path / "again"
   convert.main(["from-torch", str(out), str(again), "--dtype=float32"])
   first, second = restore.load(base), restore.load(again)
-  assert (second.template, second.image_mode) == ("vicuna_v1", "pad")
+  assert (second.template, second.config.layout.mode) == ("vicuna_v1", "pad")
   for path, value in first.params.items():
     other = second.params[path]
     if "embed_tokens" in path:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 from povid_jax import files
 from povid_jax.errors import UserError
@@ -11,7 +11,6 @@ from povid_jax.models.config import LlavaConfig
 
 NAME = "model.json"
 _SUMS = "crc32c"  # array -> checksum, see `checksums`
-ImageMode = Literal["pad", "resize"]
 
 
 class Described(NamedTuple):
@@ -19,7 +18,6 @@ class Described(NamedTuple):
 
   config: LlavaConfig
   template: str
-  image_mode: ImageMode
 
 
 def read(folder: Path) -> Described:
@@ -32,11 +30,10 @@ def read(folder: Path) -> Described:
   values = files.read_json(file, "it holds the model's dimensions")
   values.pop(_SUMS, None)
   template = values.pop("template", "vicuna_v1")
-  mode = values.pop("image_mode", "pad")
-  if mode not in get_args(ImageMode):
-    raise UserError(f"{file}: image_mode is {mode!r}, want 'pad' or 'resize'")
+  if "layout" not in values:  # written before there was more than one
+    values["layout"] = {"mode": values.pop("image_mode", "pad")}
   try:
-    return Described(LlavaConfig.from_dict(values), template, mode)
+    return Described(LlavaConfig.from_dict(values), template)
   except UserError as error:
     raise UserError(f"{file}: {error}") from error
 
@@ -48,21 +45,12 @@ def checksums(folder: Path) -> dict[str, str]:
 
 
 def write(
-  folder: Path,
-  config: LlavaConfig,
-  template: str,
-  image_mode: str,
-  sums: Mapping[str, str],
+  folder: Path, config: LlavaConfig, template: str, sums: Mapping[str, str]
 ) -> None:
   """Writes the file into a folder that exists.
 
   Args:
     sums: of the arrays, as `save_pieces` returns them.
   """
-  described = {
-    **config.to_dict(),
-    "template": template,
-    "image_mode": image_mode,
-    _SUMS: dict(sums),
-  }
+  described = {**config.to_dict(), "template": template, _SUMS: dict(sums)}
   (folder / NAME).write_text(json.dumps(described, indent=2))

@@ -23,7 +23,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import jax
 import numpy as np
@@ -65,9 +65,12 @@ class Weights:
   params: Params
   lora: LoraConfig | None
   template: str
-  image_mode: model_json.ImageMode
   tokenizer: Path
   fingerprint: str
+
+  @property
+  def image_mode(self) -> Literal["pad", "resize"]:
+    return cast(Literal["pad", "resize"], self.config.layout.mode)
 
   def merged(self) -> "Weights":
     """The same model with its adapters folded into the kernels."""
@@ -95,7 +98,6 @@ def save_model_folder(
   params: Params,
   *,
   template: str,
-  image_mode: str,
   tokenizer: str | Path,
 ) -> None:
   """Writes a model folder; it appears whole or not at all.
@@ -111,7 +113,7 @@ def save_model_folder(
   with files.atomic_dir(path, durable=True) as folder:
     shutil.copytree(tokenizer, folder / "tokenizer")
     sums = save_pieces(folder / "params", pieces)
-    model_json.write(folder, config, template, image_mode, sums)
+    model_json.write(folder, config, template, sums)
 
 
 def split_spec(spec: str) -> tuple[Path, int | None]:

@@ -32,6 +32,12 @@ def _common(parser: argparse.ArgumentParser) -> None:
     choices=("pad", "resize"),
     help="how pictures become square; without it, as the checkpoint says",
   )
+  parser.add_argument(
+    "--pinpoints",
+    choices=("transformers", "original"),
+    help="for models that cut pictures into tiles: who reads the list of "
+    "canvases, which decides between two that fit as well (transformers)",
+  )
 
 
 def _out(parser: argparse.ArgumentParser) -> None:

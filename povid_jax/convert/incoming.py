@@ -15,6 +15,7 @@ from povid_jax.checkpoints.stream import Pieces
 from povid_jax.convert import chat
 from povid_jax.data.text import check_ids, find_template
 from povid_jax.data.tokenizer import load_tokenizer
+from povid_jax.errors import UserError
 from povid_jax.models.config import LlavaConfig
 from povid_jax.models.presets import preset
 from povid_jax.weights import export, keys, peft_load, tokenizers
@@ -80,23 +81,44 @@ def from_torch(args: argparse.Namespace) -> None:
   spoken = find_template(template)
   dtype = None if args.dtype == "keep" else np.dtype(args.dtype)
   words = Path(args.tokenizer or src)
+  config = _with_layout(source.config, args)
   with tempfile.TemporaryDirectory() as staged:
     tokenizers.copy_files(words, Path(staged))
     # not the copy: an error names a file that the user has
     check_ids(load_tokenizer(words, source.config.decoder.vocab_size), spoken)
     restore.save_model_folder(
       args.dst,
-      source.config,
+      config,
       _read(source, dtype, adapter),
       template=template,
-      image_mode=args.image_mode or source.image_mode,
       tokenizer=staged,
     )
-  mode = args.image_mode or source.image_mode
+  layout = config.layout
+  how = layout.mode if layout.kind == "square" else layout.kind
   say(
     f"{args.dst}: {source.layout} layout, template {template}, pictures "
-    f"by {mode}" + (", adapter folded in" if adapter else "")
+    f"by {how}" + (", adapter folded in" if adapter else "")
   )
+
+
+def _with_layout(config: LlavaConfig, args: argparse.Namespace) -> LlavaConfig:
+  """The dimensions with what the flags say of pictures."""
+  layout = config.layout
+  if args.image_mode is not None:
+    if layout.kind != "square":
+      raise UserError(
+        f"--image-mode={args.image_mode} is for models that take one square; "
+        f"this one's pictures go by {layout.kind}"
+      )
+    layout = dataclasses.replace(layout, mode=args.image_mode)
+  if args.pinpoints is not None:
+    if layout.kind != "anyres":
+      raise UserError(
+        "--pinpoints is for models that cut pictures into tiles; this one's "
+        f"go by {layout.kind}"
+      )
+    layout = dataclasses.replace(layout, reader=args.pinpoints)
+  return dataclasses.replace(config, layout=layout)
 
 
 def init(args: argparse.Namespace) -> None:
@@ -105,7 +127,7 @@ def init(args: argparse.Namespace) -> None:
   tokenizer = load_tokenizer(args.tokenizer)
   rows = -(-tokenizer.vocab_size // 64) * 64
   decoder = dataclasses.replace(config.decoder, vocab_size=rows)
-  config = dataclasses.replace(config, decoder=decoder)
+  config = _with_layout(dataclasses.replace(config, decoder=decoder), args)
   params = random_weights.draw(config, args.seed, args.dtype)
   small = args.preset in ("tiny", "test")
   template = args.template or ("short" if small else "vicuna_v1")
@@ -117,7 +139,6 @@ def init(args: argparse.Namespace) -> None:
       config,
       params,
       template=template,
-      image_mode=args.image_mode or "pad",
       tokenizer=staged,
     )
   say(f"{args.dst}: random {args.preset}, seed {args.seed}, {rows} tokens")

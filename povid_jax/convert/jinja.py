@@ -14,13 +14,16 @@ def chat_template(template: Template) -> str | None:
   before, after = template.first.split("{text}")
   later, later_after = template.later.split("{text}")
   quote = lambda s: "{{ " + repr(s) + " }}" if s else ""
+  trimmed = " | trim" if template.trim else ""
   said = (
-    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% if message['content'] is string %}"
+    f"{{{{ message['content']{trimmed} }}}}"
     "{% else %}"
     "{% for part in message['content'] if part['type'] == 'image' %}"
     "{{ '<image>\\n' }}{% endfor %}"
     "{% for part in message['content'] if part['type'] == 'text' %}"
-    "{{ part['text'] }}{% endfor %}{% endif %}"
+    f"{{{{ part['text']{trimmed} }}}}"
+    "{% endfor %}{% endif %}"
   )
   answer, answer_after = template.answer.split("{text}")
   return (

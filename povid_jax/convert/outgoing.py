@@ -17,13 +17,14 @@ from povid_jax.weights import (
   keys,
   original_export,
   peft_export,
+  processors,
   slow_tokenizer,
   tokenizers,
 )
 
 _HF_USE = """\
-from transformers import AutoProcessor, LlavaForConditionalGeneration
-model = LlavaForConditionalGeneration.from_pretrained(FOLDER)
+from transformers import AutoProcessor, MODEL
+model = MODEL.from_pretrained(FOLDER)
 processor = AutoProcessor.from_pretrained(FOLDER)"""
 _LLAVA_USE = """\
 # LLaVA's own code; "llava" must be part of the folder's name
@@ -65,7 +66,9 @@ def _tokens(
 
 
 def _manners(weights: restore.Weights) -> dict[str, str]:
-  return {"template": weights.template, "image_mode": weights.image_mode}
+  layout = weights.config.layout
+  square = {"image_mode": layout.mode} if layout.kind == "square" else {}
+  return {"template": weights.template, **square}
 
 
 def to_hf(args: argparse.Namespace) -> None:
@@ -73,36 +76,36 @@ def to_hf(args: argparse.Namespace) -> None:
   spec, weights, tuned = _open(args)
   config = weights.config
   with files.atomic_dir(args.dst) as folder:
-    image, pad, rows = tokenizers.export_tokenizer(
-      weights.tokenizer, folder, config.decoder.vocab_size
+    tokenizer = load_tokenizer(weights.tokenizer)
+    ids = tokenizers.export_tokenizer(
+      weights.tokenizer,
+      folder,
+      config.decoder.vocab_size,
+      processors.class_of(config),
+      {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id},
     )
     slow_tokenizer.ensure(folder)  # for programs that read no tokenizer.json
-    tokenizer = load_tokenizer(weights.tokenizer)
     export.write_llava_hf(
       folder,
       config,
       weights.params,
       tuned=tuned,
-      vocab_size=rows,
-      image_token=image,
-      tokens=_tokens(weights, tokenizer, pad),
+      ids=ids,
+      tokens=_tokens(weights, tokenizer, ids.pad),
       manners=_manners(weights),
     )
-    tokenizers.write_processor(
-      folder,
-      config.square_tower,
-      weights.image_mode,
-      chat_template(find_template(weights.template)),
-    )
+    spoken = find_template(weights.template)
+    processors.write_processor(folder, config, chat_template(spoken))
     card.write(
       folder,
       spec,
       config,
       template=weights.template,
       what="A folder of transformers: all weights, adapters folded in.",
-      use=_HF_USE,
+      use=_HF_USE.replace("MODEL", export.class_of(config)),
     )
-  grown = f", vocabulary grown to {rows}" * (rows > config.decoder.vocab_size)
+  more = ids.rows > config.decoder.vocab_size
+  grown = f", vocabulary grown to {ids.rows}" if more else ""
   say(f"{args.dst}: llava-hf layout{_what(tuned)}{grown}")
 
 

@@ -7,7 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from povid_jax.data.tokenizer import Tokenizer, load_tokenizer
+from povid_jax.data.templates import TEMPLATES, Template, find_template
+from povid_jax.data.tokenizer import (
+  Tokenizer,
+  generation_stops,
+  load_tokenizer,
+)
 from povid_jax.errors import UserError
 
 __all__ = [
@@ -29,71 +34,8 @@ IMAGE_TOKEN = -200  # placeholder id of one image feature
 MARKER = "<image>"
 
 
-@dataclasses.dataclass(frozen=True)
-class Template:
-  """A conversation's text; {text} stands for what was said, with its images
-  in front, {image} for the images alone.
-
-  Markers of special tokens written in a template (<s>, </s>, <|im_start|>,
-  <|im_end|>) become those tokens where the tokenizer has them; the same
-  characters in what was said stay text.
-  """
-
-  first: str  # first question, with the system's words
-  later: str  # any later question
-  answer: str
-  end: str  # closes an answer
-
-
-_LLAMA_2_SYSTEM = (
-  "You are a helpful language and vision assistant. You are able to "
-  "understand the visual content that the user provides, and assist the user "
-  "with a variety of tasks using natural language."
-)
-_VICUNA_SYSTEM = (
-  "A chat between a curious user and an artificial intelligence assistant. "
-  "The assistant gives helpful, detailed, and polite answers to the user's "
-  "questions."
-)
-_CHATML_TURN = "<|im_start|>user\n{text}<|im_end|><|im_start|>assistant\n"
-
-TEMPLATES: dict[str, Template] = {
-  "vicuna_v1": Template(
-    first=_VICUNA_SYSTEM + " USER: {text} ASSISTANT:",
-    later="USER: {text} ASSISTANT:",
-    answer=" {text}",
-    end="</s>",
-  ),
-  "llava_llama_2": Template(
-    first=f"[INST] <<SYS>>\n{_LLAMA_2_SYSTEM}\n<</SYS>>\n\n{{text}} [/INST]",
-    later="<s>[INST] {text} [/INST]",
-    answer=" {text} ",
-    end="</s>",
-  ),
-  "mistral_instruct": Template(
-    first="[INST] {text} [/INST]",
-    later="[INST] {text} [/INST]",
-    answer=" {text} ",
-    end="</s>",
-  ),
-  "chatml": Template(
-    first="<|im_start|>system\nAnswer the questions.<|im_end|>" + _CHATML_TURN,
-    later=_CHATML_TURN,
-    answer="{text}",
-    end="<|im_end|>",
-  ),
-  # Projector pre-training: the picture, then its caption; no question.
-  "plain": Template(first="{image}", later="", answer="{text}\n", end=""),
-  # The toy world's: no system's words, a context short enough for a laptop.
-  "short": Template(
-    first="USER: {text} ASSISTANT:",
-    later="USER: {text} ASSISTANT:",
-    answer=" {text}",
-    end="</s>",
-  ),
-}
-
-_SPECIAL = re.compile(r"(<s>|</s>|<\|im_start\|>|<\|im_end\|>)")
+_PLACE = re.compile(r"\{text\}|\{image\}")
+_SPECIAL = re.compile(r"(<s>|</s>|<\|[^<|>]+\|>)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,21 +52,15 @@ class Encoded:
   loss_mask: tuple[np.ndarray, ...]
 
 
-def find_template(name: str) -> Template:
-  """The template of that name; UserError lists the names there are."""
-  if name not in TEMPLATES:
-    known = ", ".join(sorted(TEMPLATES))
-    raise UserError(f"template {name!r}: want one of {known}")
-  return TEMPLATES[name]
-
-
 def check_ids(tokenizer: Tokenizer, template: Template) -> None:
   """UserError where the template needs a token that the model has no row for.
 
   Args:
     tokenizer: loaded with the number of rows.
   """
-  for written in dataclasses.astuple(template):
+  for written in filter(
+    lambda value: isinstance(value, str), dataclasses.astuple(template)
+  ):
     for token in _SPECIAL.findall(written):
       tokenizer.token_id(token)
 
@@ -135,22 +71,22 @@ def count_images(turns: Sequence[str]) -> int:
 
 
 def stop_ids(tokenizer: Tokenizer, template: Template) -> tuple[int, ...]:
-  """Ids at which an answer is over."""
+  """Ids at which an answer is over: the template's end, the tokenizer's, and
+  those that the model's generation_config.json names."""
   end = tokenizer.token_id(template.end) if template.end else None
-  return tuple(
-    dict.fromkeys(i for i in (end, tokenizer.eos_id) if i is not None)
-  )
+  ends = (end, tokenizer.eos_id, *generation_stops(tokenizer.folder))
+  return tuple(dict.fromkeys(i for i in ends if i is not None))
 
 
 class _Writer:
   """Collects ids and mask; text between special tokens is encoded as one."""
 
   def __init__(
-    self, tokenizer: Tokenizer, template: Template, num_image_tokens: int
+    self, tokenizer: Tokenizer, template: Template, counts: Sequence[int]
   ) -> None:
     self._tokenizer = tokenizer
     self._template = template
-    self._image = [IMAGE_TOKEN] * num_image_tokens
+    self._counts = counts  # tokens of the images that are still to come
     bos = tokenizer.bos_id
     self.ids: list[int] = [] if bos is None else [bos]
     self.mask = [False] * len(self.ids)
@@ -178,33 +114,52 @@ class _Writer:
     named = {"</s>": self._tokenizer.eos_id, "<s>": self._tokenizer.bos_id}
     return named.get(token, self._tokenizer.token_id(token))
 
-  def _images(self, count: int, newline: bool) -> None:
-    for i in range(count):
-      self.flush()
-      self._put(self._image)
-      self._continues = False  # LLaVA tokenises what follows by itself
-      if newline or i < count - 1:
-        self._text += "\n"
+  def _image(self) -> None:
+    self.flush()
+    self._put([IMAGE_TOKEN] * self._counts[0])
+    self._counts = self._counts[1:]
+    self._continues = False  # LLaVA tokenises what follows by itself
+
+  def _said(self, said: str) -> list[str]:
+    """What was said as the texts before, between and behind its images."""
+    texts = said.split(MARKER)
+    count = len(texts) - 1
+    at_front = count == 1 and not texts[0]
+    if count and not (self._template.in_place and (count > 1 or at_front)):
+      rest = "".join(texts).strip()
+      texts = ["", *["\n"] * (count - 1), f"\n{rest}" if rest else ""]
+    if self._template.trim:
+      texts[0] = texts[0].lstrip()
+      texts[-1] = texts[-1].rstrip()
+    return texts
+
+  def _with_images(self, texts: Sequence[str]) -> None:
+    self._text += texts[0]
+    for text in texts[1:]:
+      self._image()
+      self._text += text
 
   def question(self, said: str, first: bool) -> None:
-    count = said.count(MARKER)
-    if count:
-      said = said.replace(MARKER, "").strip()
     text = self._template.first if first else self._template.later
+    texts = self._said(said)
+    if "{image}" in text:  # the images alone
+      texts = [
+        "\n" if 0 < i < len(texts) - 1 else "" for i in range(len(texts))
+      ]
     for piece in _SPECIAL.split(text):
       special = self._special(piece) if _SPECIAL.fullmatch(piece) else None
       if special is not None:
         self._put_special(special)
         continue
-      self._text += piece.partition("{")[0]
-      if "{image}" in piece:
-        self._images(count, newline=False)
-        self._text += piece.partition("{image}")[2]
-      elif "{text}" in piece:
-        self._images(count, newline=bool(said))
-        self._text += said + piece.partition("{text}")[2]
+      before, *after = _PLACE.split(piece)
+      self._text += before
+      if after:
+        self._with_images(texts)
+        self._text += after[0]
 
   def answer(self, said: str) -> None:
+    if self._template.trim:
+      said = said.strip()
     text = self._template.answer.replace("{text}", said)
     head, whole = self._encode(self._text), self._encode(self._text + text)
     if whole[: len(head)] == head:
@@ -261,13 +216,13 @@ def encode(
   responses: Sequence[Sequence[str]],
   tokenizer: Tokenizer,
   template: str | Template,
-  num_image_tokens: int,
+  image_tokens: int | Sequence[int],
 ) -> Encoded:
   """Tokenises a prompt once, and each response as a branch of it.
 
   prefix + branch is, token for token, what LLaVA and the released POVID code
   make of the whole conversation with the slow Llama tokenizer, each image
-  token repeated `num_image_tokens` times; loss_mask marks what is not -100 in
+  repeated as often as it has tokens; loss_mask marks what is not -100 in
   their labels: answers and their </s>. For vicuna_v1 and `short`:
 
       prefix  <s> [system] USER: <image>*576 \\n q ASSISTANT:
@@ -280,7 +235,8 @@ def encode(
 
   In a human turn each <image> is moved to the front of the turn, as LLaVA
   does, one block of placeholders and a newline per picture (LLaVA makes a
-  single one of them); the rest of that turn is stripped. In an answer the
+  single one of them); the rest of that turn is stripped. Templates that say
+  `in_place` leave several where they are. In an answer the
   characters "<image>" are text. So are "<s>", "</s>" and the like in any turn:
   nothing that was said can end a turn or be scored as its end.
 
@@ -289,7 +245,8 @@ def encode(
     responses: one sequence of turns per branch; gpt turns first and last.
     tokenizer: from `load_tokenizer`.
     template: a name in TEMPLATES, or one of your own.
-    num_image_tokens: features per image, 576 for LLaVA-1.5.
+    image_tokens: tokens of each image in their order, or one number for all:
+      576 for LLaVA-1.5.
 
   Raises:
     UserError: no such template, turns that do not alternate that way, or an
@@ -298,7 +255,14 @@ def encode(
   _check(prompt_turns, responses)
   if isinstance(template, str):
     template = find_template(template)
-  writer = _Writer(tokenizer, template, num_image_tokens)
+  asked = count_images(prompt_turns)
+  if isinstance(image_tokens, int):
+    image_tokens = [image_tokens] * asked
+  if len(image_tokens) != asked:
+    raise UserError(
+      f"{len(image_tokens)} image(s) and {asked} <image> in the text"
+    )
+  writer = _Writer(tokenizer, template, image_tokens)
   writer.conversation(prompt_turns, first_is_answer=False)
   prefix = writer.fork()
   prefix.flush()
@@ -319,8 +283,8 @@ def encode_prompt(
   prompt_turns: Sequence[str],
   tokenizer: Tokenizer,
   template: str | Template,
-  num_image_tokens: int,
+  image_tokens: int | Sequence[int],
 ) -> np.ndarray:
   """int32[p], the prefix of `encode`: what an answer is generated from."""
-  encoded = encode(prompt_turns, (), tokenizer, template, num_image_tokens)
+  encoded = encode(prompt_turns, (), tokenizer, template, image_tokens)
   return encoded.prefix_ids

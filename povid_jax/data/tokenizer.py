@@ -1,5 +1,6 @@
 """Tokenizers from a folder: tokenizer.model (SentencePiece) or .json."""
 
+import functools
 import json
 import os
 from collections.abc import Sequence
@@ -267,6 +268,25 @@ def _special_names(folder: Path) -> dict[str, str | None]:
       token = token.get("content") if isinstance(token, dict) else token
       names[kind] = token if isinstance(token, str) else names[kind]
   return names
+
+
+@functools.cache
+def generation_stops(folder: Path) -> tuple[int, ...]:
+  """eos_token_id of generation_config.json: one id, a list, or nothing.
+
+  Raises:
+    UserError: it is neither.
+  """
+  name = "generation_config.json"
+  value = _settings(folder, name).get("eos_token_id")
+  ids = value if isinstance(value, list) else [value]
+  if value is None:
+    return ()
+  if any(type(i) is not int or i < 0 for i in ids):
+    raise UserError(
+      f"{folder / name}: eos_token_id is {value!r:.80}, want an id or a list"
+    )
+  return tuple(ids)
 
 
 def load_tokenizer(

@@ -74,11 +74,12 @@ class Llava(nnx.Module):
     self.vision = tower(config.vision, rngs)
     self.projector = projector(config, rngs)
     self.decoder = Llama(config.decoder, rngs)
-    self.image_newline = None
-    if config.layout.newline:
-      width = config.decoder.hidden_size
-      init = jax.random.normal(rngs.params(), (width,))
-      self.image_newline = nnx.Param(init / width**0.5)
+    width = config.decoder.hidden_size
+    self.image_newline = (
+      nnx.Param(jax.random.normal(rngs.params(), (width,)) / width**0.5)
+      if config.layout.newline
+      else None
+    )
     self.config = config
     self.dtype = dtype
     self.remat = remat

@@ -4,11 +4,14 @@ A field that would change the numbers and that we do not compute is refused by
 name, so that a checkpoint either converts exactly or not at all.
 """
 
+import dataclasses
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from povid_jax.errors import UserError
-from povid_jax.models.config import DecoderConfig, LlavaConfig, VisionConfig
+from povid_jax.models.config import DecoderConfig, LlavaConfig
+from povid_jax.weights import layouts, towers
 from povid_jax.weights.fields import Fields, integer, number, section, want
 from povid_jax.weights.shards import Tensor, read_json
 
@@ -36,18 +39,26 @@ _DECODER_DEFAULTS: dict[str, dict[str, Any]] = {
     vocab_size=151936,
   ),
 }
-_VISION_DEFAULTS = dict(
-  hidden_size=768,
-  intermediate_size=3072,
-  num_hidden_layers=12,
-  num_attention_heads=12,
-  image_size=224,
-  patch_size=32,
-  hidden_act="quick_gelu",
-  layer_norm_eps=1e-5,
-)
-# transformers fills an absent vision_config with that of LLaVA-1.5
-_LLAVA_VISION = dict(
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """A model class of transformers.
+
+  Attributes:
+    tower: its vision tower, a name in towers.TOWERS.
+    feature_layer: where config.json is silent, as the next.
+    vision: what transformers fills an absent vision_config with.
+    text: kind of the decoder.
+  """
+
+  tower: str
+  feature_layer: int
+  vision: dict[str, Any]
+  text: str
+
+
+_CLIP_L = dict(
   hidden_size=1024,
   intermediate_size=4096,
   num_hidden_layers=24,
@@ -55,22 +66,30 @@ _LLAVA_VISION = dict(
   image_size=336,
   patch_size=14,
 )
-VISION_NAMES = {
-  "hidden_size": "hidden_size",
-  "intermediate_size": "intermediate_size",
-  "num_layers": "num_hidden_layers",
-  "num_heads": "num_attention_heads",
-  "image_size": "image_size",
-  "patch_size": "patch_size",
-  "activation": "hidden_act",
-  "layer_norm_eps": "layer_norm_eps",
+_SO400M = dict(
+  hidden_size=1152,
+  intermediate_size=4304,
+  num_hidden_layers=26,
+  num_attention_heads=16,
+  image_size=384,
+  patch_size=14,
+)
+FAMILIES = {
+  "llava": Family("clip_vision_model", -2, _CLIP_L, "llama"),
+  "llava_next": Family("clip_vision_model", -2, _CLIP_L, "llama"),
+  "llava_onevision": Family("siglip_vision_model", -1, _SO400M, "qwen2"),
 }
-ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
-
-
-def _most(field: str) -> int:
-  """More layers are a slip that would fill the memory with their names."""
-  return 10_000 if field == "num_hidden_layers" else 10**9
+# model_type, or class name, of LLaVA's own code -> kind of the decoder
+_ORIGINAL_TYPES = {
+  "llava_llama": "llama",
+  "llava_mistral": "mistral",
+  "llava_qwen": "qwen2",
+}
+_ORIGINAL_CLASSES = {
+  "LlavaLlamaForCausalLM": "llama",
+  "LlavaMistralForCausalLM": "mistral",
+  "LlavaQwenForCausalLM": "qwen2",
+}
 
 
 def _rope(values: Fields, where: Path) -> tuple[float, dict | None]:
@@ -151,7 +170,7 @@ def decoder_from(values: Fields, kind: str, where: Path) -> DecoderConfig:
     vocab_size=integer(c, "vocab_size", where),
     hidden_size=hidden,
     intermediate_size=integer(c, "intermediate_size", where),
-    num_layers=integer(c, layers, where, _most(layers)),
+    num_layers=integer(c, layers, where, towers.most(layers)),
     num_heads=heads,
     num_kv_heads=kv_heads,
     head_dim=head_dim,
@@ -166,131 +185,90 @@ def decoder_from(values: Fields, kind: str, where: Path) -> DecoderConfig:
   )
 
 
-def _feature_layer(value: Any, layers: int, where: Path) -> int:
-  """An index into [embeddings, layer 1, ..., layer n], as transformers has."""
-  whole = isinstance(value, int) and not isinstance(value, bool)
-  if not whole or not -layers - 1 <= value <= layers:
-    raise UserError(
-      f"{where}: the vision feature layer is {value!r:.80}, want one integer "
-      f"from {-layers - 1} to {layers}"
-    )
-  return value
+class Described(NamedTuple):
+  """What a checkpoint's files say of it: dimensions, and its template."""
+
+  config: LlavaConfig
+  template: str
 
 
-def vision_from(
-  values: Fields, feature_layer: Any, where: Path, said_in: Path | None = None
-) -> VisionConfig:
-  """A CLIP tower's dimensions from the fields of a CLIPVisionConfig.
-
-  Args:
-    values: the fields.
-    feature_layer: index of the layer whose output is used.
-    where: the file of the fields, for errors.
-    said_in: the file of the feature layer, if that is another one.
-  """
-  c = _VISION_DEFAULTS | {k: v for k, v in values.items() if v is not None}
-  want(c.get("num_channels", 3), (3,), "num_channels", where)
-  sizes: dict[str, Any] = {
-    ours: integer(c, theirs, where, _most(theirs))
-    for ours, theirs in VISION_NAMES.items()
-    if isinstance(_VISION_DEFAULTS[theirs], int)
-  }
-  if sizes["hidden_size"] % sizes["num_heads"]:
-    raise UserError(
-      f"{where}: hidden_size {sizes['hidden_size']}, want a multiple of "
-      f"{sizes['num_heads']} num_attention_heads"
-    )
-  act = str(c["hidden_act"])
-  return VisionConfig(
-    **sizes,
-    activation=ACTIVATIONS.get(act, act),
-    layer_norm_eps=number(c, "layer_norm_eps", where),
-    feature_layer=_feature_layer(
-      feature_layer, sizes["num_layers"], said_in or where
-    ),
-  )
-
-
-def from_llava_hf(folder: Path) -> LlavaConfig:
-  """Dimensions of a folder that LlavaForConditionalGeneration reads."""
+def from_llava_hf(folder: Path) -> Described:
+  """Reads a folder of LLaVA, LLaVA-NeXT or LLaVA-OneVision of transformers."""
   where = folder / "config.json"
   c = read_json(where)
+  want(c.get("model_type"), tuple(FAMILIES), "model_type", where)
+  family = FAMILIES[c["model_type"]]
   text = section(c, "text_config", where)
-  kind = text.get("model_type", "llama")
+  kind = text.get("model_type", family.text)
   want(kind, tuple(_DECODER_DEFAULTS), "text_config.model_type", where)
-  strategy = c.get("vision_feature_select_strategy", "default")
-  want(strategy, ("default",), "vision_feature_select_strategy", where)
+  vision = section(c, "vision_config", where) or family.vision
+  tower = vision.get("model_type", family.tower)
+  want(tower, (family.tower,), "vision_config.model_type", where)
+  keeps = towers.TOWERS[tower].strategy
+  strategy = c.get("vision_feature_select_strategy", keeps)
+  want(strategy, (keeps,), "vision_feature_select_strategy", where)
   act = c.get("projector_hidden_act", "gelu")
   want(act, ("gelu",), "projector_hidden_act", where)
   bias = c.get("multimodal_projector_bias", True)
   want(bias, (True,), "multimodal_projector_bias", where)
-  vision = section(c, "vision_config", where) or _LLAVA_VISION
-  tower = vision.get("model_type", "clip_vision_model")
-  want(tower, ("clip_vision_model",), "vision_config.model_type", where)
-  # the outer field decides for the whole model, the inner one for old files
-  tied = c.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
-  return LlavaConfig(
-    vision=vision_from(vision, c.get("vision_feature_layer", -2), where),
-    decoder=decoder_from(text | {"tie_word_embeddings": tied}, kind, where),
+  if c["model_type"] == "llava_next" and kind == "mistral":
+    _warn_of_theta(text, where)
+  # transformers ties where either of the two says so
+  tied = any(fields.get("tie_word_embeddings") for fields in (c, text))
+  layer = c.get("vision_feature_layer", family.feature_layer)
+  seen = towers.vision_from(vision, layer, where, kind=tower)
+  layout = layouts.of_hf(c, seen.image_size, where)
+  decoder = decoder_from(text | {"tie_word_embeddings": tied}, kind, where)
+  return Described(
+    LlavaConfig(
+      vision=layouts.check_processor(folder, seen, layout),
+      decoder=decoder,
+      layout=layout,
+    ),
+    layouts.template_of(c, layout, decoder, kind),
   )
 
 
-def _clip_folder(
-  folder: Path, feature_layer: Any, said_in: Path
-) -> VisionConfig:
-  where = folder / "config.json"
-  c = read_json(where)
-  inner = section(c, "vision_config", where)
-  return vision_from(inner or c, feature_layer, where, said_in)
-
-
-def _from_tensors(
-  tensors: dict[str, Tensor], feature_layer: Any, where: Path
-) -> VisionConfig:
-  """A tower's dimensions from its shapes, for towers that CLIP published."""
-  ends = {key: t.shape for key, t in tensors.items() if "vision_tower" in key}
-  shape = lambda end: next(s for k, s in ends.items() if k.endswith(end))
-  try:
-    hidden, _, patch, _ = shape("patch_embedding.weight")
-    positions, _ = shape("position_embedding.weight")
-    wide, _ = shape("layers.0.mlp.fc1.weight")
-  except (StopIteration, ValueError) as error:
-    raise UserError(
-      f"{where}: no vision tower in it; give --vision-tower, a folder with "
-      "CLIP's config.json and weights"
-    ) from error
-  layers = sum(key.endswith(".mlp.fc1.weight") for key in ends)
-  side = round((positions - 1) ** 0.5)
-  if hidden % 64 or side * side != positions - 1:
-    raise UserError(
-      f"{where}: the number of heads of a tower of width {hidden} cannot be "
-      "told from its weights; give --vision-tower, a folder with config.json"
+def _warn_of_theta(text: Fields, where: Path) -> None:
+  """The first conversions of LLaVA-1.6-Mistral to transformers left it out."""
+  if "rope_theta" not in text and not text.get("rope_parameters"):
+    print(
+      f"{where}: text_config has no rope_theta, so it is 10,000 as in "
+      "transformers; LLaVA-1.6-Mistral was trained with 1,000,000 and no "
+      "sliding window: check the folder",
+      file=sys.stderr,
     )
-  return VisionConfig(
-    hidden_size=hidden,
-    intermediate_size=wide,
-    num_layers=layers,
-    num_heads=hidden // 64,  # every CLIP
-    image_size=side * patch,
-    patch_size=patch,
-    feature_layer=_feature_layer(feature_layer, layers, where / "config.json"),
-  )
+
+
+def _original_kind(c: Fields, where: Path) -> str:
+  """Kind of the decoder of an original checkpoint, by its model_type.
+
+  The published ones of all decoders call themselves "llava", and are then told
+  apart by their class.
+  """
+  named = c.get("model_type")
+  want(named, ("llava", *_ORIGINAL_TYPES), "model_type", where)
+  if named in _ORIGINAL_TYPES:
+    return _ORIGINAL_TYPES[named]
+  classes = c.get("architectures") or ["LlavaLlamaForCausalLM"]
+  name = classes[0] if isinstance(classes, list) else classes
+  want(name, tuple(_ORIGINAL_CLASSES), "architectures", where)
+  return _ORIGINAL_CLASSES[name]
 
 
 def from_original(
   folder: Path, tensors: dict[str, Tensor], vision_tower: Path | None
-) -> LlavaConfig:
-  """Dimensions of a folder in the original (liuhaotian) layout.
+) -> Described:
+  """Reads a folder in the original (liuhaotian, lmms-lab) layout.
 
   Args:
     folder: has the flat config.json.
     tensors: the folder's tensors, which may hold the vision tower.
-    vision_tower: a CLIP folder, or None where the tower is inside.
+    vision_tower: a CLIP or SigLIP folder, or None where the tower is inside.
   """
   where = folder / "config.json"
   c = read_json(where)
-  name = f"{c.get('model_type', '')} {c.get('architectures', '')}".lower()
-  kind = next((k for k in ("mistral", "qwen2") if k in name), "llama")
+  kind = _original_kind(c, where)
   projector = c.get("mm_projector_type", "linear")
   want(projector, ("mlp2x_gelu", "linear"), "mm_projector_type", where)
   want(
@@ -301,37 +279,10 @@ def from_original(
   )
   for field in ("mm_use_im_start_end", "mm_use_im_patch_token"):
     want(bool(c.get(field)), (False,), field, where)
-  layer = c.get("mm_vision_select_layer", -2)
-  if vision_tower is not None:
-    vision = _clip_folder(vision_tower, layer, where)
-  else:
-    vision = _from_tensors(tensors, layer, folder)
+  vision = towers.of_original(folder, c, tensors, vision_tower)
+  layout = layouts.of_original(c, vision.image_size, where)
   decoder = decoder_from(c, kind, where)
-  return LlavaConfig(vision=vision, decoder=decoder, projector=projector)
-
-
-def manners_of(folder: Path) -> tuple[str, str]:
-  """(conversation template, image mode) that fit a checkpoint.
-
-  A folder that we wrote says so itself. Else LLaVA's authors' pairing: Mistral
-  decoders were tuned on [INST], the others on Vicuna's words. LLaVA-1.5 saw
-  padded pictures, so an llava-hf folder whose processor merely resizes gets
-  "pad" all the same.
-  """
-  c = read_json(folder / "config.json")
-  said = section(c, "povid_jax", folder / "config.json")
-  if c.get("model_type") == "qwen2_5_vl":
-    return said.get("template") or "qwen2_vl", "pad"
-  name = (
-    f"{c.get('model_type')} {c.get('architectures')} {c.get('text_config')}"
+  return Described(
+    LlavaConfig(vision, decoder, projector, layout),
+    layouts.template_of(c, layout, decoder, kind),
   )
-  mistral = "mistral" in name.lower()
-  template = said.get("template") or (
-    "mistral_instruct" if mistral else "vicuna_v1"
-  )
-  default = "pad" if "text_config" in c else "square"
-  aspect = c.get("image_aspect_ratio") or default
-  known = ("pad", "square", "resize")  # not "anyres", which cuts into tiles
-  want(aspect, known, "image_aspect_ratio", folder / "config.json")
-  mode = said.get("image_mode") or ("pad" if aspect == "pad" else "resize")
-  return template, mode

@@ -13,8 +13,10 @@ import numpy as np
 from povid_jax import progress
 from povid_jax.errors import UserError
 from povid_jax.models.config import LlavaConfig, LoraConfig
-from povid_jax.weights import finite, hf_config, keys
+from povid_jax.weights import finite, hf_config, keys, processors, tokenizers
+from povid_jax.weights.layouts import check_pair
 from povid_jax.weights.load import cast
+from povid_jax.weights.towers import TOWERS, kind_of
 
 # (our path -> array, the adapters' dimensions) of one run
 Tuned = tuple[Mapping[str, Any], LoraConfig | None]
@@ -29,6 +31,7 @@ _SHARD_BYTES = 5 * 10**9  # what transformers writes, and the hub likes
 _LLAVA_HF = {
   "vision": "vision_tower.vision_model.",
   "projector": "multi_modal_projector.",
+  "newline": "image_newline",
   "decoder": "language_model.model.",
   "head": "language_model.lm_head.",
 }
@@ -210,18 +213,55 @@ def tensors(
       yield named(entry, name), Lazy(shape, dtype, produce)
 
 
+_ARCHITECTURES = {
+  "llava": "LlavaForConditionalGeneration",
+  "llava_next": "LlavaNextForConditionalGeneration",
+  "llava_onevision": "LlavaOnevisionForConditionalGeneration",
+}
+
+
+def class_of(config: LlavaConfig) -> str:
+  """The model class of transformers that opens the export."""
+  return _ARCHITECTURES[check_pair(config)]
+
+
+def _describe(config: LlavaConfig, ids: tokenizers.Exported) -> dict[str, Any]:
+  """config.json without the ids of special tokens and the way back."""
+  kind = check_pair(config)
+  described: dict[str, Any] = {
+    "architectures": [class_of(config)],
+    "model_type": kind,
+    "image_token_index": ids.image,
+    "projector_hidden_act": "gelu",
+    "vision_feature_layer": config.square_tower.feature_layer,
+    "vision_feature_select_strategy": TOWERS[
+      kind_of(config.square_tower)
+    ].strategy,
+    "tie_word_embeddings": config.decoder.tie_embeddings,
+    "text_config": hf_config.to_text_config(config.decoder, ids.rows),
+    "vision_config": hf_config.to_vision_config(config.square_tower),
+  }
+  if kind == "llava_onevision":
+    described["video_token_index"] = ids.video
+    described["vision_aspect_ratio"] = processors.aspect_of(config)
+  else:
+    described["image_seq_length"] = config.image_tokens
+  if kind != "llava":
+    described["image_grid_pinpoints"] = processors.pinpoints_of(config)
+  return described
+
+
 def write_llava_hf(
   folder: Path,
   config: LlavaConfig,
   params: Mapping[str, Any],
   *,
   tuned: Sequence[Tuned] = (),
-  vocab_size: int,
-  image_token: int,
+  ids: tokenizers.Exported,
   tokens: Mapping[str, Any],
   manners: Mapping[str, str],
 ) -> None:
-  """Writes config.json and weights of LlavaForConditionalGeneration.
+  """Writes config.json and weights of a LLaVA of transformers.
 
   Args:
     folder: exists (a temporary folder of the caller).
@@ -229,42 +269,32 @@ def write_llava_hf(
       layer at a time is asked for.
     tuned: what runs trained on top of them, in their order: whole parameters,
       and adapters that are folded into the kernels while they are written.
-    vocab_size: rows of embedding and head, at least those of the model.
-    image_token: id of <image>.
+    ids: of the exported tokenizer, and the rows of embedding and head.
     tokens: ids by the names bos_token_id, eos_token_id (or a list of them),
       pad_token_id.
     manners: template and image_mode, for the way back.
 
   Raises:
-    UserError: a projector that transformers does not have.
+    UserError: a projector, or a tower and a layout, that transformers does
+      not have.
   """
   if config.projector != "mlp2x_gelu":
     raise UserError(
       f"llava-hf has no {config.projector!r} projector, want 'mlp2x_gelu'"
     )
   named = lambda entry, name: _LLAVA_HF[entry.part] + name
-  made = dict(tensors(config, params, tuned, vocab_size, named))
-  dtype = torch_dtype(made["language_model.model.norm.weight"].dtype)
-  text = hf_config.to_text_config(config.decoder, vocab_size)
-  described = {
-    "architectures": ["LlavaForConditionalGeneration"],
-    "model_type": "llava",
-    "torch_dtype": dtype,
-    "image_token_index": image_token,
-    "image_seq_length": config.image_tokens,
-    "projector_hidden_act": "gelu",
-    "vision_feature_layer": config.square_tower.feature_layer,
-    "vision_feature_select_strategy": "default",
-    "tie_word_embeddings": config.decoder.tie_embeddings,
-    "text_config": text | {k: v for k, v in tokens.items() if v is not None},
-    "vision_config": hf_config.to_vision_config(config.square_tower),
-    "povid_jax": dict(manners),
-  }
-  if tokens.get("pad_token_id") is not None:
-    described["pad_token_id"] = tokens["pad_token_id"]
+  made = dict(tensors(config, params, tuned, ids.rows, named))
+  given = {k: v for k, v in tokens.items() if v is not None}
+  described = _describe(config, ids)
+  described["torch_dtype"] = torch_dtype(
+    made["language_model.model.norm.weight"].dtype
+  )
+  described["text_config"] |= given
+  described["povid_jax"] = dict(manners)
+  if "pad_token_id" in given:
+    described["pad_token_id"] = given["pad_token_id"]
   file = folder / "config.json"
   file.write_text(json.dumps(described, indent=2), encoding="utf-8")
-  generation = {k: v for k, v in tokens.items() if v is not None}
   file = folder / "generation_config.json"
-  file.write_text(json.dumps(generation, indent=2), encoding="utf-8")
+  file.write_text(json.dumps(given, indent=2), encoding="utf-8")
   write_shards(folder, made)

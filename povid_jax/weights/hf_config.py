@@ -4,7 +4,7 @@ from typing import Any
 
 from povid_jax.errors import UserError
 from povid_jax.models.config import DecoderConfig, VisionConfig
-from povid_jax.weights.dimensions import ACTIVATIONS, VISION_NAMES
+from povid_jax.weights.towers import ACTIVATIONS, NAMES, kind_of
 
 _CLASSES = {
   "llama": "LlamaForCausalLM",
@@ -63,12 +63,10 @@ def to_text_config(config: DecoderConfig, vocab_size: int) -> dict[str, Any]:
 
 def to_vision_config(config: VisionConfig) -> dict[str, Any]:
   names = {v: k for k, v in ACTIVATIONS.items() if k != "gelu_new"}
-  values = {
-    theirs: getattr(config, ours) for ours, theirs in VISION_NAMES.items()
-  }
+  values = {theirs: getattr(config, ours) for ours, theirs in NAMES.items()}
   act = names.get(config.activation, config.activation)
-  return values | {
-    "model_type": "clip_vision_model",
-    "hidden_act": act,
-    "projection_dim": 768,
-  }
+  kind = kind_of(config)
+  extra: dict[str, Any] = {"projection_dim": 768}
+  if kind == "siglip_vision_model":
+    extra = {"vision_use_head": False}
+  return values | {"model_type": kind, "hidden_act": act} | extra

@@ -39,6 +39,8 @@ _PREFIXES = (
   ("model.vision_tower.vision_tower.", "vision"),
   ("model.vision_tower.vision_model.", "vision"),
   ("model.vision_tower.", "vision"),
+  ("model.image_newline", "newline"),
+  ("image_newline", "newline"),
   ("language_model.", "decoder"),
   ("lm_head.", "head"),
   ("model.", "decoder"),
@@ -72,7 +74,7 @@ class Entry:
 
   Attributes:
     path: our flat parameter path.
-    part: "vision", "projector", "decoder" or "head".
+    part: "vision", "projector", "newline", "decoder" or "head".
     name: name of the tensor inside its part; "{}" stands for the layer.
     shape: shape of one torch tensor.
     layers: number of layers stacked on our first axis; 0 for no such axis.
@@ -158,27 +160,24 @@ def merger_entries(config: LlavaConfig) -> list[Entry]:
 
 
 def vision_entries(config: VisionConfig) -> list[Entry]:
-  """The CLIP tower, with the layers behind the feature layer."""
+  """The tower, with the layers behind the feature layer."""
   d, f, n = config.hidden_size, config.intermediate_size, config.num_layers
   p, e = config.patch_size, "vision/embeddings"
-  entries = [
-    Entry(f"{e}/class_embedding", "vision", "embeddings.class_embedding", (d,)),
-    Entry(
-      f"{e}/patch_embedding",
-      "vision",
-      "embeddings.patch_embedding.weight",
-      (d, 3, p, p),
-    ),
-    Entry(
-      f"{e}/position_embedding",
-      "vision",
-      "embeddings.position_embedding.weight",
-      (config.num_patches + 1, d),
-    ),
+  one = lambda path, name, *shape: Entry(
+    f"{e}/{path}", "vision", f"embeddings.{name}", shape
+  )
+  entries = []
+  if config.class_token:
+    entries.append(one("class_embedding", "class_embedding", d))
+  entries.append(one("patch_embedding", "patch_embedding.weight", d, 3, p, p))
+  if config.patch_bias:
+    entries.append(one("patch_bias", "patch_embedding.bias", d))
+  positions = "position_embedding.weight"
+  entries.append(one("position_embedding", positions, config.num_tokens, d))
+  if config.pre_norm:
     # the missing "e" is in every published checkpoint
-    *_layer_norm("vision/pre_layernorm", "pre_layrnorm", d, 0),
-    *_layer_norm("vision/post_layernorm", "post_layernorm", d, 0),
-  ]
+    entries += _layer_norm("vision/pre_layernorm", "pre_layrnorm", d, 0)
+  entries += _layer_norm("vision/post_layernorm", "post_layernorm", d, 0)
   ours, theirs = "vision/layers", "encoder.layers.{}"
   for norm in ("layer_norm1", "layer_norm2"):
     entries += _layer_norm(f"{ours}/{norm}", f"{theirs}.{norm}", d, n)
@@ -200,6 +199,14 @@ def projector_entries(config: LlavaConfig) -> list[Entry]:
   for name, into in sizes:
     entries += _linear(f"projector/{name}", "projector", name, d, into, True, 0)
   return entries
+
+
+def newline_entries(config: LlavaConfig) -> list[Entry]:
+  """The vector that ends a row of image tokens; the prefix is all its name."""
+  if not config.layout.newline:
+    return []
+  shape = (config.decoder.hidden_size,)
+  return [Entry("image_newline", "newline", "", shape)]
 
 
 def decoder_linears(config: DecoderConfig) -> list[Entry]:
@@ -246,7 +253,11 @@ def entries(config: LlavaConfig) -> list[Entry]:
     first = [*vision_entries(config.vision), *projector_entries(config)]
   else:
     first = [*qwen_vision_entries(config.vision), *merger_entries(config)]
-  return [*first, *decoder_entries(config.decoder)]
+  return [
+    *first,
+    *newline_entries(config),
+    *decoder_entries(config.decoder),
+  ]
 
 
 def split(key: str, clip: bool = False) -> tuple[str, str] | None:

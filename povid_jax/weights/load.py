@@ -23,7 +23,7 @@ from povid_jax.weights.shards import (
 # (path, shape) -> sharding, as povid_jax.checkpoints.restore.load takes it
 Shardings = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
 # model_type -> dimensions of a folder of transformers
-_READERS = {qwen.MODEL_TYPE: qwen.from_hf}
+_READERS = {qwen.MODEL_TYPE: qwen.describe}
 _BLOCK = 512  # columns of a transposed copy; keeps both sides in the cache
 
 
@@ -33,14 +33,12 @@ class Source:
 
   Attributes:
     config: its dimensions.
-    image_mode: "pad" or "resize".
     template: name of the conversation template that fits it.
     layout: "original" or "llava-hf".
     pieces: (our path, layer or None) -> tensor on disk.
   """
 
   config: LlavaConfig
-  image_mode: str
   template: str
   layout: str
   pieces: dict[tuple[str, int | None], Tensor]
@@ -206,21 +204,18 @@ def _with_projector(
   return tensors
 
 
-def _source(
-  folder: Path,
-  config: LlavaConfig,
-  layout: str,
-  pieces: dict[tuple[str, int | None], Tensor],
-) -> Source:
-  template, mode = dimensions.manners_of(folder)
-  return Source(config, mode, template, layout, pieces)
-
-
 def _open_original(
   folder: Path, tensors: dict[str, Tensor], vision_tower: Path | None
 ) -> Source:
-  config = dimensions.from_original(folder, tensors, vision_tower)
+  config, template = dimensions.from_original(folder, tensors, vision_tower)
   inside = _has_part(tensors, "vision")
+  if config.layout.kind != "square" and not inside:
+    # LLaVA-1.5 left CLIP as it was; what came after it trained its tower
+    raise UserError(
+      f"{folder}: no vision tower in it, and this model was trained with a "
+      "tower of its own (an export of an adapter, perhaps); want the folder "
+      "that has model.vision_tower.* tensors, not another tower"
+    )
   wanted = keys.entries(config)
   pieces = {}
   if not inside and vision_tower is not None:
@@ -230,15 +225,15 @@ def _open_original(
     pieces = _take(found, tower, vision_tower, clip=True)
   tied = config.decoder.tie_embeddings
   pieces |= _take(tensors, wanted, folder, tied=tied)
-  return _source(folder, config, "original", pieces)
+  return Source(config, template, "original", pieces)
 
 
 def _open_hf(folder: Path, tensors: dict[str, Tensor], kind: str) -> Source:
-  config = _READERS.get(kind, dimensions.from_llava_hf)(folder)
+  config, template = _READERS.get(kind, dimensions.from_llava_hf)(folder)
   wanted = keys.entries(config)
   tied = config.decoder.tie_embeddings
   pieces = _take(tensors, wanted, folder, tied=tied)
-  return _source(folder, config, "llava-hf", pieces)
+  return Source(config, template, "llava-hf", pieces)
 
 
 def open_checkpoint(

@@ -64,7 +64,7 @@ def describe(
     rows: of the embedding.
     tower: name on the hub, or a folder.
     tokens: ids by the names bos_token_id, eos_token_id, pad_token_id.
-    manners: template and image_mode, for the way back.
+    manners: template, for the way back.
     dtype: as PyTorch names it.
 
   Raises:
@@ -82,7 +82,7 @@ def describe(
   scaling = config.decoder.rope_scaling
   text["rope_scaling"] = None if scaling is None else dict(scaling)
   model_type, name = _KINDS[kind]
-  aspect = "pad" if manners["image_mode"] == "pad" else "square"
+  aspect = "pad" if config.layout.mode == "pad" else "square"
   return {
     **text,
     **{k: v for k, v in tokens.items() if v is not None},

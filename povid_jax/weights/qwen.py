@@ -16,7 +16,7 @@ from povid_jax.models.config import (
   LlavaConfig,
   QwenVisionConfig,
 )
-from povid_jax.weights.dimensions import decoder_from
+from povid_jax.weights.dimensions import Described, decoder_from
 from povid_jax.weights.fields import Fields, integer, number, section, want
 from povid_jax.weights.shards import read_json
 
@@ -189,6 +189,13 @@ def from_hf(folder: Path) -> LlavaConfig:
   )
   layout, vision = _layout(folder, vision)
   return LlavaConfig(vision=vision, decoder=decoder, layout=layout)
+
+
+def describe(folder: Path) -> Described:
+  """`from_hf`, and the template: the folder's own where we wrote it."""
+  where = folder / "config.json"
+  said = section(read_json(where), "povid_jax", where)
+  return Described(from_hf(folder), said.get("template") or "qwen2_vl")
 
 
 def to_hf(config: LlavaConfig, vocab_size: int, dtype: str) -> dict[str, Any]:

@@ -1,12 +1,12 @@
-"""Tokenizer and processor files of an llava-hf folder."""
+"""Tokenizer files of a folder that transformers opens."""
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from povid_jax.errors import UserError
-from povid_jax.models.config import VisionConfig
 from povid_jax.weights import prepend_scheme, sentencepiece_file
 from povid_jax.weights.shards import read_json
 
@@ -18,8 +18,10 @@ FILES = (
   "added_tokens.json",
   "chat_template.json",
   "chat_template.jinja",
+  # says at which tokens an answer is over
+  "generation_config.json",
 )
-IMAGE, PAD = "<image>", "<pad>"
+IMAGE, VIDEO, PAD = "<image>", "<video>", "<pad>"
 _SPECIAL = (
   sentencepiece_file.UNKNOWN,
   sentencepiece_file.CONTROL,
@@ -148,19 +150,34 @@ def _known(spec: dict[str, Any]) -> dict[str, int]:
   return vocab | {t["content"]: t["id"] for t in spec.get("added_tokens", ())}
 
 
+class Exported(NamedTuple):
+  """Ids of tokens that transformers needs, and rows of the embedding.
+
+  `rows` grows to a multiple of 64 when a token had to be added beyond the end.
+  """
+
+  image: int
+  video: int | None
+  pad: int
+  rows: int
+
+
 def export_tokenizer(
-  source: Path, target: Path, vocab_size: int
-) -> tuple[int, int, int]:
+  source: Path,
+  target: Path,
+  vocab_size: int,
+  processor: str = "LlavaProcessor",
+  special: Mapping[str, int | None] | None = None,
+) -> Exported:
   """Writes a tokenizer that knows <image>, for transformers.
 
   Args:
     source: folder with tokenizer.model or tokenizer.json.
     target: folder to write to; it exists.
     vocab_size: rows of the model's embedding.
-
-  Returns:
-    (id of <image>, id of padding, rows that the embedding needs). The last
-    grows to a multiple of 64 when a token had to be added beyond the end.
+    processor: class name of the folder's processor.
+    special: ids by name, {"bos_token": 1, ...}, for a folder that does not
+      name them.
   """
   copy_files(source, target)
   file = target / "tokenizer.json"
@@ -178,7 +195,8 @@ def export_tokenizer(
   moved = prepend_scheme.change(spec["pre_tokenizer"], {"first"}, "always")
   later = {"legacy": False} if moved else {}
   known = _known(spec)
-  for name in (IMAGE, PAD):
+  videos = (VIDEO,) if processor == "LlavaOnevisionProcessor" else ()
+  for name in (IMAGE, *videos, PAD):
     if name not in known:
       known[name] = max(known.values()) + 1
       spec.setdefault("added_tokens", []).append(_added(name, known[name]))
@@ -186,24 +204,33 @@ def export_tokenizer(
     spec["post_processor"] = _start_with("<s>", known["<s>"])
   text = json.dumps(spec, ensure_ascii=False)
   file.write_text(text, encoding="utf-8")
-  _write_config(target, known, later)
+  names = {i: name for name, i in known.items()}
+  named = {
+    field: names[i]
+    for field, i in (special or {}).items()
+    if i is not None and i in names
+  }
+  _write_config(target, named, known, later | {"processor_class": processor})
   needed = max(known[IMAGE], known[PAD]) + 1
   rows = vocab_size if needed <= vocab_size else -(-needed // 64) * 64
-  return known[IMAGE], known[PAD], rows
+  return Exported(known[IMAGE], known.get(VIDEO), known[PAD], rows)
 
 
 def _write_config(
-  target: Path, known: dict[str, int], settings_too: dict[str, Any]
+  target: Path,
+  named: Mapping[str, str],
+  known: dict[str, int],
+  settings_too: dict[str, Any],
 ) -> None:
   file = target / "tokenizer_config.json"
   settings = read_json(file) if file.is_file() else {}
-  for name, token in (("bos", "<s>"), ("eos", "</s>"), ("unk", "<unk>")):
-    if token in known:
-      settings.setdefault(f"{name}_token", token)
+  for field, token in named.items():
+    settings.setdefault(field, token)
+  if "<unk>" in known:
+    settings.setdefault("unk_token", "<unk>")
   settings |= settings_too | {
     # the class that takes tokenizer.json as it is, in every version
     "tokenizer_class": "PreTrainedTokenizerFast",
-    "processor_class": "LlavaProcessor",
     "pad_token": PAD,
     "image_token": IMAGE,
     "extra_special_tokens": {"image_token": IMAGE},
@@ -211,42 +238,6 @@ def _write_config(
     "clean_up_tokenization_spaces": False,
   }
   settings.pop("added_tokens_decoder", None)  # tokenizer.json has them
+  settings.pop("chat_template", None)  # the folder's own file has it
   settings.setdefault("model_max_length", 4096)
   file.write_text(json.dumps(settings, indent=2), encoding="utf-8")
-
-
-def write_processor(
-  target: Path, vision: VisionConfig, image_mode: str, template: str | None
-) -> None:
-  """Writes preprocessor_config.json, processor_config.json, chat template."""
-  size = vision.image_size
-  image = {
-    "image_processor_type": "LlavaImageProcessor",
-    "processor_class": "LlavaProcessor",
-    "do_convert_rgb": True,
-    "do_pad": image_mode == "pad",
-    "do_resize": True,
-    "size": {"shortest_edge": size},
-    "resample": 3,  # bicubic
-    "do_center_crop": True,
-    "crop_size": {"height": size, "width": size},
-    "do_rescale": True,
-    "rescale_factor": 1 / 255,
-    "do_normalize": True,
-    "image_mean": list(vision.mean),
-    "image_std": list(vision.std),
-  }
-  processor = {
-    "processor_class": "LlavaProcessor",
-    "image_token": IMAGE,
-    "patch_size": vision.patch_size,
-    "num_additional_image_tokens": 1,  # the class token,
-    "vision_feature_select_strategy": "default",  # which this drops again
-  }
-  for name, value in (
-    ("preprocessor_config.json", image),
-    ("processor_config.json", processor),
-  ):
-    (target / name).write_text(json.dumps(value, indent=2), encoding="utf-8")
-  if template is not None and not (target / "chat_template.json").is_file():
-    (target / "chat_template.jinja").write_text(template, encoding="utf-8")

@@ -57,7 +57,7 @@ def test_a_folder_is_restored_as_it_was_written(world, caplog):
   for path, array in want.items():
     np.testing.assert_array_equal(weights.params[path], array)
   assert weights.config == small_world.MODEL and weights.lora is None
-  assert (weights.template, weights.image_mode) == ("short", "pad")
+  assert (weights.template, weights.config.layout.mode) == ("short", "pad")
   assert weights.tokenizer == world / "model/tokenizer"
 
 
@@ -164,7 +164,6 @@ def test_a_folder_appears_whole_or_not_at_all(world, tmp_path):
       small_world.MODEL,
       {"decoder/norm/scale": np.ones(3)},
       template="short",
-      image_mode="pad",
       tokenizer=tmp_path / "none",
     )
   assert list(tmp_path.iterdir()) == []

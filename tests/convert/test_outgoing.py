@@ -12,7 +12,12 @@ import sentencepiece
 from povid_jax import convert
 from povid_jax.checkpoints import restore
 from povid_jax.convert import card
-from povid_jax.models.config import DecoderConfig, LlavaConfig, VisionConfig
+from povid_jax.models.config import (
+  DecoderConfig,
+  LayoutConfig,
+  LlavaConfig,
+  VisionConfig,
+)
 from povid_jax.weights import original_export, shards, slow_tokenizer
 from tests import small_world
 
@@ -80,10 +85,9 @@ def test_the_published_tower_is_named_not_copied():
 
 def test_scaled_positions_as_old_transformers_read_them():
   scaled = DecoderConfig(rope_scaling={"type": "linear", "factor": 4.0})
-  manners = {"template": "vicuna_v1", "image_mode": "resize"}
-  c = original_export.describe(
-    LlavaConfig(decoder=scaled), 32000, "x", {}, manners, "float16"
-  )
+  config = LlavaConfig(decoder=scaled, layout=LayoutConfig(mode="resize"))
+  manners = {"template": "vicuna_v1"}
+  c = original_export.describe(config, 32000, "x", {}, manners, "float16")
   assert c["rope_scaling"] == {"type": "linear", "factor": 4.0}
   assert c["image_aspect_ratio"] == "square"
 

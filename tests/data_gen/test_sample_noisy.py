@@ -37,7 +37,6 @@ def model(tmp_path_factory, photos):
     config,
     weights,
     template="short",
-    image_mode="pad",
     tokenizer=root / "tokenizer",
   )
   return root

@@ -64,7 +64,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     PRESETS["test"],
     weights,
     template="short",
-    image_mode="pad",
     tokenizer=root / "tokenizer",
   )
   for i in range(3):

@@ -83,7 +83,6 @@ def model(tmp_path_factory):
     preset("test"),
     weights,
     template="short",
-    image_mode="pad",
     tokenizer=root / "tokenizer",
   )
   return root / "model"

@@ -147,7 +147,7 @@ def test_how_the_model_is_talked_to(what, world, scored, tmp_path):
   if what == "template":
     described["template"] = "vicuna_v1"
   elif what == "image_mode":
-    described["image_mode"] = "resize"
+    described["layout"]["mode"] = "resize"
   else:
     with open(model / "tokenizer/tokenizer_config.json", "w") as file:
       file.write("{}")

@@ -9,7 +9,7 @@ import transformers
 from povid_jax.errors import UserError
 from povid_jax.models.config import DecoderConfig, VisionConfig
 from povid_jax.models.presets import preset
-from povid_jax.weights import dimensions, hf_config
+from povid_jax.weights import dimensions, hf_config, towers
 
 WHERE = Path("config.json")
 
@@ -74,19 +74,19 @@ def test_the_published_original(tmp_path: Path):
     tmp_path / "clip", {"model_type": "clip", **{
       "vision_config": LLAVA_HF_7B["vision_config"]}}
   )  # fmt: skip
-  config = dimensions.from_original(folder, {}, clip)
+  config, template = dimensions.from_original(folder, {}, clip)
   assert config == preset("llava-1.5-7b")
-  assert dimensions.manners_of(folder) == ("vicuna_v1", "pad")
+  assert template == "vicuna_v1"
 
 
 def test_the_published_llava_hf(tmp_path: Path):
   folder = _folder(tmp_path / "hf", LLAVA_HF_7B)
-  config = dimensions.from_llava_hf(folder)
+  config, template = dimensions.from_llava_hf(folder)
   assert config.decoder.vocab_size == 32064
   assert config.vision == preset("llava-1.5-7b").vision
   decoder = config.decoder.to_dict() | {"vocab_size": 32000}
   assert decoder == preset("llava-1.5-7b").decoder.to_dict()
-  assert dimensions.manners_of(folder) == ("vicuna_v1", "pad")
+  assert (template, config.layout.mode) == ("vicuna_v1", "pad")
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,9 @@ def test_the_published_llava_hf(tmp_path: Path):
 )
 def test_manners(tmp_path: Path, changes: dict, manners: tuple):
   folder = _folder(tmp_path / "x", ORIGINAL_7B | changes)
-  assert dimensions.manners_of(folder) == manners
+  clip = _folder(tmp_path / "clip", LLAVA_HF_7B["vision_config"])
+  config, template = dimensions.from_original(folder, {}, clip)
+  assert (template, config.layout.mode) == manners
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2"])
@@ -130,16 +132,31 @@ def test_silence_means_what_transformers_means(kind: str):
 
 
 def test_a_silent_vision_config():
-  theirs = transformers.CLIPVisionConfig()
-  ours = dimensions.vision_from({}, -2, WHERE)
-  assert (
-    hf_config.to_vision_config(ours).items()
-    <= (theirs.to_dict() | {"projection_dim": 768}).items()
-  )
-  filled = transformers.LlavaConfig().vision_config
-  assert dimensions.vision_from(
-    dimensions._LLAVA_VISION, -2, WHERE
-  ) == dimensions.vision_from(filled.to_dict(), -2, WHERE)
+  for theirs in (
+    transformers.CLIPVisionConfig,
+    transformers.SiglipVisionConfig,
+  ):
+    kind = theirs.model_type
+    ours = towers.vision_from({}, -2, WHERE, kind=kind)
+    written = hf_config.to_vision_config(ours)
+    silent = theirs().to_dict() | {"projection_dim": 768}
+    assert written.items() <= (silent | {"vision_use_head": False}).items()
+  for name in ("Llava", "LlavaNext", "LlavaOnevision"):
+    whole = getattr(transformers, f"{name}Config")()
+    family = dimensions.FAMILIES[whole.model_type]
+    filled = whole.vision_config.to_dict()
+    assert filled["model_type"] == family.tower
+    assert whole.text_config.model_type == family.text
+    assert whole.vision_feature_layer == family.feature_layer
+    assert (
+      whole.vision_feature_select_strategy
+      == towers.TOWERS[family.tower].strategy
+    )
+    short, whole = (
+      towers.vision_from(values, -2, WHERE, kind=family.tower)
+      for values in (family.vision, filled)
+    )
+    assert short == whole
 
 
 _LLAMA3 = dict(
@@ -186,7 +203,7 @@ def test_activation_names():
   config = VisionConfig(activation="gelu_tanh")
   written = hf_config.to_vision_config(config)
   assert written["hidden_act"] == "gelu_pytorch_tanh"
-  assert dimensions.vision_from(written, -2, WHERE) == config
+  assert towers.vision_from(written, -2, WHERE) == config
 
 
 @pytest.mark.parametrize(
@@ -233,7 +250,13 @@ def test_what_is_not_computed_is_refused(tmp_path: Path, changes, message):
     ),
     ({"mm_vision_select_layer": 25}, "is 25, want one integer from -25 to 24"),
     ({"mm_vision_select_layer": [-2, -5]}, "want one integer from -25 to 24"),
-    ({"image_aspect_ratio": "anyres"}, "is 'anyres', want 'pad' or 'square'"),
+    ({"image_aspect_ratio": "anyres"}, "mm_patch_merge_type is 'flat'"),
+    ({"model_type": "llava_gemma"}, "model_type is 'llava_gemma', want"),
+    ({"model_type": None}, "model_type is None, want 'llava'"),
+    (
+      {"architectures": ["LlavaQwenMoeForCausalLM"]},
+      r"architectures is 'LlavaQwenMoeForCausalLM', want",
+    ),
   ],
 )
 def test_what_a_config_must_not_say(
@@ -243,5 +266,4 @@ def test_what_a_config_must_not_say(
   clip = _folder(tmp_path / "clip", LLAVA_HF_7B["vision_config"])
   with pytest.raises(UserError, match=message) as caught:
     dimensions.from_original(folder, {}, clip)
-    dimensions.manners_of(folder)
   assert str(caught.value).startswith(f"{folder / 'config.json'}: ")

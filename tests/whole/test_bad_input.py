@@ -194,7 +194,7 @@ def _a_cut_file(model: Path) -> None:
       "model.json: DecoderConfig.num_heads is 'four', want a whole number",
     ),
     (_edit(vision=3), "model.json: LlavaConfig.vision is 3, want an object"),
-    (_edit(image_mode="zoom"), "model.json: image_mode is 'zoom', want 'pad'"),
+    (_edit(layout={"mode": "zoom"}), "model.json: layout.mode: want one of"),
   ],
 )
 def test_a_model_folder_that_is_not_whole(
