@@ -10,7 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from povid_jax.data.layout import Extent, total  # noqa: E402
-from povid_jax.generate.decode import Decoding, write_answers  # noqa: E402
+from povid_jax.generate import slots as slots_lib  # noqa: E402
+from povid_jax.generate.decode import Decoding  # noqa: E402
 from povid_jax.models import params as params_lib  # noqa: E402
 from povid_jax.models import pictures  # noqa: E402
 from povid_jax.models.llava import IMAGE_TOKEN  # noqa: E402
@@ -140,16 +141,20 @@ def test_greedy_answers_are_those_of_transformers(family, batch):
   ours = tiled_models.ours(family)
   prompts = [ours.prompt(row) for row in rows]
   prefix, lengths = _padded(prompts)
-  got = write_answers(
-    ours.graph,
-    ours.params,
-    prefix,
-    lengths,
-    ours.images(rows, Extent(*_room(family)[:2], 1)._replace(tiles=9)),
-    np.zeros(batch, np.uint32),
-    decoding=Decoding(max_new_tokens=12),
-    stop_ids=(10**6,),
+  how = dict(
+    decoding=Decoding(max_new_tokens=12), stops=slots_lib.Stops((10**6,))
   )
+  model = (ours.graph, ours.params)
+  state = slots_lib.empty(
+    *model, slots=batch, branches=1, prefix=LENGTH, length=12
+  )
+  images = ours.images(rows, _room(family)._replace(tiles=9))
+  state = slots_lib.admit(
+    *(*model, state, np.arange(batch), prefix, lengths),
+    *(images, np.zeros((batch, 1), np.uint32)),
+    **how,
+  )
+  got = slots_lib.advance(*model, state, jnp.int32(batch), **how).out[:, 0]
   model = tiled_models.model(family)
   model.generation_config.eos_token_id = None
   for row, ids, mine in zip(rows, prompts, np.asarray(got), strict=True):
