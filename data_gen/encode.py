@@ -187,4 +187,6 @@ def to_record(sample: Sample, options: Options) -> Record:
     rejected=rejected or (),
     category=label(sample.extra.get("category")),
     injector=label(sample.extra.get("injector")),
+    context=sample.context,
+    end_scored=sample.end_scored,
   )

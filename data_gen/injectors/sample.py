@@ -195,8 +195,7 @@ class Sample(Injector):
       marks = ["<image>"] * len(item.sample.images)
       turn = "\n".join([*marks, self._question(item)])
       extra = {"injector": self.label, "category": item.category}
-      kept = ("invented", "context", "end_scored")
-      extra |= {k: pair[k] for k in kept if k in pair}
+      extra["invented"] = pair["invented"]
       made.append(
         dataclasses.replace(
           item.sample,
@@ -204,6 +203,8 @@ class Sample(Injector):
           turns=(turn, pair["chosen"]),
           rejected=(turn, pair["rejected"]),
           extra=extra,
+          context=pair.get("context", ""),
+          end_scored=pair.get("end_scored"),
         )
       )
     return made

@@ -86,6 +86,10 @@ def to_json(sample: Sample) -> dict[str, Any]:
   row["conversations"] = rows(sample.turns)
   if sample.rejected is not None:
     row["rejected_conversations"] = rows(sample.rejected)
+  if sample.context:
+    row["context"] = sample.context
+  if sample.end_scored is not None:
+    row["end_scored"] = sample.end_scored
   return row | sample.extra
 
 

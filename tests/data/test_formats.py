@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from povid_jax.data import formats
-from povid_jax.data.pairs import Sample
+from povid_jax.data.pairs import Sample, write_samples
 from povid_jax.data.samples import Layout, read_samples
 from povid_jax.errors import UserError
 
@@ -399,3 +399,30 @@ def test_tables_of_text(tmp_path, mark):
   path.write_text("\n".join(mark.join(line) for line in lines))
   (sample,) = read_samples(path)
   assert sample.turns == (ASKED, C) and sample.rejected == (ASKED, R)
+
+
+def test_our_own_context_pairs_come_back(tmp_path):
+  """What `write_samples` leaves is what is read, for every kind of end."""
+  made = [
+    Sample(
+      f"s{i}",
+      ("0.jpg",),
+      (ASKED, C),
+      (ASKED, R),
+      extra={"invented": ["knife"]},
+      context=context,
+      end_scored=end,
+    )
+    for i, (context, end) in enumerate(
+      [("A table.", False), ("A table.", True), ("", False), ("", None)]
+    )
+  ]
+  path = tmp_path / "pairs.jsonl"
+  write_samples(path, made)
+  assert read_samples(path) == made
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  assert "context" not in rows[2] and "end_scored" not in rows[3]
+  rows[0]["end_scored"] = "no"
+  path.write_text(json.dumps(rows[0]) + "\n")
+  with pytest.raises(UserError, match="end_scored is a string; want true"):
+    read_samples(path)

@@ -47,6 +47,16 @@ def test_a_picture_may_be_asked_about_in_any_turn():
   encode.check_turns(sample(turns=turns))
 
 
+def test_a_record_keeps_the_answer_so_far(tmp_path, photos):
+  photos.make_images(tmp_path, 1)
+  changes = {"context": "A table.", "end_scored": False}
+  options = Options("p.jsonl", str(tmp_path))
+  record = to_record(sample(**changes), options)
+  assert (record.context, record.end_scored) == ("A table.", False)
+  record = to_record(sample(), options)
+  assert (record.context, record.end_scored) == ("", None)
+
+
 def bomb(side: int) -> bytes:
   """A PNG of a hundred bytes that says it is so many pixels square."""
 

@@ -2,6 +2,9 @@
 
     {id, image, conversations, rejected_conversations}
 
+and of `data_gen sample --unit=sentence` also `context`, the answer so far, and
+`end_scored`, whether the last turns end their answer (records.Record has both).
+
 YiyangAiLab/POVID_preference_data_for_VLLMs; conversations are LLaVA's lists of
 {from, value}, with the same human turns in both.
 """
@@ -31,7 +34,16 @@ def _samples(row: Row, pick: Pick) -> Iterable[Sample]:
   if row.get(field) is not None:
     _, rejected = base.conversation(row[field], field)
     rejected = base.same_questions(rejected, turns, field, other)
-  yield Sample(name, images(row, pick), turns, rejected, system=system)
+  context = base.text(row.get("context") or "", "context")
+  end = row.get("end_scored")
+  if not isinstance(end, bool | None):
+    raise base.Malformed(f"end_scored is {base.kind(end)}; want true or false")
+  yield Sample(
+    *(name, images(row, pick), turns, rejected),
+    system=system,
+    context=context,
+    end_scored=end,
+  )
 
 
 FORMAT = Format(
@@ -42,6 +54,7 @@ FORMAT = Format(
   samples=_samples,
   reads=frozenset(
     {"id", "image", "images", "conversations", "rejected_conversations"}
+    | {"context", "end_scored"}
   ),
   own_ids=True,
 )
