@@ -23,6 +23,10 @@ class Template:
   # single one goes to the front unless it is there. False: all to the front.
   in_place: bool = False
   trim: bool = False  # white space around what was said is taken off
+  # tokens around an image, which then needs no newline behind it
+  image_start: str = ""
+  image_end: str = ""
+  image: str = "<image>\n"  # an image in the chat template of transformers
 
 
 _LLAVA_SYSTEM = (
@@ -80,6 +84,18 @@ TEMPLATES: dict[str, Template] = {
     answer="{text}",
     end="<|im_end|>",
     in_place=True,
+  ),
+  # Qwen2-VL's and Qwen2.5-VL's
+  "qwen2_vl": Template(
+    first="<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    + _QWEN_TURN,
+    later="\n" + _QWEN_TURN,
+    answer="{text}",
+    end="<|im_end|>",
+    in_place=True,
+    image_start="<|vision_start|>",
+    image_end="<|vision_end|>",
+    image="<|vision_start|><|image_pad|><|vision_end|>",
   ),
   # LLaVA-NeXT's on Llama 3
   "llava_llama_3": Template(

@@ -116,9 +116,23 @@ class _Writer:
 
   def _image(self) -> None:
     self.flush()
+    self._mark(self._template.image_start)
     self._put([IMAGE_TOKEN] * self._counts[0])
     self._counts = self._counts[1:]
     self._continues = False  # LLaVA tokenises what follows by itself
+    self._mark(self._template.image_end)
+
+  def _mark(self, token: str) -> None:
+    """A token beside an image, where the template has one."""
+    if not token:
+      return
+    known = self._special(token)
+    if known is None:
+      raise UserError(
+        f"{self._tokenizer.folder}: the tokenizer has no {token}, which the "
+        "template puts beside an image; it is the tokenizer of another model"
+      )
+    self._put_special(known)
 
   def _said(self, said: str) -> list[str]:
     """What was said as the texts before, between and behind its images."""
@@ -128,6 +142,8 @@ class _Writer:
     if count and not (self._template.in_place and (count > 1 or at_front)):
       rest = "".join(texts).strip()
       texts = ["", *["\n"] * (count - 1), f"\n{rest}" if rest else ""]
+    if self._template.image_end:
+      texts[1:] = [text.removeprefix("\n") for text in texts[1:]]
     if self._template.trim:
       texts[0] = texts[0].lstrip()
       texts[-1] = texts[-1].rstrip()

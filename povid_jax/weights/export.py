@@ -13,7 +13,14 @@ import numpy as np
 from povid_jax import progress
 from povid_jax.errors import UserError
 from povid_jax.models.config import LlavaConfig, LoraConfig
-from povid_jax.weights import finite, hf_config, keys, processors, tokenizers
+from povid_jax.weights import (
+  finite,
+  hf_config,
+  keys,
+  processors,
+  qwen,
+  tokenizers,
+)
 from povid_jax.weights.layouts import check_pair
 from povid_jax.weights.load import cast
 from povid_jax.weights.towers import TOWERS, kind_of
@@ -213,16 +220,41 @@ def tensors(
       yield named(entry, name), Lazy(shape, dtype, produce)
 
 
+def key_on_disk(config: LlavaConfig, part: str, name: str) -> str:
+  """Name of a tensor in a file that every transformers with the model reads.
+
+  Args:
+    part, name: as a keys.Entry has them.
+  """
+  if check_pair(config) == qwen.MODEL_TYPE:
+    return qwen.DISK[part] + keys.merger_name(part, name)
+  return _LLAVA_HF[part] + name
+
+
 _ARCHITECTURES = {
   "llava": "LlavaForConditionalGeneration",
   "llava_next": "LlavaNextForConditionalGeneration",
   "llava_onevision": "LlavaOnevisionForConditionalGeneration",
+  qwen.MODEL_TYPE: qwen.ARCHITECTURE,
 }
 
 
 def class_of(config: LlavaConfig) -> str:
   """The model class of transformers that opens the export."""
   return _ARCHITECTURES[check_pair(config)]
+
+
+def _describe_qwen(
+  config: LlavaConfig, ids: tokenizers.Exported
+) -> dict[str, Any]:
+  """`_describe` of Qwen2.5-VL."""
+  return qwen.to_hf(config, ids.rows) | {
+    "image_token_id": ids.image,
+    "video_token_id": ids.video,
+    "vision_start_token_id": ids.start,
+    "vision_end_token_id": ids.end,
+    "bos_token_id": None,  # silence would mean the hub's
+  }
 
 
 def _describe(config: LlavaConfig, ids: tokenizers.Exported) -> dict[str, Any]:
@@ -282,14 +314,17 @@ def write_llava_hf(
     raise UserError(
       f"llava-hf has no {config.projector!r} projector, want 'mlp2x_gelu'"
     )
-  named = lambda entry, name: _LLAVA_HF[entry.part] + name
+  named = lambda entry, name: key_on_disk(config, entry.part, name)
   made = dict(tensors(config, params, tuned, ids.rows, named))
   given = {k: v for k, v in tokens.items() if v is not None}
-  described = _describe(config, ids)
+  # the hub's Qwen2.5-VL has no text_config: its fields stand among the others
+  flat = check_pair(config) == qwen.MODEL_TYPE
+  described = (_describe_qwen if flat else _describe)(config, ids)
   described["torch_dtype"] = torch_dtype(
-    made["language_model.model.norm.weight"].dtype
+    made[key_on_disk(config, "decoder", "norm.weight")].dtype
   )
-  described["text_config"] |= given
+  text = described if flat else described["text_config"]
+  text |= given
   described["povid_jax"] = dict(manners)
   if "pad_token_id" in given:
     described["pad_token_id"] = given["pad_token_id"]

@@ -61,11 +61,12 @@ _PROJECTOR_NAMES = {
   "2.bias": "linear_2.bias",
   "weight": "linear_1.weight",  # mm_projector_type "linear"
   "bias": "linear_1.bias",
-  "mlp.0.weight": "linear_1.weight",  # the merger of Qwen2.5-VL
-  "mlp.0.bias": "linear_1.bias",
-  "mlp.2.weight": "linear_2.weight",
-  "mlp.2.bias": "linear_2.bias",
 }
+# the merger of Qwen2.5-VL has its layers one folder deeper
+_MERGER_NAMES = {
+  f"mlp.{name}": ours for name, ours in _PROJECTOR_NAMES.items() if "." in name
+}
+_PROJECTOR_NAMES |= _MERGER_NAMES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,6 +274,12 @@ def split(key: str, clip: bool = False) -> tuple[str, str] | None:
         part == "projector"
       ) else name
   return None
+
+
+def merger_name(part: str, name: str) -> str:
+  """Name of a tensor inside its part as Qwen2.5-VL has it."""
+  theirs = {ours: merger for merger, ours in _MERGER_NAMES.items()}
+  return theirs.get(name, name) if part == "projector" else name
 
 
 def ignored(key: str, clip: bool = False) -> bool:

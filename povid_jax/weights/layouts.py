@@ -11,6 +11,7 @@ from povid_jax.models.config import (
   DecoderConfig,
   LayoutConfig,
   LlavaConfig,
+  QwenVisionConfig,
   VisionConfig,
 )
 from povid_jax.weights.fields import Fields, section, want
@@ -197,7 +198,9 @@ def check_pair(config: LlavaConfig) -> str:
   Raises:
     UserError: transformers has no model of this tower and this layout.
   """
-  layout, clip = config.layout, config.square_tower.class_token
+  if isinstance(config.vision, QwenVisionConfig):
+    return "qwen2_5_vl"
+  layout, clip = config.layout, config.vision.class_token
   if layout.kind == "square" and clip:
     return "llava"
   if layout.kind == "anyres" and layout.reader == "transformers":

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from povid_jax.models.config import LlavaConfig
+from povid_jax.weights import qwen
 from povid_jax.weights.layouts import check_pair
 from povid_jax.weights.tokenizers import IMAGE, VIDEO
 
@@ -15,6 +16,7 @@ _CLASSES = {
     "LlavaOnevisionProcessor",
     "LlavaOnevisionImageProcessor",
   ),
+  qwen.MODEL_TYPE: ("Qwen2_5_VLProcessor", "Qwen2VLImageProcessor"),
 }
 
 
@@ -77,6 +79,33 @@ def _processor(config: LlavaConfig, kind: str) -> dict[str, Any]:
   }
 
 
+def _llava(config: LlavaConfig, kind: str) -> dict[str, dict[str, Any]]:
+  """Files of a LLaVA's processor, by name."""
+  made = {
+    "preprocessor_config.json": _image_processor(config, kind),
+    "processor_config.json": _processor(config, kind),
+  }
+  if kind == "llava_onevision":
+    # its processor wants one, though we know no videos
+    vision = config.square_tower
+    made["video_preprocessor_config.json"] = {
+      "video_processor_type": "LlavaOnevisionVideoProcessor",
+      "image_mean": list(vision.mean),
+      "image_std": list(vision.std),
+      "size": {"height": vision.image_size, "width": vision.image_size},
+    }
+  return made
+
+
+def _qwen(config: LlavaConfig) -> dict[str, dict[str, Any]]:
+  """Files of Qwen2.5-VL's processor, by name."""
+  return {
+    "preprocessor_config.json": qwen.to_processor(config),
+    "processor_config.json": {"processor_class": "Qwen2_5_VLProcessor"},
+    "video_preprocessor_config.json": qwen.to_video_processor(config),
+  }
+
+
 def write_processor(
   target: Path, config: LlavaConfig, template: str | None
 ) -> None:
@@ -87,24 +116,9 @@ def write_processor(
       of messages. It takes the place of what came with the tokenizer.
   """
   kind = check_pair(config)
-  for name, value in (
-    ("preprocessor_config.json", _image_processor(config, kind)),
-    ("processor_config.json", _processor(config, kind)),
-  ):
+  files = _qwen(config) if kind == qwen.MODEL_TYPE else _llava(config, kind)
+  for name, value in files.items():
     (target / name).write_text(json.dumps(value, indent=2), encoding="utf-8")
-  if kind == "llava_onevision":
-    # its processor wants one, though we know no videos
-    video = {
-      "video_processor_type": "LlavaOnevisionVideoProcessor",
-      "image_mean": list(config.square_tower.mean),
-      "image_std": list(config.square_tower.std),
-      "size": {
-        "height": config.square_tower.image_size,
-        "width": config.square_tower.image_size,
-      },
-    }
-    file = target / "video_preprocessor_config.json"
-    file.write_text(json.dumps(video, indent=2), encoding="utf-8")
   if template is not None:
     (target / "chat_template.json").unlink(missing_ok=True)
     (target / "chat_template.jinja").write_text(template, encoding="utf-8")

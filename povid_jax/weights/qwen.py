@@ -198,7 +198,16 @@ def describe(folder: Path) -> Described:
   return Described(from_hf(folder), said.get("template") or "qwen2_vl")
 
 
-def to_hf(config: LlavaConfig, vocab_size: int, dtype: str) -> dict[str, Any]:
+# names on disk that every transformers since 4.49 reads
+DISK = {
+  "vision": "visual.",
+  "projector": "visual.merger.",
+  "decoder": "model.",
+  "head": "lm_head.",
+}
+
+
+def to_hf(config: LlavaConfig, vocab_size: int) -> dict[str, Any]:
   """config.json as the hub has it, without the ids of tokens."""
   decoder, vision = config.decoder, config.vision
   assert isinstance(vision, QwenVisionConfig)
@@ -206,7 +215,6 @@ def to_hf(config: LlavaConfig, vocab_size: int, dtype: str) -> dict[str, Any]:
   return {
     "architectures": [ARCHITECTURE],
     "model_type": MODEL_TYPE,
-    "torch_dtype": dtype,
     "vocab_size": vocab_size,
     "hidden_size": decoder.hidden_size,
     "intermediate_size": decoder.intermediate_size,
@@ -232,3 +240,39 @@ def to_hf(config: LlavaConfig, vocab_size: int, dtype: str) -> dict[str, Any]:
       **tower,
     },
   }
+
+
+def to_processor(config: LlavaConfig) -> dict[str, Any]:
+  """preprocessor_config.json."""
+  tower, layout = config.vision, config.layout
+  assert isinstance(tower, QwenVisionConfig)
+  return {
+    "image_processor_type": "Qwen2VLImageProcessor",
+    "processor_class": "Qwen2_5_VLProcessor",
+    "do_convert_rgb": True,
+    "do_resize": True,
+    "resample": 3,  # bicubic
+    "min_pixels": layout.min_pixels,
+    "max_pixels": layout.max_pixels,
+    "size": {
+      "shortest_edge": layout.min_pixels,
+      "longest_edge": layout.max_pixels,
+    },
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": list(tower.mean),
+    "image_std": list(tower.std),
+    "patch_size": tower.patch_size,
+    "merge_size": tower.merge_size,
+    "temporal_patch_size": tower.frames,
+  }
+
+
+def to_video_processor(config: LlavaConfig) -> dict[str, Any]:
+  """video_preprocessor_config.json: their processor wants one, though we know
+  no videos."""
+  image = to_processor(config)
+  drop = ("image_processor_type", "min_pixels", "max_pixels")
+  kept = {name: value for name, value in image.items() if name not in drop}
+  return kept | {"video_processor_type": "Qwen2VLVideoProcessor"}

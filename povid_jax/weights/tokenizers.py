@@ -22,6 +22,35 @@ FILES = (
   "generation_config.json",
 )
 IMAGE, VIDEO, PAD = "<image>", "<video>", "<pad>"
+
+
+class Names(NamedTuple):
+  """Tokens that a processor of transformers asks its tokenizer for.
+
+  Attributes:
+    image, pad: one image token, and padding.
+    video, start, end: one token of a video and those around an image, where
+      the family has them.
+  """
+
+  image: str = IMAGE
+  video: str | None = None
+  pad: str = PAD
+  start: str | None = None
+  end: str | None = None
+
+
+# class of a processor -> its tokens
+_NAMES = {
+  "LlavaOnevisionProcessor": Names(video=VIDEO),
+  "Qwen2_5_VLProcessor": Names(
+    "<|image_pad|>",
+    "<|video_pad|>",
+    "<|endoftext|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+  ),
+}
 _SPECIAL = (
   sentencepiece_file.UNKNOWN,
   sentencepiece_file.CONTROL,
@@ -157,9 +186,11 @@ class Exported(NamedTuple):
   """
 
   image: int
-  video: int | None
   pad: int
   rows: int
+  video: int | None = None
+  start: int | None = None  # beside an image
+  end: int | None = None
 
 
 def export_tokenizer(
@@ -195,8 +226,8 @@ def export_tokenizer(
   moved = prepend_scheme.change(spec["pre_tokenizer"], {"first"}, "always")
   later = {"legacy": False} if moved else {}
   known = _known(spec)
-  videos = (VIDEO,) if processor == "LlavaOnevisionProcessor" else ()
-  for name in (IMAGE, *videos, PAD):
+  asked = _NAMES.get(processor, Names())
+  for name in filter(None, asked):
     if name not in known:
       known[name] = max(known.values()) + 1
       spec.setdefault("added_tokens", []).append(_added(name, known[name]))
@@ -210,10 +241,18 @@ def export_tokenizer(
     for field, i in (special or {}).items()
     if i is not None and i in names
   }
-  _write_config(target, named, known, later | {"processor_class": processor})
-  needed = max(known[IMAGE], known[PAD]) + 1
+  settings = {"processor_class": processor, "pad_token": asked.pad}
+  settings |= {
+    "image_token": asked.image,
+    "extra_special_tokens": {"image_token": asked.image},
+  }
+  _write_config(target, named, known, later | settings)
+  ids = {
+    field: known[name] for field, name in asked._asdict().items() if name
+  }
+  needed = max(ids.values()) + 1
   rows = vocab_size if needed <= vocab_size else -(-needed // 64) * 64
-  return Exported(known[IMAGE], known.get(VIDEO), known[PAD], rows)
+  return Exported(rows=rows, **ids)
 
 
 def _write_config(
@@ -231,9 +270,6 @@ def _write_config(
   settings |= settings_too | {
     # the class that takes tokenizer.json as it is, in every version
     "tokenizer_class": "PreTrainedTokenizerFast",
-    "pad_token": PAD,
-    "image_token": IMAGE,
-    "extra_special_tokens": {"image_token": IMAGE},
     "padding_side": "left",
     "clean_up_tokenization_spaces": False,
   }
