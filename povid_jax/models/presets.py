@@ -1,7 +1,15 @@
 """Named dimensions. Source: the models' own config.json."""
 
+import dataclasses
+
 from povid_jax.errors import UserError
-from povid_jax.models.config import DecoderConfig, LlavaConfig, VisionConfig
+from povid_jax.models.config import (
+  DecoderConfig,
+  LayoutConfig,
+  LlavaConfig,
+  QwenVisionConfig,
+  VisionConfig,
+)
 
 _LLAMA_7B = DecoderConfig()
 _LLAMA_13B = DecoderConfig(
@@ -17,12 +25,45 @@ _MISTRAL_7B = DecoderConfig(
   rope_theta=1_000_000.0,
   max_positions=32768,
 )
+_QWEN_3B = DecoderConfig(
+  vocab_size=151936,
+  hidden_size=2048,
+  intermediate_size=11008,
+  num_layers=36,
+  num_heads=16,
+  num_kv_heads=2,
+  rope_theta=1_000_000.0,
+  max_positions=128000,
+  rms_norm_eps=1e-6,
+  attention_bias=True,
+  tie_embeddings=True,
+  mrope_sections=(16, 24, 24),
+)
+_QWEN_7B = dataclasses.replace(
+  _QWEN_3B,
+  vocab_size=152064,
+  hidden_size=3584,
+  intermediate_size=18944,
+  num_layers=28,
+  num_heads=28,
+  num_kv_heads=4,
+  tie_embeddings=False,
+)
+
+
+def _qwen(decoder: DecoderConfig) -> LlavaConfig:
+  return LlavaConfig(
+    vision=QwenVisionConfig(), decoder=decoder, layout=LayoutConfig("native")
+  )
+
 
 PRESETS: dict[str, LlavaConfig] = {
   "llava-1.5-7b": LlavaConfig(decoder=_LLAMA_7B),
   "llava-1.5-13b": LlavaConfig(decoder=_LLAMA_13B),
   # Mistral-7B-Instruct-v0.2: theta 1e6 and no sliding window
   "llava-mistral-7b": LlavaConfig(decoder=_MISTRAL_7B),
+  "qwen2.5-vl-3b": _qwen(_QWEN_3B),
+  "qwen2.5-vl-7b": _qwen(_QWEN_7B),
   # for tests: every mechanism, almost no arithmetic
   "test": LlavaConfig(
     vision=VisionConfig(

@@ -51,6 +51,9 @@ RULES: tuple[tuple[str, P], ...] = (
     r"layers/.*/(o_proj|out_proj|down_proj|fc2)/lora_b$",
     P(None, None, "fsdp"),
   ),
+  # queries, keys and values in one matrix: a cut over heads would mix them
+  (r"layers/.*/qkv/(kernel|lora_a)$", P(None, "fsdp", None)),
+  (r"layers/.*/attn/proj/(kernel|lora_b)$", P(None, None, "fsdp")),
   (r"projector/linear_\d/kernel$", P("fsdp", "tensor")),
   (r".*", P()),  # norms, biases, CLIP embeddings: small, on every device
 )

@@ -247,9 +247,7 @@ def export_tokenizer(
     "extra_special_tokens": {"image_token": asked.image},
   }
   _write_config(target, named, known, later | settings)
-  ids = {
-    field: known[name] for field, name in asked._asdict().items() if name
-  }
+  ids = {field: known[name] for field, name in asked._asdict().items() if name}
   needed = max(ids.values()) + 1
   rows = vocab_size if needed <= vocab_size else -(-needed // 64) * 64
   return Exported(rows=rows, **ids)
