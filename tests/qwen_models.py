@@ -35,6 +35,8 @@ TEXT = dict(
   num_attention_heads=4,
   num_key_value_heads=2,
   vocab_size=96,
+  bos_token_id=None,
+  eos_token_id=2,
   max_position_embeddings=256,
   rms_norm_eps=1e-6,
   rope_parameters=dict(
@@ -43,15 +45,20 @@ TEXT = dict(
 )
 
 
-def qwen(seed: int = 0, **text: Any) -> Any:
+IDS = dict(
+  image_token_id=IMAGE_ID,
+  video_token_id=VIDEO_ID,
+  vision_start_token_id=START_ID,
+  vision_end_token_id=END_ID,
+)
+
+
+def qwen(seed: int = 0, ids: dict[str, int] = IDS, **text: Any) -> Any:
   """Qwen2_5_VLForConditionalGeneration, random weights, float32, eager."""
   config = transformers.Qwen2_5_VLConfig(
     vision_config=VISION,
     text_config=TEXT | text,
-    image_token_id=IMAGE_ID,
-    video_token_id=VIDEO_ID,
-    vision_start_token_id=START_ID,
-    vision_end_token_id=END_ID,
+    **ids,
     tie_word_embeddings=text.get("tie_word_embeddings", False),
   )
   config._attn_implementation = "eager"

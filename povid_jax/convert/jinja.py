@@ -17,13 +17,14 @@ def chat_template(template: Template) -> str | None:
   trimmed = " | trim" if template.trim else ""
   said = (
     "{% if message['content'] is string %}"
-    f"{{{{ message['content']{trimmed} }}}}"
-    "{% else %}"
-    "{% for part in message['content'] if part['type'] == 'image' %}"
-    "{{ '<image>\\n' }}{% endfor %}"
-    "{% for part in message['content'] if part['type'] == 'text' %}"
-    f"{{{{ part['text']{trimmed} }}}}"
-    "{% endfor %}{% endif %}"
+    + f"{{{{ message['content']{trimmed} }}}}"
+    + "{% else %}"
+    + "{% for part in message['content'] if part['type'] == 'image' %}"
+    + quote(template.image)
+    + "{% endfor %}"
+    + "{% for part in message['content'] if part['type'] == 'text' %}"
+    + f"{{{{ part['text']{trimmed} }}}}"
+    + "{% endfor %}{% endif %}"
   )
   answer, answer_after = template.answer.split("{text}")
   return (

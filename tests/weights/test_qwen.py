@@ -1,0 +1,190 @@
+"""Qwen2.5-VL's folders: every generation of names in, transformers out."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+import transformers  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+from povid_jax import convert  # noqa: E402
+from povid_jax.errors import UserError  # noqa: E402
+from povid_jax.models.config import LlavaConfig  # noqa: E402
+from povid_jax.weights import qwen  # noqa: E402
+from povid_jax.weights.load import open_checkpoint  # noqa: E402
+from tests import qwen_models  # noqa: E402
+from tests.data.test_qwen_text import CASES, byte_level  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings(
+  "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)
+IDS = dict(
+  image_token_id=262,
+  video_token_id=263,
+  vision_start_token_id=260,
+  vision_end_token_id=261,
+)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
+def folder(request, tmp_path_factory):
+  """A folder as transformers writes it, with tokenizer and processor."""
+  folder = tmp_path_factory.mktemp("qwen")
+  byte_level(folder)
+  model = qwen_models.qwen(
+    vocab_size=320, tie_word_embeddings=request.param, ids=IDS
+  )
+  model.save_pretrained(folder)
+  qwen_models.processor().save_pretrained(folder)
+  return folder
+
+
+def _rewrite(folder, target, rename, flat: bool):
+  """The same model with other names of tensors, and a flat config.json."""
+  shutil.copytree(folder, target)
+  tensors = load_file(target / "model.safetensors")
+  renamed = {rename(name): tensor for name, tensor in tensors.items()}
+  save_file(renamed, target / "model.safetensors", {"format": "pt"})
+  c = json.loads((target / "config.json").read_text())
+  if flat:
+    text = c.pop("text_config")
+    rope = text.pop("rope_parameters")
+    text.pop("model_type")
+    c = text | c
+    c["rope_theta"] = rope["rope_theta"]
+    c["rope_scaling"] = {
+      "type": "mrope",
+      "mrope_section": rope["mrope_section"],
+    }
+  (target / "config.json").write_text(json.dumps(c))
+  return target
+
+
+def _on_disk(name: str) -> str:
+  """Names up to 4.51, and on the hub."""
+  name = name.removeprefix("model.language_model.")
+  if name.startswith("model.visual."):
+    return name.removeprefix("model.")
+  return (
+    name
+    if name.startswith(("visual.", "lm_head.", "model."))
+    else ("model." + name)
+  )
+
+
+def test_generations_of_names(folder, tmp_path):
+  new, disk = open_checkpoint(folder), tmp_path / "disk"
+  _rewrite(folder, disk, _on_disk, flat=True)
+  kept = load_file(disk / "model.safetensors")
+  assert {name.split(".")[0] for name in kept} <= {"visual", "model", "lm_head"}
+  old = open_checkpoint(disk)
+  assert old.config == new.config
+  assert old.template == new.template == "qwen2_vl"
+  one, two = (source.params(np.float32) for source in (old, new))
+  assert one.keys() == two.keys()
+  for path, value in one.items():
+    np.testing.assert_array_equal(value, two[path])
+
+
+def test_what_transformers_assumes():
+  """Fields that a config.json may leave out."""
+  vision = transformers.models.qwen2_5_vl.configuration_qwen2_5_vl
+  theirs = vision.Qwen2_5_VLVisionConfig()
+  for name, value in qwen.VISION_DEFAULTS.items():
+    found = getattr(theirs, name)
+    assert (list(found) if isinstance(found, tuple) else found) == value
+  theirs = vision.Qwen2_5_VLTextConfig()
+  for name, value in qwen.TEXT_DEFAULTS.items():
+    found = (
+      theirs.rope_parameters["rope_theta"]
+      if name == "rope_theta"
+      else getattr(theirs, name)
+    )
+    assert found == value, name
+
+
+def _logits(model, ids, pictures):
+  given = qwen_models.processor()(images=pictures, return_tensors="pt")
+  kinds = (np.array(ids) == IDS["image_token_id"]).astype(np.int32)
+  with torch.no_grad():
+    return model(
+      input_ids=torch.tensor([ids]),
+      mm_token_type_ids=torch.from_numpy(kinds)[None],
+      **given,
+    ).logits
+
+
+def test_there_and_back(folder, tmp_path):
+  """convert, export, transformers: equal logits, equal pixels and prompt."""
+  ours, out = tmp_path / "ours", tmp_path / "out"
+  convert.main(["from-torch", str(folder), str(ours), "--dtype=keep"])
+  said = json.loads((ours / "model.json").read_text())
+  assert LlavaConfig.from_dict(
+    {k: v for k, v in said.items() if k != "template"}
+  ) == qwen.from_hf(folder)
+  convert.main(["to-hf", str(ours), str(out)])
+  load = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained
+  want, got = (
+    load(x, attn_implementation="eager", dtype=torch.float32)
+    for x in (folder, out)
+  )
+  for name in IDS:
+    assert getattr(got.config, name) == getattr(want.config, name)
+  pictures = [qwen_models.picture(60, 44)]
+  # their whole processor wants torchvision, for videos
+  processor = transformers.AutoImageProcessor.from_pretrained(
+    out, backend="pil"
+  )
+  made = processor(images=pictures, return_tensors="pt")
+  given = qwen_models.processor()(images=pictures, return_tensors="pt")
+  for name, value in given.items():
+    assert torch.equal(made[name], value)
+  tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+  parts = [{"type": "image"}, {"type": "text", "text": "What?"}]
+  prompt = tokenizer.apply_chat_template(
+    [{"role": "user", "content": parts}], tokenize=False
+  )
+  assert prompt == CASES["one"][1]
+  image = "<|image_pad|>"
+  ids = tokenizer(prompt.replace(image, 4 * 3 * image))["input_ids"]
+  assert ids.count(IDS["image_token_id"]) == 4 * 3
+  difference = _logits(got, ids, pictures) - _logits(want, ids, pictures)
+  assert difference.abs().max() == 0
+  again = open_checkpoint(out)
+  assert again.config == open_checkpoint(folder).config
+  assert again.template == "qwen2_vl"
+
+
+@pytest.mark.parametrize(
+  ("change", "reason"),
+  [
+    ({"hidden_act": "gelu"}, "hidden_act"),
+    ({"out_hidden_size": 7}, "out_hidden_size"),
+    ({"fullatt_block_indexes": [9]}, "fullatt_block_indexes"),
+    ({"window_size": 30}, "window_size"),
+  ],
+)
+def test_towers_that_we_do_not_compute(folder, tmp_path, change, reason):
+  shutil.copytree(folder, tmp_path / "other")
+  file = tmp_path / "other" / "config.json"
+  c = json.loads(file.read_text())
+  c["vision_config"] |= change
+  file.write_text(json.dumps(c))
+  with pytest.raises(UserError, match=reason):
+    qwen.from_hf(tmp_path / "other")
+
+
+def test_processors_that_we_do_not_compute(folder, tmp_path):
+  shutil.copytree(folder, tmp_path / "other")
+  (file,) = (tmp_path / "other").glob("*processor_config.json")
+  c = json.loads(file.read_text())
+  (c.get("image_processor") or c)["resample"] = 2
+  file.write_text(json.dumps(c))
+  with pytest.raises(UserError, match="resample"):
+    qwen.from_hf(tmp_path / "other")
+  file.unlink()
+  with pytest.raises(UserError, match="preprocessor_config"):
+    qwen.from_hf(tmp_path / "other")
