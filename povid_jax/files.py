@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -82,7 +82,10 @@ def _sweep(path: Path) -> None:
         left.unlink(missing_ok=True)
 
 
-def parse_json(data: bytes | str) -> Any:
+Hook = Callable[[dict[str, Any]], Any]  # makes something of each object
+
+
+def parse_json(data: bytes | str, hook: Hook | None = None) -> Any:
   """Any JSON, in UTF-8 or UTF-16, with or without a byte order mark.
 
   Raises:
@@ -90,12 +93,12 @@ def parse_json(data: bytes | str) -> Any:
       too many digits.
   """
   try:
-    return json.loads(data)
+    return json.loads(data, object_hook=hook)
   except RecursionError as error:
     raise ValueError("nested too deep") from error
 
 
-def decode_json(text: str | bytes, where: str) -> Any:
+def decode_json(text: str | bytes, where: str, hook: Hook | None = None) -> Any:
   """The value of a JSON text.
 
   Raises:
@@ -103,7 +106,7 @@ def decode_json(text: str | bytes, where: str) -> Any:
       nested too deeply, a number of too many digits.
   """
   try:
-    return parse_json(text)
+    return parse_json(text, hook)
   except UnicodeDecodeError as error:
     raise UserError(f"{where}: not UTF-8 at byte {error.start}") from error
   except ValueError as error:
@@ -122,9 +125,9 @@ def read_text(path: str | Path) -> str:
     raise UserError(f"{path}: {error.strerror or error}") from error
 
 
-def load_json(path: str | Path) -> Any:
+def load_json(path: str | Path, hook: Hook | None = None) -> Any:
   """The value of a JSON file; UserError names the file."""
-  return decode_json(read_text(path), str(path))
+  return decode_json(read_text(path), str(path), hook)
 
 
 def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:

@@ -1,6 +1,5 @@
 """Reads answers of any common format and puts each to its question."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,19 +8,9 @@ from typing import Any
 
 from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
-from povid_jax.eval import needs
-from povid_jax.eval.benchmarks.prompts import ASKS_YES_NO, SHORT_ANSWER
+from povid_jax.eval import answer_fields, answer_formats
+from povid_jax.eval.answer_fields import TEXT_FIELDS, bare, text_of
 from povid_jax.eval.protocol import Benchmark
-
-# LLaVA, CHAIR, AMBER, the released POVID script, HallusionBench, MMBench
-TEXT_FIELDS = (
-  "text",
-  "caption",
-  "response",
-  "model_prediction",
-  "prediction",
-  "answer",
-)
 
 
 @dataclass
@@ -33,13 +22,19 @@ class Matched:
   notes: list[str] = field(default_factory=list)
 
 
-def read(path: Path, benchmark: Benchmark) -> list[dict[str, Any]]:
+def read(
+  path: Path, benchmark: Benchmark, field: str | None = None
+) -> list[dict[str, Any]]:
   """Answer rows of a file or folder that belong to a benchmark.
 
-  A file is a JSON list, one JSON object per line, the original CHAIR's
-  {"imgToEval": {...}}, or a mapping {id: text}. Rows that name a `benchmark`
-  (our answers.jsonl) are kept if it is this one. In a folder the file is looked
-  for as <benchmark>.jsonl, <benchmark>.json or answers.jsonl.
+  A file is in one of the formats of `answer_formats.rows_of`. Rows that name a
+  `benchmark` (our answers.jsonl) are kept if it is this one. In a folder the
+  file is looked for as <benchmark>.jsonl, <benchmark>.json or answers.jsonl.
+
+  Args:
+    path: the file or folder.
+    benchmark: whose answers they are.
+    field: where a row holds the model's words; None: one of TEXT_FIELDS.
 
   Raises:
     UserError: no such file, not UTF-8, not JSON, or a row without a text.
@@ -58,52 +53,21 @@ def read(path: Path, benchmark: Benchmark) -> list[dict[str, Any]]:
     path = found[0]
   rows = [
     row
-    for row in _rows(path)
+    for row in answer_formats.rows_of(path)
     if row.get("benchmark", benchmark.name) == benchmark.name
   ]
+  if field is not None:
+    return answer_formats.with_field(rows, field, path)
   for number, row in enumerate(rows, 1):
     _check_text(row, path, number)
   return rows
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-  text = needs.read_text(path)
-  if text.lstrip()[:1] == "[" or path.suffix == ".json":
-    try:
-      value = json.loads(text)
-    except json.JSONDecodeError:
-      # many .json files of this field hold one object per line
-      return list(needs.read_jsonl(path))
-    return _from_json(value, path)
-  return list(needs.read_jsonl(path))
-
-
-def _from_json(value: Any, path: Path) -> list[dict[str, Any]]:
-  if isinstance(value, dict):
-    if isinstance(value.get("imgToEval"), dict):
-      value = list(value["imgToEval"].values())
-    elif value and all(isinstance(text, str) for text in value.values()):
-      value = [{"question_id": k, "text": text} for k, text in value.items()]
-    else:
-      value = [value]
-  if not isinstance(value, list) or not all(isinstance(r, dict) for r in value):
-    raise UserError(f"{path}: expected a list of answers, each a JSON object")
-  return value
-
-
-def text_of(row: Mapping[str, Any]) -> str | None:
-  """An answer row's text under whichever name its format uses."""
-  for name in TEXT_FIELDS:
-    if isinstance(row.get(name), str):
-      return row[name]
-  return None
 
 
 def _check_text(row: Mapping[str, Any], path: Path, number: int) -> None:
   if text_of(row) is None:
     raise UserError(
       f"{path}: answer {number} (fields {', '.join(row) or 'none'}) has no "
-      f"text; expected one of {', '.join(TEXT_FIELDS)}"
+      f"text; expected one of {', '.join(TEXT_FIELDS)}, or --answer-field=NAME"
     )
 
 
@@ -116,35 +80,47 @@ def match(
 ) -> Matched:
   """Puts answers to questions.
 
-  By id where ids are unique. Where a benchmark's official ids repeat (POPE's
-  splits count from 1 each, MME's two questions share a picture), an answer goes
-  to the question that it repeats as `prompt` or `question`, else the k-th
-  answer with an id to the k-th question with it. Rows without any id go by
-  order, and there must be as many of them as there are questions. An answer
-  given twice in the same words counts once.
+  By id where ids are unique; by question and picture where no id is known, and
+  where a row repeats another question than that of its id. Where a benchmark's
+  official ids repeat (POPE's splits count from 1 each, MME's two questions
+  share a picture), an answer goes to the question that it repeats as `prompt`
+  or `question`, else the k-th answer with an id to the k-th question with it.
+  Rows without any id go by order, and there must be as many of them as there
+  are questions. An answer given twice in the same words counts once.
 
   Args:
     missing: "error", "skip" or "empty"; None: the benchmark's own rule.
     ignore_unknown: pass over answers to questions that were not asked.
 
   Raises:
-    UserError: answers for unknown ids, different answers for one id, or (with
-      "error") questions without an answer.
+    UserError: answers for unknown ids, different answers for one id, a field
+      that holds the questions or the truth, or (with "error") questions without
+      an answer.
   """
   ids = [benchmark.row_id(row) for row in rows]
   if rows and all(row_id is None for row_id in ids):
-    return _by_order(questions, rows, benchmark)
+    matched = _by_order(questions, rows, benchmark)
+    answer_fields.refuse_guesses(questions, rows, benchmark)
+    return matched
   slots = _slots(questions, ids)
+  if rows and not any(str(row_id) in slots for row_id in ids):
+    slots, ids, by_words = _by_words(questions, rows, ids)
+  else:
+    by_words = False
   answers: list[str | None] = [None] * len(questions)
   unknown, repeats, in_turn = [], 0, 0
+  others = _by_text(questions)
+  used: list[tuple[Question, Mapping[str, Any]]] = []
   for row, row_id in zip(rows, ids, strict=True):
     places, text = slots.get(str(row_id), []), text_of(row)
+    places = _agreeing(places, questions, row, others, benchmark)
     if len(places) > 1:
       places, told = _asked(places, questions, row)
       in_turn += not told
     free = [place for place in places if answers[place] is None]
     if free:
       answers[free[0]] = text
+      used.append((questions[free[0]], row))
     elif not places:
       unknown.append(row_id)
     elif text in [answers[place] for place in places]:
@@ -160,7 +136,15 @@ def match(
       f"has: {_first(unknown)}; questions have ids such as "
       f"{_first(q.question_id for q in questions)}"
     )
+  answer_fields.refuse_guesses(
+    *zip(*used, strict=True), benchmark
+  ) if used else None
   matched = _without(questions, answers, benchmark, missing)
+  if by_words:
+    matched.notes.append(
+      "the answers' ids are not the benchmark's: matched by question and "
+      "picture"
+    )
   if repeats:
     matched.notes.append(f"{repeats} answers were given twice and count once")
   if in_turn:
@@ -171,20 +155,96 @@ def match(
   return matched
 
 
+def _by_text(questions: Sequence[Question]) -> dict[str, list[int]]:
+  places: dict[str, list[int]] = defaultdict(list)
+  for place, question in enumerate(questions):
+    places[bare(question.text)].append(place)
+  return places
+
+
+def _prompt_of(row: Mapping[str, Any]) -> str:
+  return bare(row.get("prompt") or row.get("question") or "")
+
+
+def _picture_of(row: Mapping[str, Any]) -> str | None:
+  for name in ("image", "image_path", "img_path"):
+    if isinstance(row.get(name), str) and len(row[name]) < 4096:
+      return Path(row[name]).stem
+  return None
+
+
+def _same_picture(question: Question, row: Mapping[str, Any]) -> bool:
+  """Whether a row may be about a question's picture: it is, or names none."""
+  picture = _picture_of(row)
+  return picture is None or picture in {
+    Path(str(image)).stem for image in question.images
+  }
+
+
+def _agreeing(
+  places: Sequence[int],
+  questions: Sequence[Question],
+  row: Mapping[str, Any],
+  others: Mapping[str, list[int]],
+  benchmark: Benchmark,
+) -> Sequence[int]:
+  """The places of a row's id, or, where the row repeats the words of another
+  question, the place of that question.
+
+  Raises:
+    UserError: the words are those of several other questions.
+  """
+  said = _prompt_of(row)
+  if not places or said not in others:
+    return places
+  if any(bare(questions[place].text) == said for place in places):
+    return places
+  found = [p for p in others[said] if _same_picture(questions[p], row)]
+  if len(found) == 1 and _picture_of(row) is not None:
+    return found
+  place = places[0]
+  raise UserError(
+    f"{benchmark.name}: the answer with the id "
+    f"{questions[place].question_id!r} repeats another question "
+    f"({said[:60]!r}, not {bare(questions[place].text)[:60]!r}); its ids are "
+    "those of another file: give each row the picture as `image`, or the "
+    "benchmark's own ids"
+  )
+
+
+def _by_words(
+  questions: Sequence[Question],
+  rows: Sequence[Mapping[str, Any]],
+  ids: list[Any],
+) -> tuple[dict[str, list[int]], list[Any], bool]:
+  """Slots and ids by question and picture; as they were where words do not
+  tell every row's place."""
+  others = _by_text(questions)
+  asked = [bare(question.text) for question in questions]
+  in_order = len(rows) == len(questions) and all(
+    _prompt_of(row) == text for row, text in zip(rows, asked, strict=True)
+  )
+  slots, keys = {}, []
+  for number, row in enumerate(rows):
+    places = others.get(_prompt_of(row), [])
+    found = [p for p in places if _same_picture(questions[p], row)]
+    if in_order:
+      found = [number]
+    if len(found) != 1:
+      return _slots(questions, ids), ids, False
+    key = f"row {number}"
+    slots[key] = found
+    keys.append(key)
+  return slots, keys, True
+
+
 def _asked(
   places: Sequence[int], questions: Sequence[Question], row: Mapping[str, Any]
 ) -> tuple[Sequence[int], bool]:
   """Of the questions with one id, those that a row repeats; was there one?"""
-  said = _bare(row.get("prompt") or row.get("question") or "")
-  same = [p for p in places if said and _bare(questions[p].text) == said]
+  said = bare(row.get("prompt") or row.get("question") or "")
+  same = [p for p in places if said and bare(questions[p].text) == said]
   return (same, True) if same else (places, False)
-
-
-def _bare(text: Any) -> str:
-  """A question in lower case without its picture and instruction."""
-  words = str(text).replace("<image>", "").replace(ASKS_YES_NO, "")
-  words = words.replace(SHORT_ANSWER.strip(), "").replace("imange", "image")
-  return " ".join(words.lower().split())
 
 
 def _first(values: Iterable[Any], count: int = 3) -> str:

@@ -1,10 +1,10 @@
 """Finds a benchmark's files, and says what is missing and where it is from."""
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from povid_jax import files
 from povid_jax.errors import UserError
 from povid_jax.eval.protocol import Benchmark, Need, Options
 
@@ -53,43 +53,14 @@ def image_folder(folder: Path, options: Options) -> Path:
   return folder
 
 
-def read_text(path: Path) -> str:
-  """A file's text; a UserError names the file when it is not UTF-8."""
-  try:
-    return path.read_text(encoding="utf-8-sig")
-  except UnicodeDecodeError as error:
-    raise UserError(
-      f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8"
-    ) from error
-  except OSError as error:
-    raise UserError(f"cannot read {path}: {error.strerror}") from error
-
-
-def read_json(
-  path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None
-) -> Any:
-  """A JSON file's value; a UserError names file and place."""
-  try:
-    return json.loads(read_text(path), object_hook=object_hook)
-  except json.JSONDecodeError as error:
-    raise UserError(
-      f"{path}: not JSON (line {error.lineno}: {error.msg})"
-    ) from error
+read_text, read_json = files.read_text, files.load_json
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
   """The objects of a file with one JSON object per line; blank lines pass."""
-  for number, line in enumerate(read_text(path).split("\n"), 1):
-    if not line.strip():
-      continue
-    try:
-      row = json.loads(line)
-    except json.JSONDecodeError as error:
-      raise UserError(
-        f"{path}: line {number} is not JSON: {error.msg}"
-      ) from error
+  for number, row in files.json_lines(path):
     if not isinstance(row, dict):
-      raise UserError(f"{path}: line {number} is not a JSON object")
+      raise UserError(f"{path}, line {number}: not a JSON object")
     yield row
 
 

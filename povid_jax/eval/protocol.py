@@ -126,6 +126,21 @@ def row_id(row: Mapping[str, Any]) -> Any:
   return None
 
 
+def note_unread(scored: Scored, unread: int, total: int, meaning: str) -> None:
+  """Notes how many answers of a yes/no benchmark say neither.
+
+  Args:
+    scored: gets the note.
+    unread: how many; nothing is noted of none.
+    total: answers to yes/no questions.
+    meaning: how they count.
+  """
+  if unread:
+    scored.notes.append(
+      f"{unread} of {total} answers were read as neither yes nor no: {meaning}"
+    )
+
+
 Answers = Sequence[str | None]  # one per question; None: there is none
 
 

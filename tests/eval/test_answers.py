@@ -1,10 +1,14 @@
 """Answers of every format, matched to questions; bad ones named."""
 
+import csv
+from pathlib import Path
+
 import pytest
 
 from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
 from povid_jax.eval import answers
+from povid_jax.eval.benchmarks.xlsx import write_xlsx
 from povid_jax.eval.protocol import Benchmark
 
 BENCHMARK = Benchmark("test", "Test", (), lambda totals, options: iter(()))
@@ -49,8 +53,8 @@ def test_folder_has_a_file_per_benchmark(put):
 
 
 BAD_FILES = {
-  "text.jsonl": ("not json\n", "line 1 is not JSON"),
-  "list.jsonl": ("[1]\n[2]\n", "expected a list|not a JSON object|is not JSON"),
+  "text.jsonl": ("not json\n", "line 1: not JSON"),
+  "list.jsonl": ("[1]\n[2]\n", "expected a list|not a JSON object"),
   "number.json": ("3", "expected a list of answers"),
   "no_text.jsonl": (
     '{"question_id": 1}',
@@ -69,7 +73,7 @@ def test_bad_file_is_named(name, put):
 
 
 def test_missing_file_and_empty_folder_are_named(tmp_path):
-  with pytest.raises(UserError, match="cannot read"):
+  with pytest.raises(UserError, match="No such file"):
     answers.read(tmp_path / "none.jsonl", BENCHMARK)
   with pytest.raises(UserError, match="a folder without test.jsonl"):
     answers.read(tmp_path, BENCHMARK)
@@ -166,3 +170,110 @@ def test_rows_without_ids_go_by_order():
 def test_no_answers_at_all():
   with pytest.raises(UserError, match="1 of 1 questions have no answer"):
     answers.match(_questions(1), [], BENCHMARK)
+
+
+POPE = {
+  i + 1: (f"{i // 2}.jpg", f"Is there a {animal} in the image?", label)
+  for i in range(8)
+  for animal, label in [(("cat", "no"), ("dog", "yes"))[i % 2]]
+}
+SAID = {i: "No, not one." if i % 2 else "Yes, there is." for i in POPE}
+
+
+def _pope() -> list[Question]:
+  return [
+    Question(i, (Path(image),), text, {"label": label, "image": image})
+    for i, (image, text, label) in POPE.items()
+  ]
+
+
+def _matched(path, field=None):
+  rows = answers.read(path, BENCHMARK, field)
+  return answers.match(_pope(), rows, BENCHMARK)
+
+
+def test_samples_of_lmms_eval(put):
+  for keep in ("doc", "input"):
+    rows = []
+    for number, (i, (image, text, label)) in enumerate(POPE.items()):
+      doc = {"question_id": i, "image": image, "text": text, "label": label}
+      row = {"doc_id": number, "target": label, "filtered_resps": [SAID[i]]}
+      row |= {"resps": [[SAID[i]]], "input": text}
+      rows.append(row | ({"doc": doc} if keep == "doc" else {}))
+    found = _matched(put(f"{keep}.jsonl", rows))
+    assert found.answers == list(SAID.values())
+  moved = [row | {"input": "Is there a cow?"} for row in rows]
+  with pytest.raises(UserError, match="repeats another question|by order"):
+    _matched(put("moved.jsonl", moved[1:]))
+
+
+@pytest.mark.parametrize("ending", [".xlsx", ".tsv", ".csv"])
+def test_tables_of_vlmevalkit(tmp_path, ending):
+  names = ["index", "image_path", "question", "answer", "prediction"]
+  lines = [
+    [1000 + i, image, text, label.capitalize(), SAID[i]]
+    for i, (image, text, label) in POPE.items()
+  ]
+  path = tmp_path / f"m_POPE{ending}"
+  if ending == ".xlsx":
+    write_xlsx(path, [names, *lines[::-1]])
+  else:
+    mark = "\t" if ending == ".tsv" else ","
+    with open(path, "w", newline="") as file:
+      csv.writer(file, delimiter=mark).writerows([names, *lines[::-1]])
+  found = _matched(path)
+  assert found.answers == list(SAID.values())
+  assert "matched by question and picture" in found.notes[0]
+
+
+def test_a_field_that_holds_the_question_is_no_answer(put):
+  rows = [
+    {"question_id": i, "text": text, "label": label, "output": SAID[i]}
+    for i, (_, text, label) in POPE.items()
+  ]
+  path = put("a.jsonl", rows)
+  with pytest.raises(UserError, match=r"'text' holds the question.*output"):
+    _matched(path)
+  assert _matched(path, "output").answers == list(SAID.values())
+  with pytest.raises(UserError, match="answer 1 has no text 'said'"):
+    _matched(path, "said")
+
+
+def test_a_field_that_holds_the_truth_is_no_answer(put):
+  rows = [
+    {"question_id": i, "question": text, "answer": label, "reply": SAID[i]}
+    for i, (_, text, label) in POPE.items()
+  ]
+  path = put("a.jsonl", rows)
+  with pytest.raises(UserError, match=r"'answer' holds the right answer"):
+    _matched(path)
+  nested = [{**row, "reply": {"said": [row["reply"]]}} for row in rows]
+  found = _matched(put("n.jsonl", nested), "reply.said")
+  assert found.answers == list(SAID.values())
+  # A model that is right every time, and rows with nothing else in them.
+  perfect = [{k: r[k] for k in ("question_id", "answer")} for r in rows]
+  assert _matched(put("p.jsonl", perfect)).answers[0] == POPE[1][2]
+
+
+def test_a_row_that_repeats_another_question(put):
+  """The ids count from another file: pictures tell, or it is refused."""
+  rows = [
+    {"question_id": i, "question": text, "text": SAID[i], "image": image}
+    for i, (image, text, _) in POPE.items()
+  ]
+  shifted = [row | {"question_id": i % 8 + 1} for i, row in enumerate(rows, 1)]
+  assert _matched(put("a.jsonl", shifted)).answers == list(SAID.values())
+  for row in shifted:
+    del row["image"]
+  with pytest.raises(UserError, match="repeats another question"):
+    _matched(put("b.jsonl", shifted))
+
+
+@pytest.mark.parametrize(
+  "data", [b"", b"PK\x03\x04" + bytes(99), b"<x/>", b"\xff" * 50]
+)
+def test_files_that_are_no_xlsx(tmp_path, data):
+  path = tmp_path / "a.xlsx"
+  path.write_bytes(data)
+  with pytest.raises(UserError, match="a.xlsx: not a readable .xlsx table"):
+    answers.read(path, BENCHMARK)

@@ -45,6 +45,7 @@ from povid_jax.eval.protocol import (
   Options,
   Scored,
   Totals,
+  note_unread,
   ratio,
 )
 
@@ -225,6 +226,14 @@ def score(
       f"nouns by {options.nouns}, likeness {options.similarity}: CHAIR, Cover, "
       "Hal and Cog differ from the original's (nltk, spacy)"
     )
+  said = [v["said"] for v in scored.verdicts if "said" in v]
+  meaning = "wrong"
+  if not options.clean_rules:
+    meaning += (
+      ", as the original reads the exact words Yes and No only; --clean-rules "
+      "reads the first word"
+    )
+  note_unread(scored, said.count("other"), len(said), meaning)
   return scored
 
 

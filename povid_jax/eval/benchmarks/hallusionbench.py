@@ -40,6 +40,7 @@ from povid_jax.eval.protocol import (
   Options,
   Scored,
   Totals,
+  note_unread,
   ratio,
 )
 
@@ -151,6 +152,9 @@ def score(
     )
   for (unit, name, _), right in groups.items():
     scored.count(unit, {f"{name}/n": 1, f"{name}/right": all(right)})
+  unread = sum(v["said"] == "unclear" for v in scored.verdicts)
+  meaning = "wrong, but for VS without a picture"
+  note_unread(scored, unread, len(answers), meaning)
   return scored
 
 

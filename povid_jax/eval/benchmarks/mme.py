@@ -37,6 +37,7 @@ from povid_jax.eval.protocol import (
   Options,
   Scored,
   Totals,
+  note_unread,
   ratio,
 )
 from povid_jax.files import atomic_write
@@ -187,6 +188,8 @@ def score(
         f"{subtask}/pairs_right": all(right),
       },
     )
+  unread = sum(v["said"] == "other" for v in scored.verdicts)
+  note_unread(scored, unread, len(answers), "wrong")
   absent = [s for s in SUBTASKS if s not in subtask_of.values()]
   if absent:
     scored.notes.append(f"sums lack {', '.join(absent)}")

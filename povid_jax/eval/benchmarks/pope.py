@@ -35,6 +35,7 @@ from povid_jax.eval.protocol import (
   Options,
   Scored,
   Totals,
+  note_unread,
   ratio,
 )
 
@@ -206,6 +207,9 @@ def score(
         "correct": said == truth,
       }
     )
+  unread = sum(clean_reading(answer or "") is None for answer in answers)
+  meaning = "wrong" if options.clean_rules else "each counts as a yes"
+  note_unread(scored, unread, len(answers), meaning)
   return scored
 
 
