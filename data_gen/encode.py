@@ -4,6 +4,7 @@ Everything here is a pure function of the sample, the picture's bytes and the
 options, so that the local writer and Beam write the same bytes.
 """
 
+import dataclasses
 import json
 import struct
 import zlib
@@ -61,8 +62,11 @@ def check_turns(sample: Sample) -> None:
       "pictures; want one <image> for each"
     )
   answers = sample.turns[1::2] + (sample.rejected or ())[1::2]
+  answers += tuple(a for more in sample.more_rejected for a in more.turns[1::2])
   if any("<image>" in answer for answer in answers):
     raise UserError("an answer holds <image>; want it in human turns only")
+  if sample.context and sample.turns[1:-2:2] != (sample.rejected or ())[1:-2:2]:
+    raise UserError("a context, and answers that differ before the last one")
   if sample.rejected == sample.turns:
     raise UserError("rejected_conversations is equal to conversations")
 
@@ -189,4 +193,10 @@ def to_record(sample: Sample, options: Options) -> Record:
     injector=label(sample.extra.get("injector")),
     context=sample.context,
     end_scored=sample.end_scored,
+    rejected_weight=sample.rejected_weight,
+    more_rejected=tuple(
+      dataclasses.replace(more, turns=more.turns[len(prompt) :])
+      for more in sample.more_rejected
+    ),
+    system=sample.system or "",
   )

@@ -11,8 +11,8 @@ that needs no other file.
 
 import argparse
 import hashlib
-import json
 import random
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ from povid_jax.data.pairs import Sample, noisy_pictures, split_turns
 from povid_jax.data.picture import Picture
 from povid_jax.data.records import Record, RecordSource
 from povid_jax.errors import UserError
-from povid_jax.files import atomic_write, check_writable
+from povid_jax.files import atomic_write, check_writable, read_json
 from povid_jax.progress import bar
 from povid_jax.report.html import word_spans
 
@@ -129,14 +129,15 @@ def from_record(source: RecordSource, i: int, split: str) -> Pair:
 
 
 def _splits(folder: Path) -> list[str]:
+  info = folder / metadata.INFO_FILE
+  if not info.is_file():  # only the records were copied
+    names = (re.search(r"-(\w+)\.tfrecord-", p.name) for p in folder.iterdir())
+    return sorted({name[1] for name in names if name})
+  held = read_json(info, "data_gen write makes it")
   try:
-    info = json.loads((folder / metadata.INFO_FILE).read_text())
-    return [split["name"] for split in info["splits"]]
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise UserError(
-      f"{folder}: no readable {metadata.INFO_FILE}; want a folder that "
-      "`data_gen write` has finished"
-    ) from error
+    return [split["name"] for split in held["splits"]]
+  except (KeyError, TypeError) as error:
+    raise UserError(f"{info}: want `splits`, each with a name") from error
 
 
 def _read_folder(folder: Path, limit: int) -> tuple[list[Pair], int]:

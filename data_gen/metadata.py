@@ -5,8 +5,10 @@ large optional package, and the two files are small and stable.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+
+from povid_jax.data.records import OPTIONAL
 
 NAME = "povid"
 INFO_FILE = "dataset_info.json"
@@ -39,8 +41,13 @@ def _sequence(feature: dict) -> dict:
   return _feature("sequence_feature.Sequence", sequence=inner)
 
 
-def features() -> dict:
-  """features.json. Pictures stay encoded; none, one or several per record."""
+def features(optional: Collection[str] = ()) -> dict:
+  """features.json. Pictures stay encoded; none, one or several per record.
+
+  Args:
+    optional: features that some records have (records.OPTIONAL); a sequence
+      each, empty for the others.
+  """
   text = _feature("text_feature.Text", text={})
   number = _scalar("scalar.Scalar", "int64")
   pictures = _sequence(_scalar("tensor_feature.Tensor", "string"))
@@ -57,6 +64,10 @@ def features() -> dict:
     "prompt_turns": turns,
     "rejected": turns,
   }
+  weight = _scalar("scalar.Scalar", "float32")
+  kinds = {"text": text, "int64": number, "float32": weight}
+  fields |= {name: _sequence(kinds[OPTIONAL[name]]) for name in optional}
+  fields = dict(sorted(fields.items()))
   return {
     "featuresDict": {"features": fields},
     "pythonClassName": (
@@ -84,9 +95,11 @@ def dataset_info(splits: Mapping[str, Split]) -> dict:
   }
 
 
-def dumps(splits: Mapping[str, Split]) -> dict[str, str]:
+def dumps(
+  splits: Mapping[str, Split], optional: Collection[str] = ()
+) -> dict[str, str]:
   """File name -> text, the file that makes a folder complete last."""
   return {
-    "features.json": json.dumps(features(), indent=4),
+    "features.json": json.dumps(features(optional), indent=4),
     INFO_FILE: json.dumps(dataset_info(splits), indent=2),
   }

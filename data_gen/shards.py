@@ -17,7 +17,7 @@ from data_gen import metadata
 from data_gen.encode import Options, to_record
 from povid_jax.data.pairs import Sample
 from povid_jax.data.picture import Picture
-from povid_jax.data.records import RecordWriter, encode, shard_name
+from povid_jax.data.records import RecordWriter, encode, optional, shard_name
 from povid_jax.data.samples import container_files, read_samples
 from povid_jax.errors import UserError
 
@@ -49,6 +49,7 @@ class Written:
   num_bytes: int
   noisy: int
   skipped: tuple[tuple[str, str], ...]
+  optional: frozenset[str] = frozenset()  # features that some records have
 
 
 @dataclass(frozen=True)
@@ -231,6 +232,7 @@ def write_shard(
   """
   skipped = []
   records = num_bytes = noisy = 0
+  held: frozenset[str] = frozenset()
   with RecordWriter(path) as writer:
     for sample in shard.samples:
       try:
@@ -246,9 +248,10 @@ def write_shard(
         records += 1
         num_bytes += len(data)
         noisy += record.image_noisy is not None
+        held |= optional(record)
       tick()
   return Written(
-    shard.split, shard.index, records, num_bytes, noisy, tuple(skipped)
+    shard.split, shard.index, records, num_bytes, noisy, tuple(skipped), held
   )
 
 
@@ -301,4 +304,5 @@ def finish(
   if bad:
     lines = [json.dumps({"id": id, "reason": reason}) for id, reason in bad]
     files[SKIPPED_FILE] = "\n".join(lines) + "\n"
-  return files | metadata.dumps(splits)
+  held = frozenset[str]().union(*(part.optional for part in written))
+  return files | metadata.dumps(splits, held)

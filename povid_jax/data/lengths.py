@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from povid_jax import files, progress
-from povid_jax.data import text
+from povid_jax.data import system, text
 from povid_jax.data.records import Record, Records
 from povid_jax.data.tokenizer import Tokenizer
 from povid_jax.errors import UserError
@@ -44,11 +44,14 @@ def encode_record(
       "<image> in its text"
     )
   try:
+    template = text.find_template(spec.template)
+    if record.system:
+      template = system.with_system(template, record.system)
     return text.encode(
       record.prompt_turns,
       responses,
       tokenizer,
-      spec.template,
+      template,
       spec.image_tokens,
     )
   except UserError as error:

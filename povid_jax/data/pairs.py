@@ -70,15 +70,34 @@ class Sample:
     return dataclasses.replace(self, images=images)
 
 
+def _beside(sample: Sample) -> dict[str, Any]:
+  """The keys beside a pair (formats/context.py); none for a plain one."""
+  row: dict[str, Any] = {}
+  if sample.context:
+    row["context"] = sample.context
+  if sample.end_scored is not None:
+    row["end_scored"] = sample.end_scored
+  if sample.rejected_weight != 1.0:
+    row["rejected_weight"] = sample.rejected_weight
+  if sample.more_rejected:
+    row["more_rejected"] = [
+      {"conversations": _turns(more.turns), "weight": more.weight}
+      for more in sample.more_rejected
+    ]
+  return row
+
+
+def _turns(turns: Sequence[str]) -> list[dict[str, str]]:
+  return [{"from": ROLES[i % 2], "value": turn} for i, turn in enumerate(turns)]
+
+
 def to_json(sample: Sample) -> dict[str, Any]:
   """The sample as the JSON object of the released format."""
 
   def rows(turns: Sequence[str]) -> list[dict[str, str]]:
-    spoken = [
-      {"from": ROLES[i % 2], "value": turn} for i, turn in enumerate(turns)
-    ]
-    system = [{"from": "system", "value": sample.system}]
-    return (system if sample.system is not None else []) + spoken
+    if sample.system is None:
+      return _turns(turns)
+    return [{"from": "system", "value": sample.system}, *_turns(turns)]
 
   row: dict[str, Any] = {"id": sample.id}
   if names := [picture.name for picture in sample.images]:
@@ -86,11 +105,7 @@ def to_json(sample: Sample) -> dict[str, Any]:
   row["conversations"] = rows(sample.turns)
   if sample.rejected is not None:
     row["rejected_conversations"] = rows(sample.rejected)
-  if sample.context:
-    row["context"] = sample.context
-  if sample.end_scored is not None:
-    row["end_scored"] = sample.end_scored
-  return row | sample.extra
+  return row | _beside(sample) | sample.extra
 
 
 def dump(row: dict[str, Any]) -> str:
@@ -176,14 +191,16 @@ def split_turns(
     (prompt, chosen, rejected). The prompt ends with a human turn: the last one
     before the conversations part, or the first one of all if there is nothing
     rejected. The answers start with a gpt turn. Two equal conversations part at
-    their last answer.
+    their last answer. Of several rejected answers the first to part counts:
+    each has the turns from `len(prompt)` on.
   """
   turns, rejected = sample.turns, sample.rejected
   if rejected is None:
     return turns[:1], turns[1:], None
   cut = len(turns) - 1
+  every = [rejected, *(more.turns for more in sample.more_rejected)]
   for i in range(1, len(turns), 2):
-    if turns[i] != rejected[i]:
+    if any(turns[i] != other[i] for other in every):
       cut = i
       break
   return turns[:cut], turns[cut:], rejected[cut:]

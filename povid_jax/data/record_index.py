@@ -13,7 +13,7 @@ import google_crc32c
 import numpy as np
 
 from povid_jax.errors import UserError
-from povid_jax.files import atomic_write
+from povid_jax.files import atomic_write, read_json
 
 _VERSION = 1
 _SHARD = re.compile(r"(.*)-(\d{5,})-of-(\d{5,})")
@@ -65,8 +65,12 @@ def find_shards(path: str | Path, split: str) -> tuple[Path, ...]:
   """
   path = Path(path)
   if path.is_dir():
-    pattern = f"*-{split}.tfrecord-*-of-*"
-    shards = sorted(p for p in path.glob(pattern) if p.name[0] != ".")
+    # Names to their end: copies of a sync client ("... (1)") are no shards.
+    shards = sorted(
+      p
+      for p in path.glob(f"*-{split}.tfrecord-*-of-*")
+      if p.name[0] != "." and _SHARD.fullmatch(p.name)
+    )
     wanted = f"{path}: no shards povid-{split}.tfrecord-*; want a folder "
   else:
     shards = [Path(p) for p in sorted(glob.glob(str(path)))]
@@ -75,6 +79,42 @@ def find_shards(path: str | Path, split: str) -> tuple[Path, ...]:
     raise UserError(wanted + "written by `python -m data_gen write`")
   _check_complete(shards)
   return tuple(shards)
+
+
+def check_counts(path: str | Path, split: str, index: Index) -> None:
+  """Compares the records of each shard with the folder's dataset_info.json.
+
+  A shard that was cut between two records is whole to look at. Folders without
+  the file, or whose file does not name the split, are not checked.
+
+  Raises:
+    UserError: a shard holds more or fewer records than it should.
+  """
+  info = Path(path) / "dataset_info.json"
+  if not Path(path).is_dir() or not info.is_file():
+    return
+  splits = read_json(info, "data_gen write makes it").get("splits") or []
+  try:
+    lengths = {s["name"]: [int(n) for n in s["shardLengths"]] for s in splits}
+  except (TypeError, KeyError, ValueError) as error:
+    raise UserError(
+      f"{info}: want `splits` with a name and shardLengths each"
+    ) from error
+  if (wanted := lengths.get(split)) is None:
+    return
+  ends = [*index.starts[1:].tolist(), len(index.offsets)]
+  counts = [b - a for a, b in zip(index.starts.tolist(), ends, strict=True)]
+  if len(counts) != len(wanted):
+    raise UserError(
+      f"{path}: {len(counts)} shards of {split}, {info.name} says "
+      f"{len(wanted)}; want the folder as `data_gen write` made it"
+    )
+  for shard, count, want in zip(index.shards, counts, wanted, strict=True):
+    if count != want:
+      raise UserError(
+        f"{shard}: holds {count} records, {info.name} says {want}; copy the "
+        "shard again, or write the folder anew"
+      )
 
 
 def masked_crc(data: bytes) -> int:
@@ -97,6 +137,8 @@ def _walk(shard: Path) -> list[tuple[int, int, int]]:
         raise UserError(f"{where}: the file is truncated in a header")
       length, crc = struct.unpack("<QI", head)
       if masked_crc(head[:8]) != crc:
+        if at == 0 and head[:2] == b"\x1f\x8b":
+          raise UserError(f"{shard}: compressed with GZIP; decompress it first")
         raise UserError(
           f"{where}: wrong CRC of the length, damaged or not a TFRecord file"
         )

@@ -23,16 +23,21 @@ from povid_jax.files import atomic_write
 
 T = TypeVar("T")
 _FOOTER = struct.Struct("<I")  # CRC of the data
+# Features that only some records have, and their kinds.
+OPTIONAL = {
+  "context": "text",
+  "end_scored": "int64",
+  "more_rejected": "text",
+  "more_rejected_turns": "int64",
+  "rejected_weight": "float32",
+  "system": "text",
+}
 # Features that writers may leave out: those of a list that may be empty.
 _LISTS = (
   "image",
   "image_noisy",
   "rejected",
-  "context",
-  "end_scored",
-  "rejected_weight",
-  "more_rejected",
-  "more_rejected_turns",
+  *OPTIONAL,
 )
 _MAX_OPEN = 256  # descriptors kept; the usual limit of a process is 1,024
 
@@ -61,6 +66,7 @@ class Record:
       is scored; None: where there is no context.
     rejected_weight: multiplies the log-prob of each token of `rejected`.
     more_rejected: other rejected answers, beside `rejected`.
+    system: the system's words in place of the template's; "": none.
   """
 
   id: str
@@ -77,6 +83,7 @@ class Record:
   end_scored: bool | None = None
   rejected_weight: float = 1.0
   more_rejected: tuple[Rejected, ...] = ()
+  system: str = ""
 
   @property
   def every_rejected(self) -> tuple[Rejected, ...]:
@@ -121,6 +128,11 @@ def encode(record: Record) -> bytes:
   )
 
 
+def optional(record: Record) -> frozenset[str]:
+  """The names of OPTIONAL that a record has."""
+  return frozenset(_optional(record, lambda values: [b"" for _ in values]))
+
+
 def _optional(
   record: Record, texts: Callable[[Sequence[str]], list[bytes]]
 ) -> dict[str, example.Values]:
@@ -129,6 +141,8 @@ def _optional(
   A plain pair has none of them, so that its bytes are those of any version.
   """
   found: dict[str, example.Values] = {}
+  if record.system:
+    found["system"] = texts([record.system])
   if record.context:
     found["context"] = texts([record.context])
   if record.end_scored is not None:
@@ -204,6 +218,7 @@ def _decode(data: bytes) -> Record:
     end_scored=None if end_scored is None else bool(end_scored),
     rejected_weight=weights[0],
     more_rejected=tuple(map(Rejected, others, weights[1:])),
+    system=(at_most_one("system", bytes) or b"").decode(),
   )
 
 
@@ -286,11 +301,13 @@ class RecordSource:
     split: "train", "validation", ... for a folder; unused for a pattern.
 
   Raises:
-    UserError: no shards, one of them missing, truncated or not a TFRecord.
+    UserError: no shards, one of them missing, truncated or not a TFRecord, or
+      with other records than dataset_info.json says.
   """
 
   def __init__(self, path: str | Path, split: str = "train") -> None:
     self._index = record_index.open_index(record_index.find_shards(path, split))
+    record_index.check_counts(path, split, self._index)
     self._starts: list[int] = self._index.starts.tolist()
     self._fingerprint: str | None = None
     self._files: dict[int, int] = {}

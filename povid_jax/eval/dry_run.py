@@ -38,7 +38,7 @@ def _matched(request: Request, benchmark: Benchmark, folder: Path) -> Matched:
     return Matched(questions, [_TYPICAL] * len(questions))
   return answers.match(
     questions,
-    answers.read(request.answers, benchmark),
+    answers.read(request.answers, benchmark, request.answer_field),
     benchmark,
     request.missing,
     ignore_unknown=options.limit is not None,

@@ -50,7 +50,15 @@ def _add_what(parser: argparse.ArgumentParser, required: bool) -> None:
     metavar="FILE",
     help="score these answers instead: LLaVA's JSONL (question_id, text), the "
     "released one (id, answer), CHAIR's (image_id, caption), AMBER's (id, "
-    "response); or a folder with one file per benchmark",
+    "response), samples of lmms-eval, tables of VLMEvalKit (.xlsx, .tsv); or "
+    "a folder with one file per benchmark",
+  )
+  parser.add_argument(
+    "--answer-field",
+    metavar="NAME",
+    help="where a row of --answers holds the model's words (default: text, "
+    "caption, response, prediction, answer, whichever is there; a.b leads into "
+    "an object)",
   )
   parser.add_argument(
     "--benchmarks",

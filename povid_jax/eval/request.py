@@ -28,6 +28,8 @@ class Request:
     checkpoint: the model that answers (RUN[@STEP] or a model folder); of a
       model in memory the name that the results keep.
     answers: file or folder with answers that are scored instead.
+    answer_field: where an answer's row holds the model's words; None: under
+      one of the usual names.
     pairs: held-out pairs of the preference benchmark.
     missing: what a question without an answer means; None: the benchmark's
       own rule.
@@ -45,6 +47,7 @@ class Request:
   data: Path | None = None
   checkpoint: str | None = None
   answers: Path | None = None
+  answer_field: str | None = None
   pairs: Path | None = None
   missing: str | None = None
   overwrite: bool = False
@@ -71,6 +74,7 @@ def from_args(args: argparse.Namespace) -> Request:
     data=args.data,
     checkpoint=args.checkpoint,
     answers=args.answers,
+    answer_field=args.answer_field,
     pairs=args.pairs,
     missing=args.missing,
     overwrite=args.overwrite,

@@ -221,7 +221,7 @@ def _answered(
   options = request.options[benchmark.name]
   return answers.match(
     questions,
-    answers.read(request.answers, benchmark),
+    answers.read(request.answers, benchmark, request.answer_field),
     benchmark,
     request.missing,
     ignore_unknown=options.limit is not None or options.split is not None,

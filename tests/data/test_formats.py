@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from povid_jax.data import formats
-from povid_jax.data.pairs import Sample, write_samples
+from povid_jax.data.pairs import Sample, split_turns, write_samples
+from povid_jax.data.records import Rejected
 from povid_jax.data.samples import Layout, read_samples
 from povid_jax.errors import UserError
 
@@ -255,6 +256,9 @@ def test_sentinel_keeps_the_answer_so_far(tmp_path):
   row = {"question": Q, "context": "A table.", "y_win": C, "y_lose": R}
   one, two = read(tmp_path, {"0": [row | {"type": "y+"}, row]})
   assert (one.context, one.turns[1], one.id) == ("A table.", C, "0")
+  assert one.end_scored is False
+  (plain,) = read(tmp_path, ROWS["sentinel"])
+  assert (plain.context, plain.end_scored) == ("", None)
   assert two.id == "0#2"
   assert one.extra == {"type": "y+"}
 
@@ -426,3 +430,41 @@ def test_our_own_context_pairs_come_back(tmp_path):
   path.write_text(json.dumps(rows[0]) + "\n")
   with pytest.raises(UserError, match="end_scored is a string; want true"):
     read_samples(path)
+
+
+def beside(**more) -> dict[str, Any]:
+  return ROWS["povid"][0] | more
+
+
+def test_context_weights_and_more_rejected_answers(tmp_path):
+  other = {"conversations": [human(ASKED), gpt("No.")], "weight": 0.5}
+  row = beside(context="A table. ", end_scored=False, rejected_weight=2)
+  row["more_rejected"] = [other]
+  (sample,) = read(tmp_path, [row])
+  assert (sample.context, sample.end_scored) == ("A table.", False)
+  assert sample.rejected_weight == 2.0
+  assert sample.more_rejected == (Rejected((ASKED, "No."), 0.5),)
+  assert split_turns(sample) == ((ASKED,), (C,), (R,))
+  write_samples(tmp_path / "again.jsonl", [sample])
+  layout = Layout(str(tmp_path / "images"))
+  assert read_samples(tmp_path / "again.jsonl", layout=layout) == [sample]
+
+
+@pytest.mark.parametrize(
+  ("more", "words"),
+  [
+    ({"context": 3}, "context is a number"),
+    ({"end_scored": 1}, "end_scored is a number; want true or false"),
+    ({"rejected_weight": -1}, "rejected_weight is -1; want a number"),
+    ({"rejected_weight": "1"}, "rejected_weight is '1'; want a number"),
+    ({"rejected_weight": float("inf")}, "rejected_weight is inf"),
+    ({"more_rejected": "x"}, "more_rejected is a string"),
+    (
+      {"more_rejected": [{"conversations": [human("?"), gpt("x")]}]},
+      r"more_rejected\[0\]\[0\].value is not the one in conversations",
+    ),
+  ],
+)
+def test_what_stands_beside_a_pair_is_checked(tmp_path, more, words):
+  with pytest.raises(UserError, match=f"id '7', {words}"):
+    read(tmp_path, [beside(**more)])

@@ -10,8 +10,9 @@ from PIL import Image
 
 from data_gen import encode
 from data_gen.encode import Options
-from povid_jax.data import noise
+from povid_jax.data import noise, records
 from povid_jax.data.pairs import Sample
+from povid_jax.data.records import Rejected
 from povid_jax.errors import UserError
 
 
@@ -207,3 +208,36 @@ def test_damage_in_the_middle_of_a_noisy_picture(tmp_path, photos, verify):
   else:
     with pytest.raises(UserError, match="image_noisy 'noisy.png'"):
       to_record(brings, options)
+
+
+def test_what_stands_beside_a_pair_is_in_its_record(tmp_path, photos):
+  photos.make_images(tmp_path, 1)
+  turns = ("<image>\nWhat?", "A dog.", "Where?", "On grass.")
+  more = (*turns[:3], "In water.")
+  made = sample(
+    turns,
+    rejected=("A dog.", "Where?", "On sand."),
+    system="Be brief.",
+    context="It sits.",
+    end_scored=False,
+    rejected_weight=2.0,
+    more_rejected=(Rejected(more, 0.5),),
+  )
+  record = to_record(made, Options("pairs", str(tmp_path)))
+  assert record.prompt_turns == turns[:3]
+  assert (record.chosen, record.rejected) == (("On grass.",), ("On sand.",))
+  assert record.more_rejected == (Rejected(("In water.",), 0.5),)
+  assert (record.context, record.end_scored) == ("It sits.", False)
+  assert (record.system, record.rejected_weight) == ("Be brief.", 2.0)
+  again = records.decode(records.encode(record))
+  assert again == record
+  assert records.optional(record) == set(records.OPTIONAL)
+  plain = to_record(sample(), Options("pairs", str(tmp_path)))
+  assert records.optional(plain) == set()
+
+
+def test_a_context_belongs_to_the_last_answer():
+  turns = ("<image>\nWhat?", "A dog.", "Where?", "On grass.")
+  made = sample(turns, ("A cat.", "Where?", "On sand."), context="It sits.")
+  with pytest.raises(UserError, match="differ before the last one"):
+    encode.check_turns(made)

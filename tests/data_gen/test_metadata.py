@@ -9,7 +9,19 @@ from data_gen import metadata
 from povid_jax.data import records
 
 
-def reference(folder, splits):
+def more(f):
+  """The features that only some records have."""
+  return {
+    "context": f.Text(),
+    "end_scored": f.Scalar(np.int64),
+    "more_rejected": f.Text(),
+    "more_rejected_turns": f.Scalar(np.int64),
+    "rejected_weight": f.Scalar(np.float32),
+    "system": f.Text(),
+  }
+
+
+def reference(folder, splits, optional=()):
   tfds = pytest.importorskip("tensorflow_datasets")
   f = tfds.features
   pictures = f.Sequence(f.Tensor(shape=(), dtype=np.object_))
@@ -26,6 +38,7 @@ def reference(folder, splits):
       "rejected": turns,
       "category": f.Text(),
       "injector": f.Text(),
+      **{name: f.Sequence(more(f)[name]) for name in optional},
     }
   )
   infos = []
@@ -56,13 +69,14 @@ def reference(folder, splits):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_same_files_as_tensorflow_datasets(tmp_path):
+@pytest.mark.parametrize("optional", [(), tuple(records.OPTIONAL)])
+def test_the_same_files_as_tensorflow_datasets(tmp_path, optional):
   splits = {
     "train": metadata.Split((3, 4), 1000),
     "validation": metadata.Split((2,), 77),
   }
-  reference(tmp_path, splits)
-  for name, text in metadata.dumps(splits).items():
+  reference(tmp_path, splits, optional)
+  for name, text in metadata.dumps(splits, optional).items():
     assert json.loads(text) == json.loads((tmp_path / name).read_text())
 
 

@@ -2,8 +2,7 @@
 
     {id, image, conversations, rejected_conversations}
 
-and of `data_gen sample --unit=sentence` also `context`, the answer so far, and
-`end_scored`, whether the last turns end their answer (records.Record has both).
+and the keys of context.py.
 
 YiyangAiLab/POVID_preference_data_for_VLLMs; conversations are LLaVA's lists of
 {from, value}, with the same human turns in both.
@@ -11,7 +10,7 @@ YiyangAiLab/POVID_preference_data_for_VLLMs; conversations are LLaVA's lists of
 
 from collections.abc import Iterable
 
-from povid_jax.data.formats import base
+from povid_jax.data.formats import base, context
 from povid_jax.data.formats.base import Format, Pick, Row
 from povid_jax.data.pairs import Sample
 
@@ -34,16 +33,8 @@ def _samples(row: Row, pick: Pick) -> Iterable[Sample]:
   if row.get(field) is not None:
     _, rejected = base.conversation(row[field], field)
     rejected = base.same_questions(rejected, turns, field, other)
-  context = base.text(row.get("context") or "", "context")
-  end = row.get("end_scored")
-  if not isinstance(end, bool | None):
-    raise base.Malformed(f"end_scored is {base.kind(end)}; want true or false")
-  yield Sample(
-    *(name, images(row, pick), turns, rejected),
-    system=system,
-    context=context,
-    end_scored=end,
-  )
+  sample = Sample(name, images(row, pick), turns, rejected, system=system)
+  yield context.add(sample, row)
 
 
 FORMAT = Format(
@@ -52,9 +43,7 @@ FORMAT = Format(
   keys=("conversations", "rejected_conversations"),
   matches=lambda row: "rejected_conversations" in row,
   samples=_samples,
-  reads=frozenset(
-    {"id", "image", "images", "conversations", "rejected_conversations"}
-    | {"context", "end_scored"}
-  ),
+  reads=context.KEYS
+  | {"id", "image", "images", "conversations", "rejected_conversations"},
   own_ids=True,
 )

@@ -33,7 +33,9 @@ def _samples(row: Row, pick: Pick) -> Iterable[Sample]:
   )
   context = row.get("context")
   if context is not None and base.text(context, "context").strip():
-    sample = dataclasses.replace(sample, context=context)
+    # As their collator does it: </s> is not scored behind a context.
+    said = context.rstrip()
+    sample = dataclasses.replace(sample, context=said, end_scored=False)
   yield sample
 
 

@@ -1,0 +1,39 @@
+"""The system's words of a sample go where the template has its own."""
+
+import pytest
+
+from povid_jax.data import text
+from povid_jax.data.system import has_place, with_system
+from povid_jax.errors import UserError
+
+
+@pytest.mark.parametrize(
+  ("name", "begin", "rest"),
+  [
+    ("vicuna_v1", "Be brief. USER: {text}", " ASSISTANT:"),
+    ("llava_llama_2", "[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\n{text}", "]"),
+    ("chatml", "<|im_start|>system\nBe brief.<|im_end|>", "assistant\n"),
+  ],
+)
+def test_templates_with_a_place(name, begin, rest):
+  template = with_system(name, "Be brief.")
+  assert template.first.startswith(begin) and template.first.endswith(rest)
+  assert template.later == text.find_template(name).later
+
+
+def test_every_template_that_names_a_system_has_a_place():
+  for name, template in text.TEMPLATES.items():
+    if "system" in template.first.lower() or "SYS" in template.first:
+      assert has_place(name), name
+
+
+@pytest.mark.parametrize("name", ["mistral_instruct", "short", "plain"])
+def test_templates_without_a_place_stay(name):
+  assert not has_place(name)
+  assert with_system(name, "Be brief.") == text.find_template(name)
+
+
+@pytest.mark.parametrize("words", ["{text}", "a}", "</s>", "<|im_end|>"])
+def test_words_that_a_template_would_read_are_refused(words):
+  with pytest.raises(UserError, match="system turn holds"):
+    with_system("chatml", words)
