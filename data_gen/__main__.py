@@ -20,6 +20,7 @@ COMMANDS = {
   "merge": "join the files that shards of `sample` wrote",
   "write": "turn samples and pictures into TFRecords for training",
   "sample-noisy": "dispreferred answers from a checkpoint on noisy pictures",
+  "export": "pairs in the formats of other trainers: TRL, POVID, LLaVA",
   "inspect": "counts, histograms and a page of pairs to look at",
 }
 
