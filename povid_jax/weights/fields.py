@@ -1,5 +1,6 @@
 """Fields of a config.json, each checked where it is taken out."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,41 @@ def number(values: Fields, field: str, where: Path) -> float:
   if type(value) not in (int, float) or not 0 < value < float("inf"):
     raise UserError(f"{where}: {field} is {value!r:.80}, want a number above 0")
   return float(value)
+
+
+# Fields by which relatives of Llama scale what a layer, the embedding or the
+# logits give, or do something else in place of a layer of Llama's.
+_CHANGES = re.compile(
+  r"scal|multiplier|soft_?cap|qk_?(layer_?)?norm|clip_qkv|alibi|expert"
+  r"|parallel_(residual|attn)|dim_model_base|no_rope"
+)
+_NEUTRAL = (None, False, 0, 1, "", [], {})
+
+
+def refuse_changes(values: Fields, where: Path) -> None:
+  """Refuses fields that change a decoder's numbers in a way not computed.
+
+  They are told by their names, as new relatives bring new ones; `rope_*` is
+  looked at where positions are.
+
+  Raises:
+    UserError: names the field.
+  """
+  for field, value in values.items():
+    if field.startswith(("rope_", "mm_")) or value in _NEUTRAL:
+      continue
+    if _CHANGES.search(field):
+      raise UserError(
+        f"{where}: {field} is {value!r:.80}, which changes the numbers in a "
+        "way that is not computed here; want a Llama, Mistral or Qwen2 "
+        "decoder without it"
+      )
+  kinds = values.get("layer_types")
+  if isinstance(kinds, list) and len(set(map(str, kinds))) > 1:
+    raise UserError(
+      f"{where}: layer_types are of several kinds "
+      f"({', '.join(sorted(set(map(str, kinds))))}); want one for all layers"
+    )
 
 
 def section(values: Fields, field: str, where: Path) -> Fields:
