@@ -70,9 +70,9 @@ def _raise(message: str) -> None:
   raise jinja2.TemplateError(message)
 
 
-def _rendered(source: str, special: dict[str, str]) -> list[tuple[str, str]]:
-  """(text with the answer, text in front of the question) for the forms that
-  messages have: parts, text with the picture's mark, text alone.
+def _rendered(source: str, special: dict[str, str]) -> list[tuple[str, bool]]:
+  """(text, whether there is a picture in it) for each form that messages have:
+  parts, text with the picture's mark, text alone.
 
   Raises:
     jinja2.TemplateError: the template cannot be read.
@@ -87,13 +87,13 @@ def _rendered(source: str, special: dict[str, str]) -> list[tuple[str, str]]:
   environment.globals["strftime_now"] = lambda form: ""
   template = environment.from_string(_TAG.sub("", source))
   part = lambda text: {"type": "text", "text": text}
-  forms: list[tuple[Any, Any, str]] = [
-    ([{"type": "image"}, part(_QUESTION)], [part(_ANSWER)], _IMAGE),
-    (_IMAGE + _QUESTION, _ANSWER, _IMAGE),
-    (_QUESTION, _ANSWER, ""),
+  forms: list[tuple[Any, Any, bool]] = [
+    ([{"type": "image"}, part(_QUESTION)], [part(_ANSWER)], True),
+    (_IMAGE + _QUESTION, _ANSWER, True),
+    (_QUESTION, _ANSWER, False),
   ]
   out = []
-  for question, answer, image in forms:
+  for question, answer, pictured in forms:
     messages = [
       {"role": "user", "content": question},
       {"role": "assistant", "content": answer},
@@ -105,48 +105,63 @@ def _rendered(source: str, special: dict[str, str]) -> list[tuple[str, str]]:
     except Exception:  # templates raise what they like for a form not theirs
       continue
     if _QUESTION in text and _ANSWER in text:
-      out.append((text, image))
+      out.append((text, pictured))
   return out
 
 
-def _parts(text: str, marks: tuple[str, ...]) -> tuple[str, str]:
-  """(prompt and answer, what closes it), without the begin-of-text token.
+def _parts(text: str, bos: str) -> tuple[str, str]:
+  """(prompt, what closes the answer), without the begin-of-text token.
 
   White space between prompt and answer is left out: whether a space is the
   prompt's last or the answer's first is decided by the tokenizer.
   """
   prompt, _, close = text.partition(_ANSWER)
   prompt = prompt.strip()
-  for mark in marks:
-    prompt = prompt.removeprefix(mark).strip() if mark else prompt
+  for mark in (bos, "<s>"):
+    prompt = prompt.removeprefix(mark).strip()
   return prompt, close.strip()
 
 
-def _fit(template: Template, forms: list[tuple[str, str]], bos: str) -> int:
-  """How well a template gives one of the texts: 2 with its system's words, 1
-  without (folders often leave them to the user), 0 not at all."""
-  best = 0
-  for text, image in forms:
-    theirs, close = _parts(text, (bos, "<s>"))
-    for turn, value in ((template.first, 2), (template.later, 1)):
+# how well a template of ours gives the text of another
+_NOT, _SPACES, _TURN, _WHOLE = range(4)
+
+
+def _fit(
+  template: Template, forms: list[tuple[str, bool]], bos: str
+) -> tuple[int, bool]:
+  """(how well, whether with a picture).
+
+  _WHOLE with the system's words, _TURN without (folders often leave them to
+  the user), _SPACES where white space is all that differs, else _NOT.
+  """
+  best = (_NOT, False)
+  for text, pictured in forms:
+    theirs, close = _parts(text, bos)
+    if close and template.end and not close.startswith(template.end):
+      continue
+    image = template.image if pictured else ""
+    for turn, value in ((template.first, _WHOLE), (template.later, _TURN)):
       if "{text}" not in turn:
         continue
-      said = turn.replace("{image}", "").replace("{text}", image + _QUESTION)
-      said += template.answer.replace("{text}", _ANSWER)
-      ours, _ = _parts(said, (bos, "<s>"))
-      closes = not close or not template.end or close.startswith(template.end)
-      if ours == theirs and closes:
-        best = max(best, value)
+      said = turn.replace("{text}", image + _QUESTION)
+      ours, _ = _parts(said + template.answer.replace("{text}", _ANSWER), bos)
+      if ours == theirs:
+        best = max(best, (value, pictured))
+      elif "".join(ours.split()) == "".join(theirs.split()):
+        best = max(best, (_SPACES, pictured))
   return best
 
 
-def fitting(folder: Path, default: str) -> str:
-  """Name of the template that a checkpoint was tuned on.
+def fitting(folder: Path, default: str) -> tuple[str, str]:
+  """The template that a checkpoint was tuned on.
 
   Args:
     folder: of the checkpoint (or of its tokenizer).
     default: what its config.json makes likely; kept where the folder has no
       chat template, or one that agrees.
+
+  Returns:
+    (name of the template, a note for the user or "").
 
   Raises:
     UserError: a chat template that no template of ours gives, or more than
@@ -154,25 +169,31 @@ def fitting(folder: Path, default: str) -> str:
   """
   found = written(folder)
   if found is None:
-    return default
+    return default, ""
   source, file = found
   special = _special(folder)
   try:
     forms = _rendered(source, special)
-  except jinja2.TemplateError as error:
+  except (jinja2.TemplateError, RecursionError) as error:
     raise UserError(
       f"{file}: the chat template cannot be read ({error}); {_ask(default)}"
     ) from error
-  fit = lambda template: _fit(template, forms, special["bos_token"])
-  if fit(TEMPLATES[default]):
-    return default
-  scores = {name: fit(template) for name, template in TEMPLATES.items()}
-  best = [
-    name for name, score in scores.items() if score == max(scores.values())
-  ]
-  different = {TEMPLATES[name] for name in best}
-  if max(scores.values()) and len(different) == 1:
-    return best[0]
+  scores = {
+    name: _fit(template, forms, special["bos_token"])
+    for name, template in TEMPLATES.items()
+  }
+  if scores[default][0] >= _TURN:
+    return default, ""
+  if scores[default][0] == _SPACES:
+    # transformers' own folder of LLaVA-OneVision is one of these
+    return default, (
+      f"{file}: the chat template differs from {default} in white space; "
+      f"{default} is used, as the authors' code has it"
+    )
+  best = max(scores.values())
+  names = [name for name, score in scores.items() if score == best]
+  if best[0] >= _TURN and len({TEMPLATES[name] for name in names}) == 1:
+    return names[0], f"{file}: its chat template is that of {names[0]}"
   text = forms[0][0] if forms else ""
   raise UserError(
     f"{file}: one question and one answer are {text!r:.400} by the folder's "

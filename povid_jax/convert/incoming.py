@@ -69,7 +69,7 @@ def _read(
 def from_torch(args: argparse.Namespace) -> None:
   """A LLaVA checkpoint of PyTorch to a model folder."""
   src = Path(args.src)
-  source = open_checkpoint(src, args.vision_tower)
+  source = open_checkpoint(src, args.vision_tower, args.image_mode)
   adapter = None
   if args.adapter:
     adapter = peft_load.read_adapter(args.adapter, source.config)
@@ -77,7 +77,11 @@ def from_torch(args: argparse.Namespace) -> None:
       say(f"{args.adapter}: {said}")
     if said := peft_load.untuned_projector(adapter, args.adapter):
       say(f"{args.adapter}: {said}")
-  template = args.template or chat.fitting(src, source.template)
+  template = args.template
+  if template is None:
+    template, note = chat.fitting(src, source.template)
+    if note:
+      say(note)
   spoken = find_template(template)
   dtype = None if args.dtype == "keep" else np.dtype(args.dtype)
   words = Path(args.tokenizer or src)

@@ -11,8 +11,15 @@ from typing import Any, NamedTuple
 
 from povid_jax.errors import UserError
 from povid_jax.models.config import DecoderConfig, LlavaConfig
-from povid_jax.weights import layouts, towers
-from povid_jax.weights.fields import Fields, integer, number, section, want
+from povid_jax.weights import layouts, named_tower, towers
+from povid_jax.weights.fields import (
+  Fields,
+  integer,
+  number,
+  refuse_changes,
+  section,
+  want,
+)
 from povid_jax.weights.shards import Tensor, read_json
 
 # What transformers assumes where config.json is silent; checked by a test.
@@ -126,7 +133,11 @@ def decoder_from(values: Fields, kind: str, where: Path) -> DecoderConfig:
     values: the fields, of `text_config` or of an original config.json.
     kind: "llama", "mistral" or "qwen2".
     where: the file, for errors.
+
+  Raises:
+    UserError: a field that makes it another model than this.
   """
+  refuse_changes(values, where)
   common: dict[str, Any] = dict(
     hidden_size=4096,
     num_hidden_layers=32,
@@ -248,16 +259,19 @@ def _original_kind(c: Fields, where: Path) -> str:
   """
   named = c.get("model_type")
   want(named, ("llava", *_ORIGINAL_TYPES), "model_type", where)
-  if named in _ORIGINAL_TYPES:
-    return _ORIGINAL_TYPES[named]
-  classes = c.get("architectures") or ["LlavaLlamaForCausalLM"]
+  kind = _ORIGINAL_TYPES.get(named)
+  known = [n for n, k in _ORIGINAL_CLASSES.items() if kind in (None, k)]
+  classes = c.get("architectures") or known[:1]
   name = classes[0] if isinstance(classes, list) else classes
-  want(name, tuple(_ORIGINAL_CLASSES), "architectures", where)
+  want(name, tuple(known), "architectures", where)
   return _ORIGINAL_CLASSES[name]
 
 
 def from_original(
-  folder: Path, tensors: dict[str, Tensor], vision_tower: Path | None
+  folder: Path,
+  tensors: dict[str, Tensor],
+  vision_tower: Path | None,
+  image_mode: str | None = None,
 ) -> Described:
   """Reads a folder in the original (liuhaotian, lmms-lab) layout.
 
@@ -265,9 +279,12 @@ def from_original(
     folder: has the flat config.json.
     tensors: the folder's tensors, which may hold the vision tower.
     vision_tower: a CLIP or SigLIP folder, or None where the tower is inside.
+    image_mode: how pictures become squares, whatever the file says.
   """
   where = folder / "config.json"
   c = read_json(where)
+  if image_mode is not None:
+    c = c | {"image_aspect_ratio": image_mode}
   kind = _original_kind(c, where)
   projector = c.get("mm_projector_type", "linear")
   want(projector, ("mlp2x_gelu", "linear"), "mm_projector_type", where)
@@ -280,6 +297,8 @@ def from_original(
   for field in ("mm_use_im_start_end", "mm_use_im_patch_token"):
     want(bool(c.get(field)), (False,), field, where)
   vision = towers.of_original(folder, c, tensors, vision_tower)
+  if vision_tower is not None:
+    named_tower.check(c.get("mm_vision_tower"), vision, vision_tower, where)
   layout = layouts.of_original(c, vision.image_size, where)
   decoder = decoder_from(c, kind, where)
   return Described(

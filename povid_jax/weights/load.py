@@ -205,9 +205,14 @@ def _with_projector(
 
 
 def _open_original(
-  folder: Path, tensors: dict[str, Tensor], vision_tower: Path | None
+  folder: Path,
+  tensors: dict[str, Tensor],
+  vision_tower: Path | None,
+  image_mode: str | None,
 ) -> Source:
-  config, template = dimensions.from_original(folder, tensors, vision_tower)
+  config, template = dimensions.from_original(
+    folder, tensors, vision_tower, image_mode
+  )
   inside = _has_part(tensors, "vision")
   if config.layout.kind != "square" and not inside:
     # LLaVA-1.5 left CLIP as it was; what came after it trained its tower
@@ -237,14 +242,19 @@ def _open_hf(folder: Path, tensors: dict[str, Tensor], kind: str) -> Source:
 
 
 def open_checkpoint(
-  folder: str | Path, vision_tower: str | Path | None = None
+  folder: str | Path,
+  vision_tower: str | Path | None = None,
+  image_mode: str | None = None,
 ) -> Source:
   """Looks over a LLaVA checkpoint: every key and shape, no data.
 
   Args:
     folder: in the original layout, or in one of the llava-hf generations.
     vision_tower: folder of the CLIP model, where an original checkpoint does
-      not hold it. Its config.json is believed in either case.
+      not hold it. Its config.json is believed in either case. None: a folder
+      `vision_tower` inside, which `convert to-llava` may have written.
+    image_mode: for an original checkpoint: how pictures become squares, in
+      place of what its config.json says.
 
   Raises:
     UserError: no weights, a missing or truncated shard, missing or unexpected
@@ -263,5 +273,8 @@ def open_checkpoint(
         "leave out --vision-tower"
       )
     return _open_hf(folder, tensors, kind)
+  beside = folder / "vision_tower"
+  if vision_tower is None and (beside / "config.json").is_file():
+    vision_tower = beside
   tower = None if vision_tower is None else Path(vision_tower)
-  return _open_original(folder, tensors, tower)
+  return _open_original(folder, tensors, tower, image_mode)

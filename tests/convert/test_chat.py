@@ -34,6 +34,10 @@ QWEN = (
   "{% endif %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] }}"
   "{{ '<|im_end|>\n' }}{% endfor %}"
 )
+LLAMA_3 = (
+  "{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>"
+  "\n\n{{ m['content'] }}<|eot_id|>{% endfor %}"
+)
 ZEPHYR = (
   "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}</s>\n{% endfor %}"
 )
@@ -59,6 +63,9 @@ def _folder(folder: Path, template: object, name: str) -> Path:
     (MISTRAL, "tokenizer_config.json", "mistral_instruct", "mistral_instruct"),
     # what the folder says wins over what its sizes make likely
     (MISTRAL, "tokenizer_config.json", "vicuna_v1", "mistral_instruct"),
+    (CHATML, "chat_template.jinja", "vicuna_v1", "qwen_1_5"),
+    (QWEN, "tokenizer_config.json", "vicuna_v1", "qwen_1_5"),
+    (LLAMA_3, "tokenizer_config.json", "vicuna_v1", "llava_llama_3"),
     ([{"name": "tool", "template": "x"},
       {"name": "default", "template": MISTRAL}],
      "tokenizer_config.json", "vicuna_v1", "mistral_instruct"),
@@ -67,7 +74,9 @@ def _folder(folder: Path, template: object, name: str) -> Path:
 def test_the_template_that_agrees(
   tmp_path: Path, template: object, name: str, default: str, want: str
 ):
-  assert chat.fitting(_folder(tmp_path, template, name), default) == want
+  got, note = chat.fitting(_folder(tmp_path, template, name), default)
+  assert got == want
+  assert bool(note) == (want != default)
 
 
 @pytest.mark.parametrize(
@@ -88,4 +97,13 @@ def test_one_that_no_template_gives_is_asked_for(tmp_path: Path, template: str):
 
 
 def test_a_folder_without_one(tmp_path: Path):
-  assert chat.fitting(tmp_path, "vicuna_v1") == "vicuna_v1"
+  assert chat.fitting(tmp_path, "vicuna_v1") == ("vicuna_v1", "")
+
+
+def test_white_space_alone(tmp_path: Path):
+  """transformers' LLaVA-OneVision has a space for the authors' line end."""
+  source = QWEN.replace("'\n' + m['content']", "' ' + m['content']")
+  assert source != QWEN
+  folder = _folder(tmp_path, source, "chat_template.jinja")
+  name, note = chat.fitting(folder, "qwen_1_5")
+  assert name == "qwen_1_5" and "differs from qwen_1_5 in white space" in note

@@ -94,7 +94,13 @@ def test_the_published_llava_hf(tmp_path: Path):
   [
     ({"image_aspect_ratio": "square"}, ("vicuna_v1", "resize")),
     ({"image_aspect_ratio": None}, ("vicuna_v1", "resize")),
-    ({"model_type": "llava_mistral"}, ("mistral_instruct", "pad")),
+    (
+      {
+        "model_type": "llava_mistral",
+        "architectures": ["LlavaMistralForCausalLM"],
+      },
+      ("mistral_instruct", "pad"),
+    ),
     (
       {"povid_jax": {"template": "short", "image_mode": "resize"}},
       ("short", "resize"),
@@ -267,3 +273,33 @@ def test_what_a_config_must_not_say(
   with pytest.raises(UserError, match=message) as caught:
     dimensions.from_original(folder, {}, clip)
   assert str(caught.value).startswith(f"{folder / 'config.json'}: ")
+
+
+def test_what_names_itself_twice_must_agree(tmp_path: Path):
+  """A model_type that is known, with a class that is not."""
+  for changes in (
+    {"model_type": "llava_llama", "architectures": ["LlavaOtherForCausalLM"]},
+    {"model_type": "llava_mistral"},  # and Llama's class
+    {"model_type": "llava", "architectures": ["LlavaPhiForCausalLM"]},
+  ):
+    folder = _folder(tmp_path / "x", ORIGINAL_7B | changes)
+    with pytest.raises(UserError, match="architectures is 'Llava"):
+      dimensions.from_original(folder, {}, None)
+
+
+def test_a_tower_other_than_the_named(tmp_path: Path):
+  named = {"mm_vision_tower": "openai/clip-vit-large-patch14-336"}
+  folder = _folder(tmp_path / "x", ORIGINAL_7B | named)
+  small = LLAVA_HF_7B["vision_config"] | {"image_size": 224}
+  with pytest.raises(UserError, match="patch14-336, and --vision-tower=.*224"):
+    dimensions.from_original(folder, {}, _folder(tmp_path / "clip", small))
+
+
+def test_a_flag_answers_for_the_pictures(tmp_path: Path):
+  folder = _folder(tmp_path / "x", ORIGINAL_7B | {"image_aspect_ratio": "odd"})
+  clip = _folder(tmp_path / "clip", LLAVA_HF_7B["vision_config"])
+  with pytest.raises(UserError, match="image_aspect_ratio is 'odd'"):
+    dimensions.from_original(folder, {}, clip)
+  for mode in ("pad", "resize"):
+    config, _ = dimensions.from_original(folder, {}, clip, mode)
+    assert config.layout.mode == mode

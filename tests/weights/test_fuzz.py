@@ -32,8 +32,10 @@ JSON = st.recursive(
   | st.floats()
   | st.text(max_size=8)
   | st.sampled_from(["llama", "pad", "linear", "anyres", "0", "\x1b[2J\n"]),
-  lambda inner: st.lists(inner, max_size=3)
-  | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+  lambda inner: (
+    st.lists(inner, max_size=3)
+    | st.dictionaries(st.text(max_size=6), inner, max_size=3)
+  ),
   max_leaves=6,
 )
 ADAPTER = {
