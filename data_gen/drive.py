@@ -4,10 +4,11 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from data_gen import inject_flags
 from data_gen.injectors.base import Injector, World
-from data_gen.items import Item, load_annotations, make_items
+from data_gen.items import Annotations, Item, load_annotations, make_items
 from data_gen.job import Job, Paths, check_output, table
 from data_gen.journal import Journal, set_aside
 from data_gen.rules.lexicon import Lexicon
@@ -15,7 +16,9 @@ from povid_jax.data.pairs import Sample
 from povid_jax.errors import UserError
 from povid_jax.files import atomic_write
 
-INCOMPLETE = 3  # exit code: items are left for the next run
+# Exit codes.
+INCOMPLETE = 3  # items are left for the next run
+NOTHING = 4  # all items are done, and there is not one pair
 
 
 def drive(args: argparse.Namespace, kind: type[Injector]) -> int:
@@ -39,13 +42,22 @@ def drive(args: argparse.Namespace, kind: type[Injector]) -> int:
   if args.limit:
     items = items[: args.limit * args.pairs_per_sample]
   items = [item for item in items if injector.wants(item)]
+  _check_annotations(args, items, annotations)
   injector.prepare(world)
   if args.dry_run:
     injector.dry_run(items)
     return 0
   with _open(args, items, injector) as job:
-    injector.run(job)
-    return _finish(Paths(Path(args.out)), job)
+    paths = Paths(Path(args.out))
+    try:
+      injector.run(job)
+      job.end()
+    except UserError:
+      # Whatever stops the run, the good pairs so far are there to be used.
+      if job.journal.accepted:
+        _write(paths, job)
+      raise
+    return _finish(paths, job)
 
 
 def _read(args: argparse.Namespace, injector: Injector) -> list[Sample]:
@@ -79,6 +91,30 @@ def _read(args: argparse.Namespace, injector: Injector) -> list[Sample]:
   return samples
 
 
+def _check_annotations(
+  args: argparse.Namespace, items: Sequence[Item], annotations: Annotations
+) -> None:
+  """Says which part of the pictures the annotations know.
+
+  Raises:
+    UserError: they know none: they are of another set of pictures.
+  """
+  known_of = annotations.objects.keys() | annotations.captions.keys()
+  images = {item.image for item in items if item.image}
+  known = len(images & known_of)
+  if not args.annotations or not images or known == len(images):
+    return
+  some = next(iter(sorted(images - known_of)))
+  theirs = next(iter(sorted(known_of)), "none")
+  text = (
+    f"--annotations know {known} of {len(images)} pictures; {some!r}, for "
+    f"example, is not among theirs (such as {theirs!r})"
+  )
+  if not known:
+    raise UserError(f"{text}; name the annotations of these pictures")
+  print(text)
+
+
 def _open(
   args: argparse.Namespace, items: Sequence[Item], injector: Injector
 ) -> Job:
@@ -95,24 +131,36 @@ def _open(
     injector=injector,
     tries=args.tries,
     max_cost=getattr(args, "max_cost", None),
+    patience=getattr(args, "patience", None) or None,
   )
 
 
-def _finish(paths: Paths, job: Job) -> int:
-  """Writes pairs, rejected items and summary; says what is left to do."""
+def _write(paths: Paths, job: Job) -> dict[str, Any]:
+  """Writes pairs, rejected items and summary."""
   job.write_outputs(paths)
   summary = job.summary()
   with atomic_write(paths.summary) as file:
     json.dump(summary, file, indent=2)
     file.write("\n")
+  return summary
+
+
+def _finish(paths: Paths, job: Job) -> int:
+  """Writes the outputs and says what is left to do."""
+  summary = _write(paths, job)
   job.end_progress()
   print(table(summary))
   print(f"pairs: {paths.out}")
   if summary["rejected"]:
     print(f"rejected: {paths.rejected}")
   if summary["left"]:
+    why = f" ({job.problem[:400]})" if job.problem else ""
     print(
-      f"stopped with {summary['left']} items left; the same command continues"
+      f"stopped with {summary['left']} items left{why}; the same command "
+      "continues"
     )
     return INCOMPLETE
+  if not summary["accepted"]:
+    print(f"nothing was accepted, see {paths.rejected}")
+    return NOTHING
   return 0

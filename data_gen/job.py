@@ -67,6 +67,10 @@ class Job:
     injector: whoever writes the wrong answers; judges them, makes the pairs.
     tries: replies per item before it is given up.
     max_cost: dollars after which nothing new is asked; None: no bound.
+    patience: so many items in a row may be used up without one that is
+      accepted; then the fault lies in what all have in common (the server, the
+      model), and the run stops and gives nothing up. None: no such stop.
+    problem: the last reason why a reply could not be used, "" for none.
   """
 
   items: list[Item]
@@ -74,12 +78,17 @@ class Job:
   injector: Injector
   tries: int
   max_cost: float | None = None
+  patience: int | None = None
 
   def __post_init__(self) -> None:
     self.started = time.monotonic()
     self.first = self._finished()
     self._bar = None
     self._noted = self.started
+    self.problem = ""
+    # Items that used up their tries, until another one is accepted.
+    self._held: dict[str, tuple[Item, str]] = {}
+    self._proven = False  # an item of this run was accepted
 
   def __enter__(self) -> "Job":
     self._bar = progress.bar(
@@ -102,7 +111,11 @@ class Job:
     return sum(self.journal.finished(item.key) for item in self.items)
 
   def pending(self) -> list[Item]:
-    return [i for i in self.items if not self.journal.finished(i.key)]
+    """Items that are to be asked about."""
+    return [i for i in self.items if not self._over(i)]
+
+  def _over(self, item: Item) -> bool:
+    return self.journal.finished(item.key) or item.key in self._held
 
   def settle(
     self,
@@ -111,6 +124,7 @@ class Job:
     edits: list[dict],
     refused: Refused | None = None,
     again: bool = True,
+    chosen: Sequence[str] | None = None,
     **paid: Any,
   ) -> bool:
     """Judges one reply and records it; True when the item is finished.
@@ -122,13 +136,17 @@ class Job:
       refused: a verdict reached before (a reply that could not be read).
       again: whether another try may bring another answer; else an item that
         is refused is given up at once.
+      chosen: the right answers, where they are not the item's own.
       **paid: usage, cost and other facts for the journal.
     """
-    verdict = refused or self.injector.check(item, rejected, edits)
+    facts = paid if chosen is None else paid | {"chosen": list(chosen)}
+    verdict = refused or self.injector.check(item, rejected, edits, chosen)
     if verdict is None:
       self.journal.write(
-        "accepted", key=item.key, rejected=list(rejected), edits=edits, **paid
+        "accepted", key=item.key, rejected=list(rejected), edits=edits, **facts
       )
+      self._proven = True
+      self._release()
     else:
       self.journal.write(
         "refused",
@@ -136,24 +154,69 @@ class Job:
         reason=verdict.reason,
         detail=verdict.detail,
         rejected=list(rejected),
-        **paid,
+        **facts,
       )
+      self.problem = ": ".join(filter(None, (verdict.reason, verdict.detail)))
       if not again or self.journal.tries[item.key] >= self.tries:
-        self.give_up(item, verdict.reason)
-    finished = self.journal.finished(item.key)
+        self._exhausted(item, verdict.reason)
+    finished = self._over(item)
     self._show(finished)
     return finished
 
   def lose(self, item: Item, reason: str, detail: str) -> None:
-    """Gives an item up that no reply can mend."""
+    """Gives an item up that no reply can mend (its picture is broken)."""
     self.journal.write(
       "refused", key=item.key, reason=reason, detail=detail, rejected=[]
     )
-    self.give_up(item, reason)
+    self.journal.write("given_up", key=item.key, reason=reason)
     self._show(True)
 
-  def give_up(self, item: Item, reason: str) -> None:
-    self.journal.write("given_up", key=item.key, reason=reason)
+  def _exhausted(self, item: Item, reason: str) -> None:
+    """Gives an item up, or keeps it while the fault may be the server's."""
+    if self.patience is None:
+      self.journal.write("given_up", key=item.key, reason=reason)
+      return
+    self._held[item.key] = (item, reason)
+
+  def check_patience(self) -> None:
+    """For injectors to call between items (or batches of them).
+
+    Raises:
+      UserError: as many as `patience` were used up in a row.
+    """
+    if self.patience is not None and len(self._held) >= self.patience:
+      raise self._useless()
+
+  def _release(self) -> None:
+    """Gives up what was held back: others pass, so the fault is theirs."""
+    for item, reason in self._held.values():
+      self.journal.write("given_up", key=item.key, reason=reason)
+    self._held.clear()
+
+  def end(self) -> None:
+    """Decides about what is still held back when all is asked.
+
+    Raises:
+      UserError: no item of this run was accepted. Nothing is given up then,
+        unless a run before this one had some accepted and this is the second
+        one that these few items failed.
+    """
+    if not self._held:
+      return
+    failed_before = bool(self.journal.accepted) and all(
+      self.journal.tries[key] > self.tries for key in self._held
+    )
+    if not self._proven and not failed_before:
+      raise self._useless()
+    self._release()
+
+  def _useless(self) -> UserError:
+    count = len(self._held)
+    return UserError(
+      f"{count} items in a row, and none whose reply could be used (the last "
+      f"one: {self.problem[:400]}); nothing is given up: mend that, and the "
+      "same command asks again"
+    )
 
   def note(self, text: str) -> None:
     """Shows what is being waited for; in a log file, now and then."""
@@ -232,6 +295,7 @@ class Job:
       "lost_in_flight": journal.counts["lost_in_flight"],
       "tokens": dict(journal.tokens),
       "cost": round(journal.cost, 6),
+      "price_known": self.injector.price_known,
       "seconds": round(seconds, 3),
       "items_per_second": round(
         (finished - self.first) / max(seconds, 1e-9), 1
@@ -242,11 +306,14 @@ class Job:
 def table(summary: Mapping[str, Any]) -> str:
   """The summary as lines for a person."""
   rows: list[tuple[str, str]] = []
+  known = summary["price_known"]
   for name, value in summary.items():
+    if name == "price_known":
+      continue
     if isinstance(value, Mapping):
       value = ", ".join(f"{k} {n}" for k, n in value.items()) or "none"
     elif name == "cost":
-      value = f"${value:.4f}"
+      value = "no price known (--prices FILE)" if not known else dollars(value)
     rows.append((name.replace("_", " "), str(value)))
   width = max(len(name) for name, _ in rows)
   return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)

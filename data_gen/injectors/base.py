@@ -53,6 +53,7 @@ class Injector(abc.ABC):
     whole_input: it learns from all samples, also from those that `--limit`
       leaves out.
     looks: it sees the pictures, so each must be within reach.
+    price_known: False where replies cost money and nobody says how much.
     world: set by `prepare`.
   """
 
@@ -61,6 +62,7 @@ class Injector(abc.ABC):
   gated: ClassVar[bool] = True
   whole_input: ClassVar[bool] = False
   looks: ClassVar[bool] = False
+  price_known: bool = True
 
   def __init__(self, args: argparse.Namespace):
     """Reads the flags.
@@ -138,11 +140,19 @@ class Injector(abc.ABC):
     """
 
   def check(
-    self, item: Item, rejected: Sequence[str], edits: list[dict]
+    self,
+    item: Item,
+    rejected: Sequence[str],
+    edits: list[dict],
+    chosen: Sequence[str] | None = None,
   ) -> gates.Refused | None:
-    """The gate that an item's wrong answers do not pass, None: accepted."""
+    """The gate that an item's wrong answers do not pass, None: accepted.
+
+    Args:
+      chosen: the right answers, where they are not the item's own.
+    """
     return gates.check(
-      item.answers,
+      item.answers if chosen is None else chosen,
       rejected,
       edits,
       limits(self.args),
@@ -155,10 +165,12 @@ class Injector(abc.ABC):
 
     Args:
       item: the sample and its place among several pairs of it.
-      event: what `job.settle` was given: `rejected`, `edits`, other facts.
+      event: what `job.settle` was given: `rejected`, `edits`, `chosen` where
+        the right answers are not the item's own, other facts.
     """
     sample = item.sample
-    turns = list(sample.turns)
+    chosen, turns = list(sample.turns), list(sample.turns)
+    chosen[1::2] = event.get("chosen", item.answers)
     turns[1::2] = event["rejected"]
     name = sample.id + (f"-v{item.variant}" if item.variant else "")
     extra = sample.extra | {
@@ -167,7 +179,13 @@ class Injector(abc.ABC):
       "edits": event["edits"],
     }
     return [
-      dataclasses.replace(sample, id=name, rejected=tuple(turns), extra=extra)
+      dataclasses.replace(
+        sample,
+        id=name,
+        turns=tuple(chosen),
+        rejected=tuple(turns),
+        extra=extra,
+      )
     ]
 
 

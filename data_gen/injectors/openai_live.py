@@ -5,25 +5,21 @@ import asyncio
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 from data_gen.injectors import prompts, server_flags
+from data_gen.injectors.asking import Asker, Task
 from data_gen.injectors.base import Injector, World
-from data_gen.injectors.refusals import Refusals
 from data_gen.items import Item
 from data_gen.job import Job
 from povid_jax import progress
-from povid_jax.data.picture import Picture
 from povid_jax.errors import UserError
 from povid_jax.llm import (
   Failure,
   Options,
-  Price,
   Reply,
   Request,
-  api_key,
-  image_part,
+  checked_key,
 )
 from povid_jax.llm.chat import Chat
 from povid_jax.llm.prices import dollars
@@ -33,44 +29,12 @@ from povid_jax.llm.prices import dollars
 _OUTAGE = 20
 
 
-@dataclass(frozen=True)
-class Pictures:
-  """Where pictures are, and the size at which they are sent.
-
-  Attributes:
-    size: longest side in pixels.
-    price: tells their tokens.
-    room: tokens of a reply beyond those of the answers.
-  """
-
-  size: int
-  price: Price
-  room: int = prompts.ROOM
-
-  def request(self, item: Item, attempt: int) -> Request:
-    """The request for an item.
-
-    Raises:
-      UserError: a picture is missing, broken or outside the folder.
-    """
-    parts = [self._part(picture) for picture in item.sample.images]
-    request = prompts.request(item, parts, attempt, self.room)
-    tokens = sum(self.price.image_tokens(w, h) for _, w, h in parts)
-    return replace(request, image_tokens=tokens)
-
-  def again(self, request: Request, attempt: int) -> Request:
-    """The next try of an item; its pictures are not read a second time."""
-    content = request.messages[-1]["content"]
-    parts = [(part, 0, 0) for part in content if "image_url" in part]
-    new = prompts.request(request.context, parts, attempt, self.room)
-    return replace(new, image_tokens=request.image_tokens)
-
-  def _part(self, picture: Picture) -> tuple:
-    data = picture.read()
-    try:
-      return image_part(data, self.size)
-    except UserError as error:
-      raise UserError(f"image {picture.name!r}: {error}") from error
+INJECT = Task(
+  label=f"prompt-{prompts.VERSION}",
+  request=prompts.request,
+  read=prompts.read,
+  schema=prompts.SCHEMA,
+)
 
 
 class OpenAI(Injector):
@@ -78,7 +42,7 @@ class OpenAI(Injector):
 
   Attributes:
     options: the server.
-    pictures: makes the requests.
+    asker: makes the requests and settles what comes back.
   """
 
   name = "openai"
@@ -88,7 +52,9 @@ class OpenAI(Injector):
   def __init__(self, args: argparse.Namespace):
     super().__init__(args)
     self.options = server_flags.server_options(args, self.name)
-    self.pictures = Pictures(
+    self.price_known = self.options.price.known
+    self.asker = Asker(
+      INJECT,
       args.image_size,
       self.options.price,
       args.reply_tokens,
@@ -104,21 +70,26 @@ class OpenAI(Injector):
 
   @property
   def label(self) -> str:
-    return f"{self.name}/{self.options.model}/prompt-{prompts.VERSION}"
+    return f"{self.name}/{self.options.model}/{self.asker.task.label}"
 
   def settings(self) -> dict[str, Any]:
-    return super().settings() | {
-      "temperature": self.args.temperature,
-      "image_size": self.args.image_size,
-    }
+    plain = {"plain": True} if self.options.plain else {}
+    return (
+      super().settings()
+      | plain
+      | {
+        "temperature": self.args.temperature,
+        "image_size": self.args.image_size,
+      }
+    )
 
   def prepare(self, world: World) -> None:
     super().prepare(world)
     if not self.args.dry_run:
-      api_key(self.options)  # its absence is said before anything is written
+      checked_key(self.options)  # said before anything is written
 
   def dry_run(self, items: Sequence[Item]) -> None:
-    dry_run(items, self.options, self.pictures)
+    dry_run(items, self.options, self.asker)
 
   def run(self, job: Job) -> None:
     """Asks for all pending items until they are finished or money runs out.
@@ -127,44 +98,18 @@ class OpenAI(Injector):
       UserError: the key is refused, the model is unknown, or the server does
         not answer any more; what was done is in the journal.
     """
-    asyncio.run(_run(job, self.options, self.pictures))
+    asyncio.run(_run(job, self.options, self.asker))
 
 
-def make_request(job: Job, pictures: Pictures, item: Item) -> Request | None:
-  """The request for an item; None for one whose picture cannot be read, which
-  is given up with the reason."""
-  try:
-    return pictures.request(item, job.journal.tries[item.key])
-  except UserError as error:
-    job.lose(item, "bad_image", str(error))
-    return None
-
-
-def settle_reply(job: Job, item: Item, reply: Reply, **facts: Any) -> bool:
-  """Judges a reply and records it with what it cost."""
-  found = prompts.read(item, reply)
-  return job.settle(
-    item,
-    found.rejected,
-    found.edits,
-    found.refused,
-    usage=reply.usage,
-    cost=reply.cost,
-    **facts,
-  )
-
-
-async def _run(job: Job, options: Options, pictures: Pictures) -> None:
+async def _run(job: Job, options: Options, asker: Asker) -> None:
   async with Chat(options, _watch(job)) as chat:
 
     def stop() -> bool:
       cost = job.journal.cost + chat.reserved
       return job.max_cost is not None and cost >= job.max_cost
 
-    handle = _Handler(job, pictures)
-    make = functools.partial(make_request, job, pictures)
-    await chat.run(iter(job.pending()), make, handle, stop)
-    handle.end()
+    make = functools.partial(asker.make, job)
+    await chat.run(iter(job.pending()), make, _Handler(job, asker), stop)
 
 
 def _watch(job: Job) -> Callable:
@@ -177,53 +122,42 @@ def _watch(job: Job) -> Callable:
 class _Handler:
   """Takes outcomes; returns the next try of an item that is not finished."""
 
-  def __init__(self, job: Job, pictures: Pictures):
+  def __init__(self, job: Job, asker: Asker):
     self._job = job
-    self._pictures = pictures
+    self._asker = asker
     self._lost = 0
-    self._refusals = Refusals(job)
 
   def __call__(
     self, request: Request, outcome: Reply | Failure
   ) -> Request | None:
     item: Item = request.context
-    if isinstance(outcome, Failure):
-      self._fail(item, outcome)
+    if isinstance(outcome, Failure) and not outcome.final:
+      self._fail(outcome)
       return None
     self._lost = 0
-    self._refusals.answered()
-    if settle_reply(self._job, item, outcome):
+    if self._asker.settle(self._job, item, outcome):
+      self._job.check_patience()
       return None
-    return self._pictures.again(request, self._job.journal.tries[item.key])
+    return self._asker.again(request, self._job.journal.tries[item.key])
 
-  def end(self) -> None:
-    """UserError if the server has refused everything."""
-    self._refusals.end()
-
-  def _fail(self, item: Item, failure: Failure) -> None:
-    if failure.final:
-      self._refusals.add(item, failure)
-      if self._refusals.systematic:
-        self.end()
-      return
+  def _fail(self, failure: Failure) -> None:
+    """An item that no attempt got through for is left for the next run."""
+    self._job.problem = failure.words
     self._lost += 1
     if self._lost >= _OUTAGE:
       raise UserError(
         f"{self._lost} items in a row failed all their attempts (the last one: "
-        f"{failure.kind} {failure.detail[:120]}); the same command continues "
-        "when the server is back"
+        f"{failure.words}); the same command continues when the server is back"
       )
 
 
-def dry_run(
-  items: Sequence[Item], options: Options, pictures: Pictures
-) -> None:
+def dry_run(items: Sequence[Item], options: Options, asker: Asker) -> None:
   """Prints counts, tokens and cost, and three prompts; asks nothing."""
   prompt = completion = 0
   usable: list[Item] = []
   for item in progress.bar(items, desc="estimate", unit="items"):
     try:
-      request = pictures.request(item, 0)
+      request = asker.request(item, 0)
     except UserError:
       continue
     usable.append(item)
@@ -244,7 +178,7 @@ def dry_run(
     print(f"no price for {options.model} in the table; give one with --prices")
   for item in usable[:3]:
     print(f"\n--- id {item.sample.id} ({item.category})")
-    request = pictures.request(item, 0)
+    request = asker.request(item, 0)
     for message in request.messages:
       print(_shown(message))
 

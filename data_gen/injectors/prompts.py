@@ -107,6 +107,7 @@ class Proposal:
   rejected: list[str]
   edits: list[dict]
   refused: Refused | None = None
+  chosen: list[str] | None = None  # where the item's answers are not right
 
 
 def describes(item: Item) -> bool:
@@ -168,17 +169,25 @@ def request(
 
 def read(item: Item, reply: Reply) -> Proposal:
   """Reads a reply; what cannot be used carries the gate that says so."""
-  if reply.refusal or reply.finish == "content_filter":
-    return _refuse("refusal", reply.refusal or reply.finish)
-  if reply.finish == "length":
-    return _refuse("schema", "the reply was cut off at max_tokens")
+  unusable = refused_reply(reply)
+  if unusable:
+    return unusable
   if not reply.structured and not _looks_structured(reply.parsed):
     return _read_plain(item, reply.text)
   return _read_structured(item, reply)
 
 
+def refused_reply(reply: Reply) -> Proposal | None:
+  """The proposal of a reply that is none: declined, cut off, empty."""
+  if reply.declined:
+    return _refuse("refusal", reply.declined)
+  if reply.defect:
+    return _refuse("empty" if reply.whole else "schema", reply.defect)
+  return None
+
+
 def _refuse(reason: str, detail: str) -> Proposal:
-  return Proposal([], [], Refused(reason, detail[:200]))
+  return Proposal([], [], Refused(reason, detail[:300]))
 
 
 def _looks_structured(parsed: Any) -> bool:

@@ -183,10 +183,14 @@ class Sample(Injector):
     Loop(job, self, self._source, self._agreement).run(job.pending())
 
   def check(
-    self, item: Item, rejected: Sequence[str], edits: list[dict]
+    self,
+    item: Item,
+    rejected: Sequence[str],
+    edits: list[dict],
+    chosen: Sequence[str] | None = None,
   ) -> Refused | None:
     """Candidates are judged by the verifiers; what comes here has pairs."""
-    del item, rejected, edits
+    del item, rejected, edits, chosen
 
   def pairs(self, item: Item, event: Mapping[str, Any]) -> list[Pair]:
     """The pairs of a picture; with a context, it is what both follow."""

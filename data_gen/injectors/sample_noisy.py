@@ -135,7 +135,11 @@ class SampleNoisy(Injector):
         job.settle(item, [row["text"].strip()], [], again=False)
 
   def check(
-    self, item: Item, rejected: Sequence[str], edits: list[dict]
+    self,
+    item: Item,
+    rejected: Sequence[str],
+    edits: list[dict],
+    chosen: Sequence[str] | None = None,
   ) -> Refused | None:
     """An answer of the model's own must only differ."""
     (text,) = rejected

@@ -36,6 +36,14 @@ def add_server(parser: argparse.ArgumentParser) -> None:
   add("--backoff", type=float, default=options.backoff, metavar="SECONDS",
       help="before the first new attempt; then doubled")  # fmt: skip
   add("--temperature", type=float, help="default: the server's")
+  add("--plain", action="store_true", help=(
+    "never ask for a JSON schema (a server that refuses or ignores it is found "
+    "out anyway, for the price of a request)"
+  ))  # fmt: skip
+  add("--patience", type=int, default=20, metavar="N", help=(
+    "stop after N items in a row of which none had a usable reply, and give "
+    "none of them up (default 20; 0: never)"
+  ))  # fmt: skip
   add("--image-size", type=int, default=768, metavar="PIXELS",
       help="longest side at which pictures are sent")  # fmt: skip
   add("--reply-tokens", type=int, default=ROOM, metavar="N", help=(
@@ -59,6 +67,7 @@ def server_options(args: argparse.Namespace, name: str) -> Options:
     backoff=args.backoff,
     temperature=args.temperature,
     prices=args.prices,
+    plain=args.plain,
   )
   if args.max_cost is not None and not options.price.known:
     raise UserError(
@@ -72,6 +81,7 @@ def check(args: argparse.Namespace) -> None:
   """UserError for numbers out of range."""
   want_at_least(args, 1, "concurrency", "image_size", "reply_tokens")
   want_at_least(args, 0, "retries")
+  want_at_least(args, 0, "patience")
   want_finite(args, "timeout", "rpm", "tpm", positive=True)
   want_finite(args, "max_cost", "backoff", "temperature")
 

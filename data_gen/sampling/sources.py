@@ -199,6 +199,7 @@ class Servers:
         image_tokens=tokens,
         context=(task, number),
         extra={**extra, "seed": seed},
+        any_reply=True,
       )
 
   def _ask(self, requests: Sequence[Request]) -> dict[str, Reply]:

@@ -8,6 +8,7 @@ from povid_jax.errors import UserError
 from povid_jax.eval.answer_formats import NAMED
 from povid_jax.eval.benchmarks.prompts import ASKS_YES_NO, SHORT_ANSWER
 from povid_jax.eval.protocol import Benchmark
+from povid_jax.llm.thoughts import strip_thoughts
 
 # LLaVA, CHAIR, AMBER, the released POVID script, HallusionBench, MMBench
 TEXT_FIELDS = (
@@ -25,9 +26,10 @@ def field_of(row: Mapping[str, Any]) -> str | None:
 
 
 def text_of(row: Mapping[str, Any]) -> str | None:
-  """An answer row's text under whichever name its format uses."""
+  """An answer row's text under whichever name its format uses, without the
+  thoughts of a model that thinks first."""
   name = field_of(row)
-  return None if name is None else row[name]
+  return None if name is None else strip_thoughts(row[name])
 
 
 def bare(text: Any) -> str:

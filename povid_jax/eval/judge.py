@@ -309,18 +309,34 @@ def _ask(
     assert judge.log is not None
     judge_batch.ask(requests, server, judge.log, judge.max_cost)
   # also after a batch: its log has the replies, what is missing is asked
-  replies = llm.ask_all(
-    requests, server, judge.log, judge.max_cost, f"judging {benchmark}"
-  )
+  try:
+    replies = llm.ask_all(
+      requests, server, judge.log, judge.max_cost, f"judging {benchmark}"
+    )
+  except UserError as error:
+    raise UserError(f"{error}{_remedy(str(error), requests[0])}") from error
   if missing := len(requests) - len(replies):
-    why = "the server gave no usable reply"
-    if judge.max_cost is not None:
-      why += f", or --max-cost={judge.max_cost:g} is spent"
+    why = replies.problem or "the server gave no usable reply"
+    if judge.max_cost is not None and not replies.problem:
+      why = f"--max-cost={judge.max_cost:g} is spent"
     raise UserError(
       f"{benchmark}: {missing} of {len(requests)} judgements are missing: "
-      f"{why}; the others are kept in {judge.log}, the same command continues"
+      f"{why}{_remedy(why, requests[0])}; the others are kept in {judge.log}, "
+      "the same command continues"
     )
   return replies
+
+
+def _remedy(why: str, request: llm.Request) -> str:
+  """The flag that mends what the server said, where one does."""
+  if re.search(r"cut off|content is empty|thoughts", why):
+    return (
+      f" (a reply has {request.max_tokens} tokens; a judge that thinks first "
+      "wants some thousands: --judge-max-tokens=4000)"
+    )
+  if "temperature" in why:
+    return " (--judge-temperature=default sends none)"
+  return ""
 
 
 def record(scored: Scored, judge: Judge, prompt: Prompt) -> None:

@@ -18,20 +18,20 @@ makes one from a file. Structured output: `Request(schema=...)` asks for JSON of
 that schema and `Reply.parsed` has it; a server that cannot do that is asked in
 plain text (`plain` messages if given) and `parsed` is what could be read.
 
+Live requests (`chat`) and batches (`batches`) have one store of what was paid
+for (`store`), one rule for errors (`failures`), one for what a server takes
+(`dialect`) and one for what is a reply (`wire.Reply.defect`).
+
 The key comes from the environment (`Options.key_env`) and is never logged.
 `chat.Chat` is the asynchronous core; `batch` speaks the Batch API.
 """
 
+from povid_jax.llm.client import checked_key
+from povid_jax.llm.failures import Failure
 from povid_jax.llm.log import ask_all
 from povid_jax.llm.pictures import image_part
 from povid_jax.llm.prices import Price, load_price
-from povid_jax.llm.wire import (
-  Failure,
-  Options,
-  Reply,
-  Request,
-  api_key,
-)
+from povid_jax.llm.wire import Options, Reply, Request
 
 __all__ = [
   "Failure",
@@ -39,8 +39,8 @@ __all__ = [
   "Price",
   "Reply",
   "Request",
-  "api_key",
   "ask_all",
+  "checked_key",
   "image_part",
   "load_price",
 ]

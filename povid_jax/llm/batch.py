@@ -13,11 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from povid_jax import progress
 from povid_jax.errors import UserError
 from povid_jax.files import atomic_write
-from povid_jax.llm.chat import status_failure
+from povid_jax.llm import client as clients
+from povid_jax.llm.chat import long_wait
+from povid_jax.llm.failures import (
+  Failure,
+  connection_failure,
+  error_words,
+  failure_of,
+  hidden,
+  status_failure,
+)
 from povid_jax.llm.limits import Breaker, backoff
-from povid_jax.llm.wire import Failure, Options, Request, api_key, body
+from povid_jax.llm.wire import Options, Request, body
 
 ENDPOINT = "/v1/chat/completions"
 # The provider's limits on one file.
@@ -27,7 +37,14 @@ _NAME = "povid_batch"  # the key of our name in a batch's metadata
 
 _CLOCKS_DIFFER = 3600  # seconds
 
-OPEN = ("validating", "in_progress", "finalizing", "cancelling")
+# States in which a batch has come to its end. Gateways have states of their
+# own for a batch that waits: any other is an open one.
+_ENDED = frozenset(
+  "completed complete succeeded success done finished failed failure error"
+  " errored expired cancelled canceled rejected".split()
+)
+# Codes and words of a batch that the account has no room for yet.
+_NO_ROOM = ("token_limit_exceeded", "enqueued token limit")
 
 
 @dataclass(frozen=True)
@@ -36,8 +53,7 @@ class Status:
 
   Attributes:
     remote: the server's id.
-    state: "validating", "in_progress", "finalizing", "completed", "failed",
-      "expired", "cancelling" or "cancelled".
+    state: "validating", "completed", "failed", ... in small letters.
     files: ids of the output and error files that exist.
     done, total: requests.
     problem: why it failed, "" otherwise.
@@ -52,7 +68,13 @@ class Status:
 
   @property
   def ended(self) -> bool:
-    return self.state not in OPEN
+    return self.state in _ENDED
+
+  @property
+  def crowded_out(self) -> bool:
+    """Whether it failed because others of the account are still at work."""
+    words = self.problem.lower()
+    return self.ended and not self.files and any(w in words for w in _NO_ROOM)
 
 
 @dataclass(frozen=True)
@@ -137,21 +159,10 @@ class BatchClient:
   """
 
   def __init__(self, options: Options):
-    try:
-      import openai
-    except ImportError as error:
-      raise UserError(
-        "this needs the openai package: pip install 'povid_jax[data]'"
-      ) from error
-    self._openai = openai
+    self._openai = clients.library()
     self._options = options
     self._breaker = Breaker(options.key_env)
-    self._client = openai.OpenAI(
-      api_key=api_key(options),
-      base_url=options.base_url,
-      timeout=max(options.timeout, 600),  # 200 MB take a while
-      max_retries=0,
-    )
+    self._client = clients.make_client(options)
 
   def close(self) -> None:
     self._client.close()
@@ -199,7 +210,7 @@ class BatchClient:
     for batch in self._client.batches.list(limit=100):  # newest first
       if (batch.metadata or {}).get(_NAME) == name:
         return batch.id
-      if batch.created_at < since - _CLOCKS_DIFFER:
+      if (batch.created_at or since) < since - _CLOCKS_DIFFER:
         break
     return None
 
@@ -207,13 +218,14 @@ class BatchClient:
     batch = self._repeat(lambda: self._client.batches.retrieve(remote))
     counts = batch.request_counts
     errors = (batch.errors.data or []) if batch.errors else []
+    problem = "; ".join(f"{e.code}: {e.message}" for e in errors[:3])
     return Status(
       remote=remote,
-      state=batch.status,
+      state=str(batch.status or "unknown").lower(),
       files=tuple(filter(None, (batch.output_file_id, batch.error_file_id))),
       done=counts.completed + counts.failed if counts else 0,
       total=counts.total if counts else 0,
-      problem="; ".join(f"{e.code}: {e.message}" for e in errors[:3]),
+      problem=hidden(problem, self._options)[:500],
     )
 
   def rows(self, file_id: str) -> Iterator[Row]:
@@ -221,7 +233,7 @@ class BatchClient:
     content = self._repeat(lambda: self._client.files.content(file_id).read())
     for text in content.split(b"\n"):
       try:
-        yield _row(json.loads(text))
+        yield _row(json.loads(text), self._options)
       except (ValueError, KeyError, TypeError, AttributeError):
         continue  # its request has no reply then, and is sent once more
 
@@ -235,30 +247,38 @@ class BatchClient:
         return result
       except openai.APIStatusError as error:
         failure = status_failure(error, self._options)
-      except openai.APIConnectionError as error:  # time-outs too
-        failure = Failure("connection", str(error.__cause__ or error))
       except openai.APIResponseValidationError as error:
-        failure = Failure("bad_reply", str(error))
+        failure = Failure("bad_reply", hidden(str(error), self._options)[:300])
+      except OSError:
+        raise  # the request file cannot be read
+      except Exception as error:  # time-outs too, whatever libraries raise
+        failure = connection_failure(error, self._options)
       if failure.kind == "auth":
-        self._breaker.refused(failure.status)
+        self._breaker.refused(failure)
+      if failure.stop:
+        raise UserError(f"{failure.stop}: {failure.detail}")
       attempt += 1
       if failure.final or attempt > self._options.retries:
         raise UserError(
-          f"the batch endpoint failed {attempt} times: {failure.kind} "
-          f"{failure.detail[:200]}; the same command continues"
+          f"the batch endpoint failed {attempt} times ({failure.words}); the "
+          "same command continues"
         )
-      wait = backoff(attempt, self._options.backoff)
-      time.sleep(max(wait, failure.wait or 0))
+      wait = max(backoff(attempt, self._options.backoff), failure.wait or 0)
+      if (failure.wait or 0) >= 60:
+        progress.say(long_wait(failure))
+      time.sleep(wait)
 
 
-def _row(data: Any) -> Row:
+def _row(data: Any, options: Options) -> Row:
   name = data["custom_id"]
   response = data.get("response") or {}
   status = response.get("status_code", 0)
-  if status == 200:
-    return Row(name, response["body"], None)
-  error = data.get("error") or (response.get("body") or {}).get("error") or {}
-  detail = str(error.get("message", error))[:300]
-  final = status in (400, 413, 422)
-  kind = "bad_request" if final else str(status or error.get("code") or "row")
-  return Row(name, None, Failure(kind, detail, final))
+  body = response.get("body")
+  found = error_words(body) or error_words({"error": data.get("error")})
+  if status == 200 and found is None:
+    return Row(name, body, None)
+  code, message = found or ("", json.dumps(body or data.get("error"))[:200])
+  failure = failure_of(status, code, message, options)
+  if failure.kind == "error_body":  # by the server's own name: "batch_expired"
+    failure.kind = code or "row"
+  return Row(name, None, failure)

@@ -2,24 +2,24 @@
 
 import asyncio
 import json
-import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from povid_jax import progress
 from povid_jax.errors import UserError
-from povid_jax.llm.limits import Breaker, Limits, backoff, retry_after
-from povid_jax.llm.wire import (
+from povid_jax.llm import client as clients
+from povid_jax.llm.dialect import Dialect
+from povid_jax.llm.failures import (
   Failure,
-  Options,
-  Reply,
-  Request,
-  api_key,
-  body,
+  connection_failure,
+  error_words,
+  failure_of,
   hidden,
-  limit_name,
-  other_limit_name,
-  read_reply,
+  status_failure,
 )
+from povid_jax.llm.limits import Breaker, Limits, backoff
+from povid_jax.llm.wire import Options, Reply, Request, body, read_reply
 
 # (event, request, facts): "sent" before every attempt, "failed" after one
 # without a usable reply. Whatever the caller writes down here is on disk
@@ -27,9 +27,7 @@ from povid_jax.llm.wire import (
 Watch = Callable[[str, Request, dict[str, Any]], None]
 Outcome = Reply | Failure
 
-_UNSTRUCTURED = ("response_format", "json_schema", "structured output")
-# With these a server may also mean the schema and say something else.
-_MAYBE_UNSTRUCTURED = (400, 422, 501)
+_LONG_WAIT = 60.0  # seconds that nobody should wait without a word
 
 
 def _unwatched(event: str, request: Request, facts: dict[str, Any]) -> None:
@@ -41,42 +39,23 @@ class Chat:
 
   Attributes:
     reserved: dollars that the requests in flight will cost at most.
-    structured: False once the server has refused response_format.
+    dialect: what the server takes, as far as it is known.
   """
 
   def __init__(self, options: Options, watch: Watch = _unwatched):
     self.options = options
     self.price = options.price
     self.reserved = 0.0
-    self.structured = True
-    self._proven = False  # a reply has come in the form of its schema
-    self._limit = limit_name(options)
+    self.dialect = Dialect(options)
+    self._stop: Callable[[], bool] = lambda: False
+    self._said = 0.0
     self._watch = watch
     self._limits = Limits(options.rpm, options.tpm)
     self._breaker = Breaker(options.key_env)
 
   async def __aenter__(self) -> "Chat":
-    try:
-      import openai
-    except ImportError as error:
-      raise UserError(
-        "this needs the openai package: pip install 'povid_jax[data]'"
-      ) from error
-    self._openai = openai
-    # The pool of a client looks at all its connections for every request, so
-    # each request in flight has a client, and its connection, to itself. What
-    # is dear to make, the certificates, is shared.
-    certificates = _certificates(openai.DefaultAsyncHttpxClient)
-    self._idle = [
-      openai.AsyncOpenAI(
-        api_key=api_key(self.options),
-        base_url=self.options.base_url,
-        timeout=self.options.timeout,
-        max_retries=0,  # ours are counted, written down and limited
-        http_client=openai.DefaultAsyncHttpxClient(verify=certificates),
-      )
-      for _ in range(max(1, self.options.concurrency))
-    ]
+    count = max(1, self.options.concurrency)
+    self._idle = clients.make_clients(self.options, count)
     self._open = list(self._idle)
     return self
 
@@ -98,12 +77,13 @@ class Chat:
       make: the request for one of them, or None to leave it out; called in
         threads, several at a time, as pictures take a while.
       handle: gets each outcome; what it returns is asked next.
-      stop: no new request is taken once this is true.
+      stop: no new request is taken, and none tried again, once this is true.
 
     Raises:
       UserError: the key is refused, the model does not exist, the quota is
         used up; or what `make` and `handle` raise.
     """
+    self._stop = stop
     workers = [
       asyncio.create_task(self._work(things, make, handle, stop))
       for _ in range(max(1, self.options.concurrency))
@@ -140,53 +120,53 @@ class Chat:
     )
     self.reserved += most
     try:
-      return await self._persist(request)
+      return await self._persist(request, most)
     finally:
       self.reserved -= most
 
-  async def _persist(self, request: Request) -> Outcome:
+  async def _persist(self, request: Request, most: float) -> Outcome:
+    dialect = self.dialect
     attempt = 0
     plain = False  # whether this request is tried without its schema
     while True:
-      structured = not plain and self.structured and request.schema is not None
-      limit = self._limit
+      asks = not plain and dialect.structured and request.schema is not None
+      limit = dialect.limit
       try:
-        reply = await self._attempt(request, structured, limit)
+        reply = await self._attempt(request, asks, limit)
       except Failure as failure:
         self._watch("failed", request, failure.facts)
         if failure.kind == "auth":
-          self._breaker.refused(failure.status)
-        if failure.final and self._rename_limit(limit, failure.detail):
+          self._breaker.refused(failure)
+        if failure.stop:
+          raise UserError(f"{failure.stop}: {failure.detail}") from failure
+        if dialect.rename_limit(failure, limit):
           continue
-        if structured and self._about_schema(failure):
+        if asks and dialect.about_schema(failure):
           plain = True
           continue
         attempt += 1
-        if failure.final or attempt > self.options.retries:
+        if failure.final or attempt > self.options.retries or self._spent(most):
           return failure
         await self._wait(failure, attempt)
       else:
         self._breaker.success()
-        self._proven |= structured
-        if plain:  # it was the schema: plain text from now on
-          self.structured = False
-        return reply
+        if plain:
+          dialect.plain_works()
+        if not dialect.ignores_schema(reply):
+          return reply
+        unread = Failure("unstructured", usage=reply.usage, cost=reply.cost)
+        self._watch("failed", request, unread.facts)
+        if self._spent(most):
+          return unread
 
-  def _rename_limit(self, sent: str, detail: str) -> bool:
-    """Whether to ask again under the other name of the bound on a reply."""
-    other = other_limit_name(sent, detail)
-    if other is None or sent != limit_name(self.options):
-      return False
-    self._limit = other
-    return True
-
-  def _about_schema(self, failure: Failure) -> bool:
-    """Whether the server may take the same request without its schema: it
-    says so, or has refused every schema so far."""
-    if failure.status not in _MAYBE_UNSTRUCTURED:
-      return False
-    detail = failure.detail.lower()
-    return not self._proven or any(word in detail for word in _UNSTRUCTURED)
+  def _spent(self, most: float) -> bool:
+    """Whether the budget forbids a further attempt of a request, whose own
+    reservation does not count against it."""
+    self.reserved -= most
+    try:
+      return self._stop()
+    finally:
+      self.reserved += most
 
   async def _wait(self, failure: Failure, attempt: int) -> None:
     wait = backoff(attempt, self.options.backoff)
@@ -194,7 +174,15 @@ class Chat:
       if failure.kind == "429":  # the account's limit: it holds for all
         self._limits.pause(failure.wait)
       wait = max(failure.wait, wait * 0.1)
+      self._tell(failure)
     await asyncio.sleep(wait)
+
+  def _tell(self, failure: Failure) -> None:
+    """Says once that the server wants a long pause."""
+    wait, now = failure.wait or 0.0, time.monotonic()
+    if wait >= _LONG_WAIT and now >= self._said:
+      self._said = now + wait
+      progress.say(long_wait(failure))
 
   async def _attempt(
     self, request: Request, structured: bool, limit: str
@@ -204,6 +192,9 @@ class Chat:
     self._watch("sent", request, {})
     content = body(request, self.options, structured, limit)
     data = self._decode(request, await self._post(content))
+    found = error_words(data)
+    if found:  # an error with status 200: nothing was written, nothing is paid
+      raise failure_of(0, *found, self.options)
     reply = read_reply(request, data, structured, self.price)
     self._limits.used(tokens, reply.prompt_tokens + reply.completion_tokens)
     return reply
@@ -216,15 +207,17 @@ class Chat:
       prompt = request.tokens
       most = request.max_tokens or self.options.max_tokens
       completion = min(len(raw) // 4, most)
+      start = hidden(raw[:80].decode("utf-8", "replace"), self.options)
+      kind = "a stream of events" if start.startswith("data:") else "no JSON"
       raise Failure(
         "bad_json",
-        str(error),
+        f"the reply is {kind}: {start!r} ({error})",
         usage={"prompt": prompt, "completion": completion},
         cost=self.price.cost(prompt, completion),
       ) from error
 
   async def _post(self, content: dict[str, Any]) -> bytes:
-    openai = self._openai
+    openai = clients.library()
     client = self._idle.pop()
     try:
       async with asyncio.timeout(self.options.timeout):
@@ -234,38 +227,22 @@ class Chat:
           "/chat/completions", cast_to=bytes, body=content
         )
     except (TimeoutError, openai.APITimeoutError) as error:
-      raise Failure("timeout", str(error)) from error
+      words = f"no reply within --timeout {self.options.timeout:g} s"
+      raise Failure("timeout", words) from error
     except openai.APIStatusError as error:
       raise status_failure(error, self.options) from error
-    except openai.APIConnectionError as error:
-      raise Failure("connection", str(error.__cause__ or error)) from error
+    except Exception as error:  # whatever the libraries below raise
+      raise connection_failure(error, self.options) from error
     finally:
       self._idle.append(client)
 
 
-def _certificates(client: type) -> Any:
-  """What the HTTP library under the client would make for each of them."""
-  library = client.__mro__[1].__module__.partition(".")[0]
-  return sys.modules[library].create_ssl_context()
-
-
-def status_failure(error: Any, options: Options) -> Failure:
-  """The failure for an error status; UserError where nothing can go on."""
-  status = error.status_code
-  detail = hidden(str(error), options)[:500]
-  if status in (401, 403):
-    return Failure("auth", detail, status=status)
-  if status == 404:
-    raise UserError(f"the server knows no such model or path: {detail}")
-  if status == 402:
-    raise UserError(f"the account has no credit left: {detail}")
-  if status == 429:
-    if error.code == "insufficient_quota" or "insufficient_quota" in detail:
-      raise UserError(f"the account's quota is used up: {detail}")
-    return Failure(
-      "429", detail, wait=retry_after(error.response.headers), status=status
-    )
-  if (status >= 500 and status != 501) or status in (408, 409, 425):
-    wait = retry_after(error.response.headers)
-    return Failure(str(status), detail, wait=wait, status=status)
-  return Failure("bad_request", detail, final=True, status=status)
+def long_wait(failure: Failure) -> str:
+  """The line that tells of a long pause."""
+  minutes = round((failure.wait or 0) / 60)
+  pause = f"{minutes} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
+  until = time.strftime("%H:%M", time.localtime(time.time() + failure.wait))
+  return (
+    f"the server asks to wait {pause}, until {until} ({failure.words}); after "
+    "Ctrl-C the same command continues"
+  )

@@ -7,6 +7,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from povid_jax.errors import UserError
 
@@ -121,11 +122,12 @@ class Breaker:
   def success(self) -> None:
     self._refused = 0
 
-  def refused(self, status: int) -> None:
-    """Counts one refusal; raises UserError at the third in a row."""
+  def refused(self, failure: Any) -> None:
+    """Counts one refusal (a `Failure`); UserError at the third in a row."""
     self._refused += 1
     if self._refused >= _AUTH_LIMIT:
       raise UserError(
         f"the server refused the key {self._refused} times in a row "
-        f"(status {status}); check {self._key_name} and its permissions"
+        f"(status {failure.status}: {failure.detail[:200]}); check "
+        f"{self._key_name} and its permissions"
       )

@@ -1,64 +1,102 @@
 """Asking many questions once: replies in a file that a new run reads first."""
 
 import asyncio
-import collections
+import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from povid_jax import progress
 from povid_jax.errors import UserError
-from povid_jax.files import ensure_parent
 from povid_jax.llm.chat import Chat, Outcome
+from povid_jax.llm.failures import Failure
 from povid_jax.llm.prices import dollars
+from povid_jax.llm.store import Store
 from povid_jax.llm.wire import Options, Reply, Request
+
+# Requests in a row without a usable reply: going on would only burn through
+# the list.
+_OUTAGE = 20
 
 
 def fingerprint(request: Request, options: Options) -> str:
-  """What a reply depends on: model, messages and schema."""
-  parts = [options.model, options.temperature, request.messages, request.schema]
-  if request.extra:
-    parts.append(request.extra)
+  """What a reply depends on: model, messages, schema, temperature, room and
+  what else the body holds."""
+  parts = [
+    options.model,
+    options.temperature,
+    request.messages,
+    request.schema,
+    request.max_tokens or options.max_tokens,
+    options.plain,
+    request.extra or None,
+  ]
   text = json.dumps(parts, sort_keys=True)
   return hashlib.blake2b(text.encode(), digest_size=9).hexdigest()
 
 
+class Replies(Store):
+  """A log of replies; a row without an `event` is one.
+
+  Attributes:
+    held: (key, fingerprint) -> reply.
+  """
+
+  def __init__(self, path: Path):
+    self.held: dict[tuple[str, str], Reply] = {}
+    super().__init__(path)
+
+  def apply(self, row: dict, offset: int) -> None:
+    if "event" in row:
+      super().apply(row, offset)
+      return
+    fields = {k: v for k, v in row.items() if k != "fingerprint"}
+    reply = Reply(**fields)
+    if "thoughts" not in row and reply.defect:
+      return  # of a version that kept what is no reply
+    known = (row["key"], row["fingerprint"]) in self.held
+    self.held[row["key"], row["fingerprint"]] = reply
+    self.cost += 0.0 if known else reply.cost
+
+  def keep(self, reply: Reply, mark: str) -> None:
+    """Appends a reply."""
+    self.append(dataclasses.asdict(reply) | {"fingerprint": mark})
+
+  def take(self, reply: Reply, mark: str, any_reply: bool = False) -> str:
+    """Keeps a reply that is one, else records what it cost; returns why it is
+    none, "" where it is."""
+    defect = "" if any_reply else reply.defect
+    if defect:
+      self.write(
+        "failed", key=reply.key, reason="no_reply", usage=reply.usage,
+        cost=reply.cost,
+      )  # fmt: skip
+    else:
+      self.keep(reply, mark)
+    return defect
+
+
 def read(path: Path) -> dict[tuple[str, str], Reply]:
-  """(key, fingerprint) -> reply; a line torn by a kill is cut off."""
+  """(key, fingerprint) -> reply of a log that another process may write to; a
+  line without an end is not read."""
   replies: dict[tuple[str, str], Reply] = {}
-  if not path.exists():
-    return replies
-  offset = 0
   with open(path, "rb") as file:
-    for number, line in enumerate(file, start=1):
-      if not line.endswith(b"\n"):
-        if number == 1 and not b'{"key"'.startswith(line[:6]):
-          raise UserError(f"{path}: not a reply log; name another file")
-        os.truncate(path, offset)
-        break
-      try:
-        row = json.loads(line)
+    for line in file:
+      row = json.loads(line) if line.endswith(b"\n") else {"event": "torn"}
+      if "event" not in row:
         mark = row.pop("fingerprint")
         replies[row["key"], mark] = Reply(**row)
-      except (ValueError, TypeError, KeyError) as error:
-        raise UserError(
-          f"{path}, line {number}: not a line of a reply log; name another file"
-        ) from error
-      offset += len(line)
   return replies
 
 
-def append(file: IO[str], reply: Reply, mark: str) -> None:
-  """Writes one line of a log and lets it go to the kernel."""
-  row: dict[str, Any] = dataclasses.asdict(reply)
-  row["fingerprint"] = mark
-  file.write(json.dumps(row) + "\n")
-  file.flush()
+class Asked(dict[str, Reply]):
+  """key -> reply, and the words of the last failure, "" without one."""
+
+  problem: str = ""
 
 
 def ask_all(
@@ -67,7 +105,7 @@ def ask_all(
   log: Path | None = None,
   max_cost: float | None = None,
   desc: str = "ask",
-) -> dict[str, Reply]:
+) -> Asked:
   """Asks every request that the log does not answer yet.
 
   Args:
@@ -79,52 +117,106 @@ def ask_all(
     desc: name of the bar.
 
   Returns:
-    key -> reply; requests that failed after all retries, or that were not
-    asked because of `max_cost`, are missing.
+    key -> reply; requests that failed after all retries, whose reply was empty
+    or cut off, or that were not asked because of `max_cost`, are missing.
 
   Raises:
-    UserError: the key is refused, the model is unknown, the log is not ours.
+    UserError: the key is refused, the model is unknown, the log is not ours,
+      or 20 requests in a row brought no reply.
   """
   requests = list(requests)
-  failures: collections.Counter = collections.Counter()
-  known = read(log) if log else {}
-  marks = {r.key: fingerprint(r, options) for r in requests}
-  replies = {k: known[k, m] for k, m in marks.items() if (k, m) in known}
-  todo = [request for request in requests if request.key not in replies]
-  if not todo:
-    return replies
-  spent = sum(reply.cost for reply in known.values())
-  if log:
-    ensure_parent(log)
-  file = open(log, "a", encoding="utf-8") if log else None
-  bar = progress.bar(
-    total=len(requests), initial=len(replies), desc=desc, unit="replies"
-  )
+  with contextlib.ExitStack() as stack:
+    store = None
+    if log:
+      store = stack.enter_context(contextlib.closing(Replies(log)))
+    run = _Asking(requests, options, store, max_cost)
+    if run.todo:
+      run.run(desc)
+    return run.replies
 
-  def handle(request: Request, outcome: Outcome) -> None:
-    nonlocal spent
-    if isinstance(outcome, Reply):
-      replies[request.key] = outcome
-      spent += outcome.cost
-      if file:
-        append(file, outcome, marks[request.key])
+
+class _Asking:
+  """One call of `ask_all`."""
+
+  def __init__(
+    self,
+    requests: list[Request],
+    options: Options,
+    store: Replies | None,
+    max_cost: float | None,
+  ):
+    self._options = options
+    self._store = store
+    self._max_cost = max_cost
+    self._total = len(requests)
+    self._marks = {r.key: fingerprint(r, options) for r in requests}
+    held: Mapping = store.held if store else {}
+    self.replies = Asked(
+      (key, held[key, mark])
+      for key, mark in self._marks.items()
+      if (key, mark) in held
+    )
+    self.todo = [r for r in requests if r.key not in self.replies]
+    self._spent = store.cost if store else 0.0
+    self._failures: dict[str, int] = {}
+    self._lost = 0
+
+  def run(self, desc: str) -> None:
+    self._bar = progress.bar(
+      total=self._total, initial=len(self.replies), desc=desc, unit="replies"
+    )
+    try:
+      asyncio.run(self._ask())
+    finally:
+      self._bar.close()
+    if self._failures:  # they are missing from what we return: say so
+      kinds = ", ".join(f"{kind} {n}" for kind, n in self._failures.items())
+      words = self.replies.problem
+      print(
+        f"requests without a reply: {kinds} (the last one: {words})",
+        file=sys.stderr,
+      )
+
+  async def _ask(self) -> None:
+    async with Chat(self._options, self._watch) as chat:
+
+      def stop() -> bool:
+        spent = self._spent + chat.reserved
+        return self._max_cost is not None and spent >= self._max_cost
+
+      await chat.run(iter(self.todo), lambda r: r, self._handle, stop)
+
+  def _watch(self, event: str, request: Request, facts: dict[str, Any]) -> None:
+    """Failures that were paid for are kept: they count against the budget."""
+    if event == "failed" and facts.get("cost"):
+      self._spent += facts["cost"]
+      if self._store:
+        self._store.write("failed", key=request.key, **facts)
+
+  def _handle(self, request: Request, outcome: Outcome) -> None:
+    if isinstance(outcome, Failure):
+      self._lose(outcome.kind, outcome.words)
     else:
-      failures[outcome.kind] += 1
-    bar.set_postfix_str(dollars(spent) if spent else "", refresh=False)
-    bar.update(1)
+      self._spent += outcome.cost
+      mark = self._marks[request.key]
+      defect = "" if request.any_reply else outcome.defect
+      if self._store:
+        self._store.take(outcome, mark, request.any_reply)
+      if defect:
+        self._lose("no_reply", defect)
+      else:
+        self._lost = 0
+        self.replies[request.key] = outcome
+    spent = dollars(self._spent) if self._spent else ""
+    self._bar.set_postfix_str(spent, refresh=False)
+    self._bar.update(1)
 
-  async def ask() -> None:
-    async with Chat(options) as chat:
-      stop = lambda: max_cost is not None and spent + chat.reserved >= max_cost
-      await chat.run(iter(todo), lambda request: request, handle, stop)
-
-  try:
-    asyncio.run(ask())
-  finally:
-    bar.close()
-    if file:
-      file.close()
-  if failures:  # they are missing from what we return: say so
-    kinds = ", ".join(f"{kind} {n}" for kind, n in failures.most_common())
-    print(f"requests without a reply: {kinds}", file=sys.stderr)
-  return replies
+  def _lose(self, kind: str, words: str) -> None:
+    self._failures[kind] = self._failures.get(kind, 0) + 1
+    self.replies.problem = words
+    self._lost += 1
+    if self._lost >= _OUTAGE:
+      raise UserError(
+        f"{self._lost} requests in a row brought no reply (the last one: "
+        f"{words}); mend that, and the same command continues"
+      )

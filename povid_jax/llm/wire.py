@@ -4,13 +4,13 @@ import contextlib
 import dataclasses
 import functools
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from povid_jax.errors import UserError
+from povid_jax.llm.failures import Failure
 from povid_jax.llm.prices import Price, load_price, message_tokens
+from povid_jax.llm.thoughts import strip_thoughts
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -33,6 +33,7 @@ class Options:
     temperature: None: the server's default (some models allow no other).
     max_tokens: bound on a reply.
     prices: price table, None: prices.json of this package.
+    plain: never ask for a JSON schema.
   """
 
   model: str
@@ -47,6 +48,7 @@ class Options:
   temperature: float | None = None
   max_tokens: int = 1024
   prices: str | None = None
+  plain: bool = False
 
   @property
   def price(self) -> Price:
@@ -65,6 +67,8 @@ class Request:
     image_tokens: what its pictures count, for limits and estimates.
     context: anything of the caller's.
     extra: further fields of the body (seed, top_p, ...).
+    any_reply: whatever comes back is a reply, also one that was cut off or is
+      empty: for sampling, where the model's end is not waited for.
   """
 
   key: str
@@ -75,6 +79,7 @@ class Request:
   max_tokens: int | None = None
   context: Any = None
   extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  any_reply: bool = False
 
   @functools.cached_property
   def tokens(self) -> int:
@@ -82,17 +87,26 @@ class Request:
     return message_tokens(self.messages) + self.image_tokens
 
 
+# Reasons for the end of a reply, as servers name them: for a whole one, for one
+# that was cut off, one that a filter took away. Any other is no whole reply.
+_WHOLE = ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "completed")
+_CUT = ("length", "max_tokens", "max_output_tokens", "model_length")
+_FILTERED = ("content_filter", "safety", "recitation", "prohibited_content",
+             "blocklist")  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True)
 class Reply:
   """What came back and what it cost.
 
   Attributes:
-    text: the content, "" for a refusal.
+    text: the content without thoughts, "" for a refusal.
     parsed: the JSON value in it if a schema was asked for, else None.
     refusal: the model's own words for declining, or None.
-    finish: "stop", "length", "content_filter", ...
+    finish: "stop", "length", "content_filter", ... as the server says it.
     structured: whether the schema was enforced by the server.
     cost: dollars, 0 for a model without a known price.
+    thoughts: where text was found that is not the answer, "" for nowhere.
   """
 
   key: str
@@ -104,80 +118,46 @@ class Reply:
   prompt_tokens: int
   completion_tokens: int
   cost: float
+  thoughts: str = ""
 
   @property
   def usage(self) -> dict[str, int]:
     return {"prompt": self.prompt_tokens, "completion": self.completion_tokens}
 
-
-@dataclasses.dataclass(eq=False)
-class Failure(Exception):
-  """A request without a usable reply.
-
-  Attributes:
-    kind: "429", "500", "timeout", "connection", "auth", "bad_json",
-      "bad_request", ...
-    detail: for people; never holds the key.
-    final: asking again cannot help.
-    wait: seconds the server wants us to wait, or None.
-    usage, cost: tokens and dollars of a reply that came, was paid for, and is
-      of no use; estimated where it does not say.
-  """
-
-  kind: str
-  detail: str = ""
-  final: bool = False
-  wait: float | None = None
-  status: int = 0
-  usage: Mapping[str, int] = dataclasses.field(default_factory=dict)
-  cost: float = 0.0
+  @property
+  def whole(self) -> bool:
+    """Whether the model came to its end by itself."""
+    return self.finish.lower() in _WHOLE
 
   @property
-  def facts(self) -> dict[str, Any]:
-    """For the record: why, and what it cost if it did."""
-    paid = {"usage": dict(self.usage), "cost": self.cost} if self.usage else {}
-    return {"reason": self.kind, **paid}
+  def declined(self) -> str:
+    """The words of a refusal, by the model or a filter; "" for none."""
+    if self.refusal:
+      return self.refusal
+    return self.finish if self.finish.lower() in _FILTERED else ""
 
-
-def api_key(options: Options) -> str:
-  """The key from the environment.
-
-  Raises:
-    UserError: it is not set, and the server is OpenAI's own.
-  """
-  key = os.environ.get(options.key_env, "")
-  if key:
-    return key
-  if options.base_url is None:
-    raise UserError(
-      f"no key: set the environment variable {options.key_env} "
-      "(it is read from there only)"
-    )
-  return "none"  # servers on one's own machine ask for no key
-
-
-def hidden(text: str, options: Options) -> str:
-  """The text of a server without the key, which some of them repeat."""
-  key = os.environ.get(options.key_env, "")
-  return text.replace(key, "[key]") if key else text
+  @property
+  def defect(self) -> str:
+    """Why there is no whole answer in it, "" where there is one."""
+    if self.declined:
+      return f"declined: {self.declined[:200]}"
+    if self.finish.lower() in _CUT:
+      where = f", {self.thoughts}" if self.thoughts else ""
+      return (
+        f"the reply was cut off at max_tokens (finish {self.finish}{where})"
+      )
+    if not self.whole:
+      return f"finish_reason {self.finish!r} is no end of a whole reply"
+    if not self.text.strip():
+      where = self.thoughts or "and no other field holds text"
+      return f"the content is empty: {where}"
+    return ""
 
 
 def limit_name(options: Options) -> str:
   """OpenAI's newer models refuse the old name, other servers know no new one
   (and say so, see `other_limit_name`)."""
   return "max_completion_tokens" if options.base_url is None else "max_tokens"
-
-
-def other_limit_name(name: str, detail: str) -> str | None:
-  """The name to go on with, where `detail` refuses the one that was sent."""
-  names = {"max_tokens", "max_completion_tokens"}
-  found = set(re.findall(r"\bmax_(?:completion_)?tokens\b", detail))
-  asked_for = "max_completion_tokens" in found or re.search(
-    r"unsupported|unknown|unrecognized|not permitted|extra", detail, re.I
-  )
-  if name not in found or not asked_for:
-    return None
-  return (names - {name}).pop()
 
 
 def body(
@@ -224,12 +204,13 @@ def read_reply(
   """A reply from the decoded body of a chat completion.
 
   Raises:
-    Failure: "bad_reply": it is not in the form of one.
+    Failure: "bad_reply": it is not in the form of one. (An error body is no
+      business of ours: see `failures.error_words`.)
   """
   try:
     choice = data["choices"][0]
     message = choice["message"]
-    text = _text(message.get("content"))
+    said = _text(message.get("content"))
     refusal = message.get("refusal") or None
     finish = str(choice.get("finish_reason") or "stop")
   except (KeyError, IndexError, TypeError, AttributeError) as error:
@@ -240,7 +221,8 @@ def read_reply(
       usage={"prompt": prompt, "completion": completion},
       cost=price.cost(prompt, completion, batch),
     ) from error
-  prompt, completion = _usage(data, request.tokens, len(text) // 4)
+  prompt, completion = _usage(data, request.tokens, len(said) // 4)
+  text = strip_thoughts(said)
   return Reply(
     key=request.key,
     text=text,
@@ -251,7 +233,24 @@ def read_reply(
     prompt_tokens=prompt,
     completion_tokens=completion,
     cost=price.cost(prompt, completion, batch),
+    thoughts="" if text.strip() else _elsewhere(said, message),
   )
+
+
+def _elsewhere(said: str, message: Mapping[str, Any]) -> str:
+  """Where the text of a reply is whose content is empty."""
+  if said.strip():
+    return f"all {len(said):,} characters of it are thoughts"
+  for name in ("reasoning_content", "reasoning", "thinking"):
+    value = message.get(name)
+    if isinstance(value, str) and value.strip():
+      return (
+        f"{len(value):,} characters are in {name} (a reasoning parser of the "
+        "server puts the answer there, or the thoughts took all the room)"
+      )
+  if message.get("tool_calls"):
+    return "the text is in tool_calls"
+  return ""
 
 
 def _text(content: Any) -> str:

@@ -15,9 +15,10 @@ import sys
 import time
 
 COMPLETIONS = "/v1/chat/completions"
+OPEN = ("validating", "in_progress")
 
 # Faults that stand for a reply that was generated, and is paid for.
-PAID = ("truncated", "wrong_schema", "refusal", "apology", "same")
+PAID = ("truncated", "wrong_schema", "refusal", "apology", "same", "elsewhere")
 
 
 class Provider:
@@ -29,7 +30,7 @@ class Provider:
       "retry_after": 0.02, "structured": True, "key": "secret",
       "batch_delay": 0.05, "batch_faults": [], "row_faults": {},
       "upload_faults": 0, "schema_words": "Unknown parameter: response_format",
-      "limit": "",
+      "limit": "", "ignores_schema": False, "states": None, "room": 0,
     } | config  # fmt: skip
     self.rng = random.Random(self.config["seed"])
     self.served: dict[str, int] = {}
@@ -112,8 +113,10 @@ class Provider:
     completion = self.completion(body, fault)
     if fault == "truncated":
       return 200, {}, json.dumps(completion)[:-25].encode()
-    if fault not in PAID:
+    if fault not in (*PAID, "error200"):
       self.serve(body)
+    if fault == "error200":
+      return 200, {}, {"error": {"message": "Upstream failed", "code": 429}}
     if fault == "odd_usage":
       completion["usage"] = {"prompt_tokens": -1, "completion_tokens": "many"}
     return 200, {}, completion
@@ -125,7 +128,13 @@ class Provider:
     self.served[key] = self.served.get(key, 0) + 1
 
   def completion(self, body: dict, fault: str = "") -> dict:
+    if self.config["ignores_schema"]:
+      body = {k: v for k, v in body.items() if k != "response_format"}
     message = {"role": "assistant", "content": content(body, fault)}
+    if fault == "thinks":
+      message["content"] = f"<think>{{dog}}?</think>\n{message['content']}"
+    if fault == "elsewhere":
+      message |= {"content": "", "reasoning_content": message["content"]}
     if fault == "parts":
       message["content"] = [{"type": "text", "text": message["content"]}]
     if fault == "refusal":
@@ -191,12 +200,14 @@ class Provider:
   def create_batch(self, body: dict):
     name = f"batch-{len(self.batches)}"
     faults = self.config["batch_faults"]
+    busy = [b for b in self.batches.values() if b["status"] in OPEN]
+    crowded = 0 < self.config["room"] <= len(busy)
     self.batches[name] = {
       "id": name,
       "status": "validating",
       "input_file_id": body["input_file_id"],
       "metadata": body.get("metadata"),
-      "fault": faults.pop(0) if faults else "",
+      "fault": "crowded" if crowded else faults.pop(0) if faults else "",
       "ready": time.monotonic() + self.config["batch_delay"],
     }
     self.count("batches")
@@ -204,17 +215,31 @@ class Provider:
 
   def view(self, batch: dict) -> dict:
     hidden = ("fault", "ready")
-    return {
-      "object": "batch",
-      "endpoint": COMPLETIONS,
-      "completion_window": "24h",
-      "created_at": int(time.time()),
-    } | {k: v for k, v in batch.items() if k not in hidden}
+    return (
+      {
+        "object": "batch",
+        "endpoint": COMPLETIONS,
+        "completion_window": "24h",
+        "created_at": int(time.time()),
+      }
+      | {k: v for k, v in batch.items() if k not in hidden}
+      | self.odd(batch)
+    )
+
+  def odd(self, batch: dict) -> dict:
+    """A gateway's own words for the states of a batch."""
+    names = self.config["states"] or {}
+    return {"status": names.get(batch["status"], batch["status"])}
 
   def advance(self, batch: dict) -> None:
-    if batch["status"] not in ("validating", "in_progress"):
+    if batch["status"] not in OPEN:
       return
     batch["status"] = "in_progress"
+    if batch["fault"] == "crowded":
+      batch["status"] = "failed"
+      problem = {"code": "token_limit_exceeded", "message": "Enqueued"}
+      batch["errors"] = {"data": [problem]}
+      return
     if time.monotonic() < batch["ready"]:
       return
     if batch["fault"] == "failed":

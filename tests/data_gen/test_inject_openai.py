@@ -304,13 +304,20 @@ def test_a_broken_picture_is_no_answer_of_the_server(world, engine):
 def test_one_bad_request_is_given_up(world):
   folder, samples = world
   samples(40)
-  with serving(faults={"400": 0.1}) as server:
-    run(folder, server)
-    refused = server.stats()["counts"]["400"]
+  with serving(faults={"400": 0.4}) as server:
+    run(folder, server, "--tries", 1)
   lost = rows(folder / "rejected.jsonl")
-  assert {row["reason"] for row in lost} == {"bad_request"}
-  # Those asked for before the first reply were also tried without a schema.
-  assert 0 < len(lost) <= refused <= 2 * len(lost)
+  assert lost and {row["reason"] for row in lost} == {"bad_request"}
+  check_exactly_once(folder, 40)
+
+
+def test_a_request_that_is_refused_now_and_then_is_tried_again(world):
+  folder, samples = world
+  samples(20)
+  with serving(faults={"400": 0.4}) as server:
+    run(folder, server, "--tries", 9)
+    assert server.stats()["counts"]["400"] > 0
+  assert check_exactly_once(folder, 20) == []
 
 
 def test_a_wrong_key_stops_the_run(world):
@@ -345,14 +352,101 @@ def test_a_dead_server_stops_the_run_and_nothing_is_lost(world):
 
 def test_items_that_never_pass_are_listed(world):
   folder, samples = world
-  samples(4)
-  with serving(faults={"apology": 1}) as server:
-    run(folder, server, "--tries", 2)
-    assert server.stats()["counts"]["apology"] == 8
+  samples(12)
+  with serving(faults={"apology": 0.7}) as server:
+    run(folder, server, "--tries", 2, "--concurrency", 1)
+    apologies = server.stats()["counts"]["apology"]
   lost = rows(folder / "rejected.jsonl")
-  assert len(lost) == 4 and {row["reason"] for row in lost} == {"refusal"}
+  assert lost and {row["reason"] for row in lost} == {"refusal"}
   assert len(lost[0]["tries"]) == 2
-  assert summary(folder)["gates"] == {"refusal": 8}
+  assert summary(folder)["gates"] == {"refusal": apologies}
+  assert len(check_exactly_once(folder, 12)) == len(lost)
+
+
+@pytest.mark.parametrize("engine", ["openai", "openai-batch"])
+@pytest.mark.parametrize(
+  ("fault", "words"),
+  [("elsewhere", "reasoning_content"), ("apology", "refusal: I'm sorry")],
+)
+def test_a_run_without_one_usable_reply_gives_nothing_up(
+  world, engine, fault, words
+):
+  folder, samples = world
+  samples(30)
+  args = ("--injector", engine, "--poll", 0.05, "--patience", 5, "--tries", 2)
+  with serving(faults={fault: 1}, row_faults={fault: 1}) as server:
+    done = run(folder, server, *args, code=2)
+    assert words in done.stderr.splitlines()[-1]
+    assert sum(server.stats()["counts"].values()) <= 2 * 30 + 4
+    server.configure(faults={}, row_faults={})
+    run(folder, server, *args)
+  assert check_exactly_once(folder, 30) == []
+
+
+def test_the_last_of_a_run_are_given_up_the_second_time(world):
+  folder, samples = world
+  samples(4)
+  with serving() as server:
+    run(folder, server)
+    samples(6)
+    server.configure(faults={"apology": 1})
+    assert "asks again" in run(folder, server, code=2).stderr
+    assert len(read_samples(folder / "pairs.jsonl")) == 4
+    run(folder, server)
+  assert check_exactly_once(folder, 6) == ["s4", "s5"]
+
+
+@pytest.mark.parametrize("engine", ["openai", "openai-batch"])
+def test_a_schema_that_is_ignored_switches_to_plain_text_once(world, engine):
+  folder, samples = world
+  samples(20)
+  args = ("--injector", engine, "--poll", 0.05, "--concurrency", 2)
+  with serving(ignores_schema=True) as server:
+    run(folder, server, *args)
+    if engine == "openai":
+      assert "response_format" not in server.stats()["last_body"]
+  assert check_exactly_once(folder, 20) == []
+  failures = summary(folder)["failures"]
+  assert failures == {"unstructured": 2 if engine == "openai" else 20}
+
+
+def test_plain_never_asks_for_a_schema(world):
+  folder, samples = world
+  samples(3)
+  with serving(ignores_schema=True) as server:
+    run(folder, server, "--plain")
+    assert sum(server.stats()["served"].values()) == 3
+  assert check_exactly_once(folder, 3) == []
+
+
+def test_thoughts_before_the_answer_are_left_out(world):
+  folder, samples = world
+  samples(6)
+  with serving(faults={"thinks": 1}) as server:
+    run(folder, server)
+  for pair in read_samples(folder / "pairs.jsonl"):
+    assert pair.rejected[1].startswith("A brown zebra")
+
+
+def test_an_error_in_a_200_costs_nothing(world):
+  folder, samples = world
+  samples(10)
+  with serving(faults={"error200": 0.4}) as server:
+    run(folder, server)
+  price = (1000 * 0.15 + 100 * 0.6) / 1e6
+  assert summary(folder)["cost"] == pytest.approx(10 * price)
+  assert summary(folder)["failures"]["429"] > 0
+
+
+def test_the_servers_words_are_in_the_last_line(world):
+  folder, samples = world
+  samples(3)
+  with serving(faults={"500": 1}) as server:
+    done = run(folder, server, "--retries", 0, code=3)
+  assert (
+    "(500: Error code: 500 - The server had an error)"
+    in (done.stdout.splitlines()[-1])
+  )
 
 
 def test_retry_after_holds_everybody(world):
@@ -562,3 +656,25 @@ def test_batches_that_bring_nothing_stop(world):
   with serving(batch_faults=["failed"] * 9) as server:
     done = run(folder, server, *BATCH, code=2)
   assert "3 rounds of batches" in done.stderr and "not valid" in done.stderr
+
+
+def test_a_batch_in_a_state_of_its_own_is_still_open(world):
+  folder, samples = world
+  samples(6)
+  names = {"validating": "Queued", "in_progress": "RUNNING",
+           "completed": "Completed"}  # fmt: skip
+  with serving(states=names, batch_delay=0.4) as server:
+    run(folder, server, *BATCH)
+    assert server.stats()["counts"]["batches"] == 1
+  assert check_exactly_once(folder, 6) == []
+
+
+def test_batches_wait_for_room_in_the_account(world):
+  folder, samples = world
+  samples(8)
+  with serving(room=1, batch_delay=0.2) as server:
+    run(folder, server, *BATCH, "--batch-requests", 2)
+    stats = server.stats()
+  assert check_exactly_once(folder, 8) == []
+  assert set(stats["served"].values()) == {1}
+  assert stats["counts"]["uploads"] == 4 and summary(folder)["failures"] == {}

@@ -35,7 +35,7 @@ class Shout(Injector):
     if "secret" in sample.turns[1]:
       raise UserError("holds a secret")
 
-  def check(self, item, rejected, edits):
+  def check(self, item, rejected, edits, chosen=None):
     bad = item.sample.id.endswith("2")
     return Refused("identical", "two") if bad else None
 
@@ -121,3 +121,85 @@ def test_every_registered_injector_says_what_it_is():
     kind.add_flags(parser)
     assert all(action.help for action in parser._actions)
     assert injectors.is_command(name) != (name in injectors.INJECT)
+
+
+class Grumble(Shout):
+  """Says what its flag says: items whose number is not in it are refused."""
+
+  name = "grumble"
+
+  @staticmethod
+  def add_flags(parser):
+    parser.add_argument("--good", nargs="*", default=[])
+    parser.add_argument("--patience", type=int, default=3)
+
+  def settings(self):
+    return {}
+
+  def check(self, item, rejected, edits, chosen=None):
+    good = item.sample.id in self.args.good
+    return None if good else Refused("schema", f"not {item.sample.id}")
+
+  def run(self, job):
+    for item in job.pending():
+      while not job.settle(item, ["X"], []):
+        pass
+      job.check_patience()
+
+
+def grumble(source, tmp_path, *good):
+  parser = argparse.ArgumentParser()
+  inject_flags.add_common(parser)
+  Grumble.add_flags(parser)
+  argv = ["--input", source, "--out", tmp_path / "o.jsonl", "--limit", 5]
+  args = parser.parse_args([*map(str, argv), "--good", *good])
+  return drive.drive(args, Grumble)
+
+
+def outcome(tmp_path):
+  lost = tmp_path / "o.rejected.jsonl"
+  return [p.id for p in read_samples(tmp_path / "o.jsonl")], [
+    row["id"] for row in rows(lost)
+  ]
+
+
+def test_patience_ends_and_nothing_is_given_up(source, tmp_path):
+  with pytest.raises(UserError, match="^3 items in a row.*schema: not s2"):
+    grumble(source, tmp_path)
+  assert not (tmp_path / "o.jsonl").exists()
+  with pytest.raises(UserError, match="^3 items in a row"):
+    grumble(source, tmp_path, "s0")
+  assert outcome(tmp_path) == (["s0"], [])  # the good pair can be used
+  assert grumble(source, tmp_path, "s1", "s3") == 0
+  assert outcome(tmp_path) == (["s0", "s1", "s3"], ["s2", "s4"])
+
+
+def test_nothing_but_refused_items_is_no_success(source, tmp_path):
+  Shout.check, check = lambda *_: Refused("identical", ""), Shout.check
+  try:
+    argv = ["--input", source, "--out", tmp_path / "o.jsonl", "--limit", 4]
+    assert drive.drive(arguments(*argv), Shout) == drive.NOTHING
+  finally:
+    Shout.check = check
+  assert len(rows(tmp_path / "o.rejected.jsonl")) == 4
+
+
+def test_annotations_of_other_pictures_are_told(tmp_path, capsys):
+  source = tmp_path / "in.json"
+  turns = [{"from": "human", "value": "<image>\nWhat?"},
+           {"from": "gpt", "value": "A dog."}]  # fmt: skip
+  known = [{"id": i, "image": f"{i}.jpg", "conversations": turns}
+           for i in range(3)]  # fmt: skip
+  source.write_text(json.dumps(known))
+  coco = {"images": [{"id": 1, "file_name": "other.jpg"}], "annotations": [],
+          "categories": [{"id": 1, "name": "dog"}]}  # fmt: skip
+  path = tmp_path / "instances.json"
+  path.write_text(json.dumps(coco))
+  argv = ["--input", source, "--out", tmp_path / "o.jsonl"]
+  argv += ["--annotations", path]
+  with pytest.raises(UserError, match="know 0 of 3.*'0.jpg'.*'other.jpg'"):
+    drive.drive(arguments(*argv), Shout)
+  coco["images"][0]["file_name"] = "1.jpg"
+  path.write_text(json.dumps(coco))
+  drive.drive(arguments(*argv), Shout)
+  assert "know 1 of 3 pictures; '0.jpg'" in capsys.readouterr().out

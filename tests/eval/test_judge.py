@@ -1,7 +1,6 @@
 """The way to a judge: a server on loopback, prompts, costs, interruptions."""
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from povid_jax.errors import UserError
 from povid_jax.eval import __main__ as command
 from povid_jax.eval import judge, judge_batch
 from povid_jax.eval.protocol import Options
+from povid_jax.llm import log
 
 sys.path.insert(0, str(Path(__file__).parent))
 from judge_server import JudgeServer  # noqa: E402
@@ -157,26 +157,46 @@ def test_a_killed_batch_run_finds_its_batch(
 ) -> None:
   monkeypatch.setattr(judge_batch, "POLL", 0.0)
   chosen = make("--judge-batch")
-  finish = judge_batch._finish_all
+  write = log.Replies.write
 
-  def killed(*args: Any) -> None:
-    raise KeyboardInterrupt
+  def killed(self: log.Replies, event: str, **fields: Any) -> None:
+    if event == "batch_submitted":  # it never hears that the server took it
+      raise KeyboardInterrupt
+    write(self, event, **fields)
 
-  monkeypatch.setattr(judge_batch, "_finish_all", killed)
+  monkeypatch.setattr(log.Replies, "write", killed)
   with pytest.raises(KeyboardInterrupt):
     judge.settle(chosen, "b", tasks(3), str, (0.0,), 9)
   assert len(server.batches) == 1
-  # and it never heard that the server had taken it
-  state = tmp_path / "judge-batch.json"
-  held = json.loads(state.read_text())
-  for facts in held.values():
-    del facts["remote"]
-  state.write_text(json.dumps(held))
-  monkeypatch.setattr(judge_batch, "_finish_all", finish)
+  monkeypatch.setattr(log.Replies, "write", write)
   assert len(judge.settle(chosen, "b", tasks(3), str, (0.0,), 9)) == 3
   assert len(server.batches) == 1
   assert len(server.bodies) == 3
-  assert json.loads(state.read_text()) == {}
+  assert not list((tmp_path / "judge-batches").iterdir())
+
+
+@pytest.mark.parametrize(
+  "said", ["", " \n", "<think>5? 6?", "<think>5</think>"]
+)
+@pytest.mark.parametrize("flags", [(), ("--judge-batch",)])
+def test_an_empty_reply_is_no_reply(
+  server, make, monkeypatch, said: str, flags: tuple[str, ...]
+) -> None:
+  monkeypatch.setattr(judge_batch, "POLL", 0.0)
+  server.say = lambda body: said if body["max_tokens"] < 100 else "5"
+  with pytest.raises(UserError, match="empty|thoughts|no reply"):
+    judge.settle(make(*flags), "b", tasks(3), number, (0.0,), 9)
+  wide = make(*flags, "--judge-max-tokens=4000")
+  found = judge.settle(wide, "b", tasks(3), number, (0.0,), 9)
+  assert [verdict.value for verdict in found.values()] == [5, 5, 5]
+
+
+def test_the_last_line_names_the_flag_and_the_server(server, make) -> None:
+  server.say = lambda body: "<think>9"
+  with pytest.raises(UserError, match="3 of 3 .*--judge-max-tokens=4000"):
+    judge.settle(make(), "b", tasks(3), number, (0.0,), 9)
+  with pytest.raises(UserError, match="2. requests in a row.*judge-max-tok"):
+    judge.settle(make(), "b", tasks(40), number, (0.0,), 9)
 
 
 def test_batch_beyond_max_cost_is_not_sent(server, make) -> None:

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from povid_jax.errors import UserError
+from povid_jax.llm.failures import Failure
 from povid_jax.llm.limits import (
   Breaker,
   Limits,
@@ -107,9 +108,9 @@ def test_backoff_doubles_with_jitter_up_to_a_bound():
 def test_the_breaker_wants_three_in_a_row():
   breaker = Breaker("MY_KEY")
   for _ in range(2):
-    breaker.refused(401)
+    breaker.refused(Failure("auth", status=401))
   breaker.success()
   for _ in range(2):
-    breaker.refused(401)
+    breaker.refused(Failure("auth", status=401))
   with pytest.raises(UserError, match="MY_KEY"):
-    breaker.refused(401)
+    breaker.refused(Failure("auth", status=401))

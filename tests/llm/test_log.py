@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from povid_jax.errors import UserError
-from povid_jax.llm import Options, Request, ask_all
-from povid_jax.llm.log import read
+from povid_jax.llm import Options, Reply, Request, ask_all
+from povid_jax.llm.log import Replies
 
 PROVIDER = Path(__file__).parents[1] / "data_gen" / "fake_provider.py"
 
@@ -80,7 +80,8 @@ def test_what_got_no_reply_is_told(server, tmp_path, capsys):
   bad = Request("bad", [{"role": "user", "content": []}])
   replies = ask_all([*questions(2), bad], options(server, retries=0))
   assert "bad" not in replies
-  assert "without a reply: connection" in capsys.readouterr().err
+  assert "without a reply: connection 1" in capsys.readouterr().err
+  assert "127.0.0.1" in replies.problem
 
 
 def test_a_foreign_log_is_named(tmp_path):
@@ -99,8 +100,37 @@ def test_a_key_is_needed_for_the_public_server(monkeypatch):
 def test_a_file_without_a_line_end_is_left_alone(tmp_path):
   path = tmp_path / "notes.json"
   path.write_text('{"precious": 1}')
-  with pytest.raises(UserError, match="not a reply log"):
-    read(path)
+  with pytest.raises(UserError, match="not a line of a reply log"):
+    Replies(path)
   assert path.read_text() == '{"precious": 1}'
   path.write_text('{"ke')  # the first line, torn by a kill
-  assert read(path) == {} and path.read_text() == ""
+  log = Replies(path)
+  assert log.held == {} and path.read_text() == ""
+  log.close()
+
+
+def test_more_room_is_another_request(server, tmp_path):
+  log = tmp_path / "log.jsonl"
+  for room, lines in ((10, 2), (20, 4), (10, 4)):
+    ask_all(questions(2), options(server, max_tokens=room), log)
+    assert log.read_text().count("\n") == lines
+
+
+EMPTY = {"key": "q", "text": "", "parsed": None, "refusal": None,
+         "finish": "length", "structured": False, "prompt_tokens": 1,
+         "completion_tokens": 1, "cost": 0.5}  # fmt: skip
+
+
+def test_what_is_no_reply_is_not_kept_as_one(tmp_path):
+  path = tmp_path / "log.jsonl"
+  path.write_text(json.dumps(EMPTY | {"fingerprint": "f"}) + "\n")
+  log = Replies(path)
+  assert log.held == {}
+  cut, good = Reply(**EMPTY), Reply(**EMPTY | {"text": "5", "finish": "stop"})
+  assert "cut off" in log.take(cut, "f") and log.held == {}
+  assert log.take(good, "f") == "" and log.held["q", "f"] == good
+  assert log.cost == 1.0
+  log.close()
+  again = Replies(path)
+  assert again.held == {("q", "f"): good} and again.cost == 1.0
+  again.close()

@@ -1,17 +1,13 @@
 """Replies in every form that servers have sent, usable or not."""
 
 import json
+import re
 
 import pytest
 
-from povid_jax.llm import Options, Price, Request
-from povid_jax.llm.wire import (
-  Failure,
-  body,
-  hidden,
-  other_limit_name,
-  read_reply,
-)
+from povid_jax.llm import Failure, Options, Price, Request
+from povid_jax.llm.dialect import other_limit_name
+from povid_jax.llm.wire import body, read_reply
 
 REQUEST = Request("k", [{"role": "user", "content": "Hi"}], schema={})
 PRICE = Price(input=10.0, output=100.0)
@@ -102,6 +98,7 @@ def test_deep_and_fenced_json():
     ("max_completion_tokens", "Unrecognized: max_completion_tokens",
      "max_tokens"),
     ("max_tokens", "max_tokens is too large: 90000", None),
+    ("max_tokens", "max_tokens or max_completion_tokens is too large", None),
     ("max_tokens", "Invalid image", None),
   ],
 )  # fmt: skip
@@ -116,8 +113,37 @@ def test_the_limit_goes_by_the_name_asked_for():
   assert renamed["max_completion_tokens"] == 5 and "max_tokens" not in renamed
 
 
-def test_a_key_that_the_server_repeats_is_hidden(monkeypatch):
-  monkeypatch.setenv("OPENAI_API_KEY", "sk-abc")
-  assert hidden("bad key sk-abc!", Options("m")) == "bad key [key]!"
-  monkeypatch.delenv("OPENAI_API_KEY")
-  assert hidden("bad key", Options("m")) == "bad key"
+@pytest.mark.parametrize(
+  ("message", "finish", "words"),
+  [
+    ({"content": "A dog."}, "stop", ""),
+    ({"content": "A dog."}, None, ""),
+    ({"content": "A dog."}, "eos_token", ""),
+    ({"content": "A do"}, "length", "cut off"),
+    ({"content": "A do"}, "MAX_TOKENS", "cut off"),
+    ({"content": "A do"}, "abort", "'abort' is no end"),
+    ({"content": "A do"}, "error", "'error' is no end"),
+    ({"content": ""}, "SAFETY", "declined: SAFETY"),
+    ({"content": None, "refusal": "No."}, "stop", "declined: No."),
+    ({"content": " "}, "stop", "content is empty"),
+    ({"content": "", "reasoning": "Hm."}, "stop", "3 characters are in reason"),
+    (
+      {"content": None, "reasoning_content": "H"},
+      "length",
+      "reasoning_content",
+    ),
+    ({"content": "<think>Hm.</think>"}, "stop", "are thoughts"),
+    ({"content": "<think>Hm."}, "length", "cut off.*are thoughts"),
+    ({"content": "", "tool_calls": [1]}, "stop", "tool_calls"),
+  ],
+)
+def test_what_is_no_whole_answer(message, finish, words):
+  data = reply(message, finish_reason=finish)
+  found = read_reply(Request("k", []), data, False, PRICE)
+  assert re.search(words, found.defect) if words else found.defect == ""
+
+
+def test_thoughts_are_neither_the_text_nor_the_json():
+  text = '<think>A draft: {"a": 1}</think>\n{"a": 2}'
+  found = read_reply(REQUEST, reply({"content": text}), True, PRICE)
+  assert found.text == '{"a": 2}' and found.parsed == {"a": 2}

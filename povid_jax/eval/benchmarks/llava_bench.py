@@ -12,8 +12,9 @@ As in the original, the ratings are the two pieces of the reply's first line,
 cut at single spaces after "," became " "; if there are not exactly two ("8, 9"
 has three) or they are no numbers, both ratings are **-1 and take part in the
 means**, and means are rounded to three decimals before they are divided. With
---clean-rules the first two numbers of the first line are taken, replies without
-them are left out, and nothing is rounded.
+--clean-rules the first line that begins with two ratings is taken (or the last
+number after each answerer's name), replies without them are left out, and
+nothing is rounded.
 """
 
 import json
@@ -106,10 +107,31 @@ def pair(reply: str) -> tuple[float, float]:
   return (first, second) if math.isfinite(first + second) else UNREAD
 
 
+_RATING = r"((?:10|\d)(?:\.\d+)?)(?:\s*/\s*10)?(?![\d.]*\d)"
+_LINE = re.compile(rf"\W*{_RATING}[\s,;|&*]+{_RATING}(?:\W*$|[\s,].*)")
+_LABELLED = (
+  r"\b(?:assistant|answer|response|candidate|model)\s*#?\s*{}\b\D{{0,20}}?"
+)
+
+
 def clean_pair(reply: str) -> tuple[float, float] | None:
-  """The first two numbers of the first line, or None."""
-  numbers = re.findall(r"\d+(?:\.\d+)?", reply.strip().split("\n")[0])
-  return (float(numbers[0]), float(numbers[1])) if len(numbers) > 1 else None
+  """The verdict of a reply, two ratings 0..10: the first line that begins with
+  two numbers, else the last number after each answerer's name; or None."""
+  found = None
+  for line in reply.strip().split("\n"):
+    if found := _LINE.match(line.strip()):
+      break
+  if found:
+    ratings = float(found[1]), float(found[2])
+  else:
+    named = [
+      re.findall(_LABELLED.format(name) + _RATING, reply, re.I)
+      for name in ("(?:1|A)", "(?:2|B)")
+    ]
+    if not all(named):
+      return None
+    ratings = float(named[0][-1]), float(named[1][-1])
+  return ratings if max(ratings) <= 10 else None
 
 
 def score(

@@ -12,8 +12,9 @@ answer and score with a number 0.0..1.0.
 As in the original, the score is what stands before the first space of the reply
 and must be a number 0..1 ("0.5." or " 1.0" is none). Else the judge is asked
 again with one more line, at temperatures 0, 0.5, 1 and 1.5; after five replies
-without a score it is 0. With --clean-rules the first number 0..1 anywhere in
-the reply is taken, and answers without a score are left out.
+without a score it is 0. With --clean-rules the verdict is read (the number
+0..1 that a reply begins with, else the last one after "score", else the last
+one), and answers without a score are left out.
 
 One thing differs: the original pays for a sixth reply that it never reads, and
 takes "nan" for a score.
@@ -86,10 +87,22 @@ def reading(reply: str) -> float | None:
   return value if math.isfinite(value) and 0 <= value <= 1 else None
 
 
+_NUMBER = r"(?<![\d.\-])(?:0?\.\d+|[01](?:\.\d+)?)(?![\d.]*\d)"
+_LABEL = r"\b(?:score|correctness|grade|grading|rating|verdict)\b[^\w\n]{0,8}"
+_LEADS = re.compile(
+  rf"\W*({_NUMBER})(?!\s*(?:/|%|-|of\b|or\b|out\b|to\b))", re.I
+)
+
+
 def clean_reading(reply: str) -> float | None:
-  """The first number 0..1 in a reply, or None."""
-  numbers = re.findall(r"(?<![\d.])-?\d*\.?\d+", reply)
-  return next((float(n) for n in numbers if 0 <= float(n) <= 1), None)
+  """The verdict of a reply, a number 0..1: the one that it begins with, else
+  the last one after a word like "score", else the last one; or None."""
+  leads = _LEADS.match(reply)
+  found = [leads[1]] if leads else []
+  found = found or re.findall(rf"{_LABEL}({_NUMBER})", reply, re.I)
+  found = found or re.findall(_NUMBER, reply)
+  values = [float(number) for number in found if float(number) <= 1]
+  return values[-1] if values else None
 
 
 def score(

@@ -1,0 +1,71 @@
+"""The openai package's clients, made so that whatever the environment holds
+(proxies, certificates, ports) becomes one line."""
+
+import sys
+from typing import Any
+
+from povid_jax.errors import UserError
+from povid_jax.llm.failures import api_key, cannot_connect, check_address
+from povid_jax.llm.wire import Options
+
+
+def library() -> Any:
+  """The openai package; UserError without it."""
+  try:
+    import openai
+  except ImportError as error:
+    raise UserError(
+      "this needs the openai package: pip install 'povid_jax[data]'"
+    ) from error
+  return openai
+
+
+def make_client(options: Options) -> Any:
+  """One synchronous client."""
+  openai, key = library(), checked_key(options)
+  try:
+    return openai.OpenAI(
+      api_key=key,
+      base_url=options.base_url,
+      timeout=max(options.timeout, 600),  # 200 MB take a while
+      max_retries=0,  # ours are counted, written down and limited
+    )
+  except Exception as error:
+    raise cannot_connect(error, options) from error
+
+
+def make_clients(options: Options, count: int) -> list[Any]:
+  """Asynchronous clients, one for each request in flight.
+
+  The pool of a client looks at all its connections for every request, so each
+  has its connection to itself. What is dear to make, the certificates, is
+  shared.
+  """
+  openai, key = library(), checked_key(options)
+  try:
+    http = openai.DefaultAsyncHttpxClient
+    # what the HTTP library under the client would make for each of them
+    name = http.__mro__[1].__module__.partition(".")[0]
+    certificates = sys.modules[name].create_ssl_context()
+    return [
+      openai.AsyncOpenAI(
+        api_key=key,
+        base_url=options.base_url,
+        timeout=options.timeout,
+        max_retries=0,
+        http_client=http(verify=certificates),
+      )
+      for _ in range(count)
+    ]
+  except Exception as error:
+    raise cannot_connect(error, options) from error
+
+
+def checked_key(options: Options) -> str:
+  """The key, once key and address are seen to be such.
+
+  Raises:
+    UserError: see `failures.api_key` and `failures.check_address`.
+  """
+  check_address(options)
+  return api_key(options)

@@ -1,0 +1,36 @@
+"""Thoughts are not the answer, however a model marks them."""
+
+import pytest
+
+from povid_jax.llm.thoughts import strip_thoughts
+
+
+@pytest.mark.parametrize(
+  ("text", "answer"),
+  [
+    ("A dog.", "A dog."),
+    ("<think>A cat?\nNo.</think>\n\nA dog.", "A dog."),
+    ("\n<Thinking effort=3>x</Thinking> A dog.", "A dog."),
+    ("<think>a</think><think>b</think>A dog.", "A dog."),
+    ("A cat? No.\n</think>\nA dog.", "A dog."),
+    ("[THINK]x[/THINK]A dog.", "A dog."),
+    ("◁think▷x◁/think▷A dog.", "A dog."),
+    ("<|begin_of_thought|>x<|end_of_thought|><|begin_of_solution|>A dog."
+     "<|end_of_solution|>", "A dog."),
+    ("<|channel|>analysis<|message|>x<|end|><|start|>assistant"
+     "<|channel|>final<|message|>A dog.", "A dog."),
+    ("<think>x</think><answer>A dog.</answer>", "A dog."),
+    ("<think>cut off in the mid", ""),
+    ("<think></think>", ""),
+    ("The sign reads <think different>.", "The sign reads <think different>."),
+    ("", ""),
+  ],
+)  # fmt: skip
+def test_thoughts(text, answer):
+  assert strip_thoughts(text) == answer
+  assert strip_thoughts(answer) == answer
+
+
+@pytest.mark.parametrize("mark", ["<think>", "[THINK]", "◁think▷"])
+def test_many_marks_take_no_time(mark):
+  assert strip_thoughts(mark * 3000) == ""
