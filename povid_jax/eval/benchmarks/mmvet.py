@@ -89,9 +89,7 @@ def reading(reply: str) -> float | None:
 
 _NUMBER = r"(?<![\d.\-])(?:0?\.\d+|[01](?:\.\d+)?)(?![\d.]*\d)"
 _LABEL = r"\b(?:score|correctness|grade|grading|rating|verdict)\b[^\w\n]{0,8}"
-_LEADS = re.compile(
-  rf"\W*({_NUMBER})(?!\s*(?:/|%|-|of\b|or\b|out\b|to\b))", re.I
-)
+_LEADS = re.compile(rf"\W*({_NUMBER})[ \t]*(?=$|[\n|.,;)*])")
 
 
 def clean_reading(reply: str) -> float | None:
