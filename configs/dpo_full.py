@@ -6,7 +6,7 @@
 Not a released run: what to start from where LoRA is not wanted. The decoder's
 float32 masters, both Adam moments and gradients take 16 bytes a parameter
 (108 GB for 7B, 208 GB for 13B, over the devices of the mesh); the vision tower
-and the projector stay frozen.
+and the projector stay frozen. Both variants have the same values.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +15,7 @@ VARIANTS = ("7b", "13b")
 
 
 def get_config(variant: str = "7b") -> ConfigDict:
-  """The fields that differ from povid_jax.config.default()."""
+  """Raises ValueError for a variant that is not in VARIANTS."""
   if variant not in VARIANTS:
     raise ValueError(f"want one of {VARIANTS}, got {variant!r}")
   c = ConfigDict()

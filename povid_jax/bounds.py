@@ -1,12 +1,13 @@
-"""What each field of the config may hold: one table, checked before a run.
+"""What each field of the config may hold, and what others call it.
 
 A field's type is that of its default in `config.default`. Numbers that are NaN
 or infinite are refused for every field (see `config.set_field`).
 """
 
 import dataclasses
+import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from povid_jax.errors import UserError
@@ -194,3 +195,54 @@ def check(
       )
     if not bound.holds(value):
       raise UserError(f"config.{path}={value!r}: want {bound.wanted()}")
+
+
+# what other trainers call our fields
+_ELSEWHERE = {
+  "learning_rate": "lr",
+  "num_epochs": "epochs",
+  "num_train_epochs": "epochs",
+  "max_steps": "steps",
+  "total_steps": "steps",
+  "train_batch_size": "batch_size",
+  "per_device_train_batch_size": "batch_size",
+  "gradient_accumulation_steps": "grad_accum",
+  "gradient_checkpointing": "remat",
+  "lr_scheduler_type": "schedule",
+  "warmup": "warmup_ratio",
+  "max_grad_norm": "clip_norm",
+  "adam_beta1": "b1",
+  "adam_beta2": "b2",
+  "adam_epsilon": "eps",
+  "mm_projector_lr": "projector_lr",
+  "lora_r": "lora.rank",
+  "lora_rank": "lora.rank",
+  "lora_alpha": "lora.alpha",
+  "lora_target_modules": "lora.targets",
+  "beta": "objective.hyper.beta",
+  "loss": "objective.name",
+  "save_steps": "checkpoint.every",
+  "save_total_limit": "checkpoint.keep",
+  "logging_steps": "log.every",
+  "eval_steps": "eval.every",
+  "model": "init",
+  "model_name_or_path": "init",
+  "checkpoint": "init",
+  "data_path": "data.train",
+  "dataset": "data.train",
+  "num_workers": "data.workers",
+  "dataloader_num_workers": "data.workers",
+  "bf16": "dtype",
+  "precision": "dtype",
+}
+
+
+def nearest(path: str, fields: Sequence[str]) -> str:
+  """The field that a wrong name means: by another trainer's name, by its last
+  part, else by its letters."""
+  name = path.rpartition(".")[2].lower().replace("-", "_")
+  known = _ELSEWHERE.get(name)
+  if known is not None:
+    return known
+  same = [field for field in fields if field.rpartition(".")[2] == name]
+  return (same or difflib.get_close_matches(path, fields, 1, 0.0))[0]

@@ -1,13 +1,13 @@
 """The training config: every field, its unit and meaning, and how it is set.
 
 A config file (configs/*.py) has `get_config(variant)` that returns the fields
-in which its run differs from `default()`. Fields on the command line
-(`--config.lr=1e-6`) come last. A field that does not exist, or a value of
-another type, is an error that names the nearest valid field.
+that define its run; all others are as in `default()`, or as in the file that
+its BASE names. Fields on the command line (`--config.lr=1e-6`) come last. A
+field that does not exist, or a value of another type, is an error that names
+the nearest valid field.
 """
 
 import ast
-import difflib
 import importlib.util
 import json
 import math
@@ -180,57 +180,6 @@ def _number(value: Any) -> int | float | None:
   return number if math.isfinite(number) else None
 
 
-# what other trainers call our fields
-_ELSEWHERE = {
-  "learning_rate": "lr",
-  "num_epochs": "epochs",
-  "num_train_epochs": "epochs",
-  "max_steps": "steps",
-  "total_steps": "steps",
-  "train_batch_size": "batch_size",
-  "per_device_train_batch_size": "batch_size",
-  "gradient_accumulation_steps": "grad_accum",
-  "gradient_checkpointing": "remat",
-  "lr_scheduler_type": "schedule",
-  "warmup": "warmup_ratio",
-  "max_grad_norm": "clip_norm",
-  "adam_beta1": "b1",
-  "adam_beta2": "b2",
-  "adam_epsilon": "eps",
-  "mm_projector_lr": "projector_lr",
-  "lora_r": "lora.rank",
-  "lora_rank": "lora.rank",
-  "lora_alpha": "lora.alpha",
-  "lora_target_modules": "lora.targets",
-  "beta": "objective.hyper.beta",
-  "loss": "objective.name",
-  "save_steps": "checkpoint.every",
-  "save_total_limit": "checkpoint.keep",
-  "logging_steps": "log.every",
-  "eval_steps": "eval.every",
-  "model": "init",
-  "model_name_or_path": "init",
-  "checkpoint": "init",
-  "data_path": "data.train",
-  "dataset": "data.train",
-  "num_workers": "data.workers",
-  "dataloader_num_workers": "data.workers",
-  "bf16": "dtype",
-  "precision": "dtype",
-}
-
-
-def _nearest(path: str, fields: Sequence[str]) -> str:
-  """The field that a wrong name means: by another trainer's name, by its last
-  part, else by its letters."""
-  name = path.rpartition(".")[2].lower().replace("-", "_")
-  known = _ELSEWHERE.get(name)
-  if known is not None:
-    return known
-  same = [field for field in fields if field.rpartition(".")[2] == name]
-  return (same or difflib.get_close_matches(path, fields, 1, 0.0))[0]
-
-
 def set_field(config: ConfigDict, path: str, value: Any) -> None:
   """Sets one field by its dotted path.
 
@@ -244,7 +193,7 @@ def set_field(config: ConfigDict, path: str, value: Any) -> None:
     return
   fields = flat_fields(config)
   if path not in fields:
-    near = _nearest(path, list(fields))
+    near = bounds.nearest(path, list(fields))
     raise UserError(
       f"config has no field {path!r}; did you mean {near!r}? "
       "(--help lists them all)"
@@ -273,12 +222,13 @@ def load(spec: str, overrides: Sequence[tuple[str, Any]] = ()) -> ConfigDict:
   """
   path, _, variant = spec.partition(":")
   config = default()
-  for name, value in flat_fields(_read_file(Path(path), variant)).items():
-    if name == "objective.hyper":
-      for key, item in value.items():
-        set_field(config, f"{name}.{key}", item)
-    else:
-      set_field(config, name, value)
+  for stated in _read_file(Path(path), variant):
+    for name, value in flat_fields(stated).items():
+      if name == "objective.hyper":
+        for key, item in value.items():
+          set_field(config, f"{name}.{key}", item)
+      else:
+        set_field(config, name, value)
   for name, value in overrides:
     set_field(config, name, value)
   return config.lock()
@@ -293,7 +243,8 @@ def check(config: ConfigDict, skip: Sequence[str] = ()) -> None:
   bounds.check(flat_fields(config), skip.__contains__)
 
 
-def _read_file(path: Path, variant: str) -> ConfigDict:
+def _read_file(path: Path, variant: str) -> list[ConfigDict]:
+  """What a file states, after what the file that its BASE names states."""
   if not path.is_file():
     raise UserError(f"no config file {path}; see configs/ for those there are")
   if path.suffix != ".py":
@@ -316,10 +267,13 @@ def _read_file(path: Path, variant: str) -> ConfigDict:
     raise UserError(
       f"{path} has no variant {variant!r}; it has {list(variants)}"
     )
+  base = getattr(module, "BASE", "")
+  below = _read_file(path.parent / base, variant) if base else []
   try:
-    return module.get_config(variant) if variant else module.get_config()
+    stated = module.get_config(variant) if variant else module.get_config()
   except Exception as error:
     raise UserError(f"{path}: get_config failed: {error!r}") from error
+  return [*below, stated]
 
 
 def take_overrides(

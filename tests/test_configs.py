@@ -98,6 +98,22 @@ def test_released_hyper_parameters(name, variant):
   assert config.objective.hyper.to_dict() == {"beta": 0.1}
 
 
+def test_stage_2_is_stage_1_with_its_changes():
+  for variant in _variants(FOLDER / "povid_stage2.py"):
+    first = config_lib.flat_fields(load(f"povid_stage1.py:{variant}"))
+    second = config_lib.flat_fields(load(f"povid_stage2.py:{variant}"))
+    changed = {name for name in first if first[name] != second[name]}
+    assert changed == {"objective.name", "epochs"}
+
+
+def test_variants_for_more_devices_follow_their_rule():
+  one = load("povid_stage1.py:7b")
+  for name, pairs in (("7b_8gpu", 8), ("7b_v5e16", 16)):
+    more = load(f"povid_stage1.py:{name}")
+    assert more.batch_size == pairs
+    assert more.lr == pytest.approx(one.lr * pairs**0.5)
+
+
 def test_adapters_go_where_the_released_ones_do():
   config = load("povid_stage2.py")
   # a matter of shapes: nothing is allocated
