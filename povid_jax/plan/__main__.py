@@ -6,7 +6,8 @@
 
 No weights, no data and no accelerator are needed. TPU slices (v4, v5e, v5p,
 v6e) are compiled for by libtpu (pip install "povid_jax[tpu]"), cpu:N by virtual
-devices; gpu:NxMGB is an estimate from the dimensions, and says so.
+devices; gpu:NxCARD and gpu:NxMGB are estimates from the dimensions and data
+sheets, and say so.
 """
 
 import argparse
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   arguments = list(sys.argv[1:] if argv is None else argv)
   overrides, rest = config_lib.take_overrides(arguments)
   args = _parser().parse_args(rest)
+  files.refuse_remote(vars(args))
   topology = parse(args.topology)
   _check(args)
   _before_jax(topology)
@@ -37,15 +39,19 @@ def main(argv: Sequence[str] | None = None) -> int:
   from povid_jax.plan.abstract import Shape
 
   config = config_lib.load(args.config, overrides)
-  described = planning.dimensions(args.preset, config.init, args.config)
+  model, described = planning.dimensions(args.preset, config.init, args.config)
   shape = Shape(args.prefix, args.branch, args.images)
   plan = planning.make(config, described, topology, shape)
   if not args.no_suggestions:
     plan = suggest.complete(plan, config, described, topology, shape)
+  print(f"{model}, on {topology.name}")
   print(text.text(plan, args.mfu, not args.no_suggestions))
+  for note in text.advice(config):
+    print(f"note: {note}")
   if args.json:
     out = {
       "config": args.config,
+      "model": model,
       "topology": args.topology,
       **dataclasses.asdict(plan),
       **text.rates(plan, args.mfu),
@@ -66,13 +72,13 @@ def _parser() -> argparse.ArgumentParser:
   add(
     "--topology",
     required=True,
-    help="v5e:4x4, v5p:2x2x2, v6e:2x4, gpu:8x80GB or cpu:8",
+    help="v5e:4x4, v5p:2x2x2, v6e:2x4, gpu:8xH100, gpu:8x80GB or cpu:8",
   )
   add(
     "--preset",
     default="",
     help="dimensions by name, llava-1.5-7b for example; without it those of "
-    "config.init, or of the variant",
+    "config.init, or of a variant such as 7b",
   )
   add("--prefix", type=int, default=704, help="P, tokens of image and question")
   add("--branch", type=int, default=256, help="C, tokens of an answer")

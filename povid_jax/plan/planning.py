@@ -14,7 +14,7 @@ from povid_jax.checkpoints import restore
 from povid_jax.errors import UserError
 from povid_jax.models import footprint, sharding
 from povid_jax.models.config import LlavaConfig
-from povid_jax.models.presets import preset
+from povid_jax.models.presets import PRESETS, preset
 from povid_jax.plan.abstract import (
   Shape,
   abstract_arguments,
@@ -68,21 +68,30 @@ class Plan:
   suggestions: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
-def dimensions(name: str, init: str, spec: str) -> LlavaConfig:
-  """Those of a preset, else of the config's checkpoint, else of the variant.
+def dimensions(name: str, init: str, spec: str) -> tuple[str, LlavaConfig]:
+  """The model that is planned: its name, and its dimensions.
 
   Args:
     name: of a preset, or "".
     init: config.init, or "".
-    spec: FILE:VARIANT; 13b means LLaVA-1.5 13B.
+    spec: FILE:VARIANT; 13b, or 13b_8gpu, means LLaVA-1.5 13B.
+
+  Raises:
+    UserError: none of them names a model.
   """
   if name:
-    return preset(name)
+    return f"preset {name}", preset(name)
   if init:
-    return restore.describe(init)
+    return init, restore.describe(init)
   variant = spec.rpartition(":")[2]
-  return preset(
-    f"llava-1.5-{variant if re.fullmatch(r'[0-9]+b', variant) else '7b'}"
+  size = re.match(r"[0-9]+b(?![a-z0-9])", variant.replace("_", " "))
+  known = f"llava-1.5-{size[0]}" if size else ""
+  if known in PRESETS:
+    return f"preset {known}, by the variant", preset(known)
+  raise UserError(
+    f"--config={spec} names no model: add --preset=NAME (of "
+    f"{', '.join(PRESETS)}), --config.init=FOLDER, or a variant such as "
+    "configs/povid_stage2.py:7b"
   )
 
 
@@ -134,7 +143,9 @@ def make(
   compiled &= topology.platform != "gpu"
   mesh = make_mesh(config, topology, compiled)
   sharding.check(mesh, described, config.batch_size // config.grad_accum)
-  step, _ = build.make_step(config, sketch, 1000)
+  # any number of steps that has room for the warm-up: none of it is compiled
+  steps = max(1000, 2 * config.warmup_steps, config.steps)
+  step, _ = build.make_step(config, sketch, steps)
   arguments = abstract_arguments(config, described, sketch, step, mesh, shape)
   load = load_of(config, described, sketch, step, mesh, shape)
   held = held_bytes(arguments)

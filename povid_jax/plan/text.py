@@ -1,5 +1,7 @@
 """A plan in words."""
 
+from ml_collections import ConfigDict
+
 from povid_jax.plan.planning import Plan
 
 _KINDS = {
@@ -23,6 +25,23 @@ def rates(plan: Plan, mfu: float) -> dict[str, float | None]:
     "seconds_per_step": seconds,
     "pairs_per_second": plan.batch_pairs / seconds,
   }
+
+
+def advice(config: ConfigDict) -> list[str]:
+  """What the times of a plan do not show."""
+  if config.reference != "cached" or config.objective.name == "sft":
+    return []
+  notes = [
+    "reference=cached: a pass of the reference over all data comes before step "
+    "0 and is not in these times; it takes about as long as it saves in one "
+    "epoch, so for one epoch reference=online is as fast"
+  ]
+  if config.epochs > 1 and not config.steps and config.noise.per_epoch:
+    notes.append(
+      f"epochs={config.epochs:g}: an objective with noise wants "
+      "noise.per_epoch=False beside reference=cached, or reference=online"
+    )
+  return notes
 
 
 def text(plan: Plan, mfu: float, searched: bool = True) -> str:

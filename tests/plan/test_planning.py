@@ -8,11 +8,12 @@ import pytest
 from povid_jax import config as config_lib
 from povid_jax import errors
 from povid_jax.errors import UserError
+from povid_jax.models.chips import GIB
 from povid_jax.models.presets import preset
 from povid_jax.plan import __main__ as plan
 from povid_jax.plan import abstract, planning, suggest, text
 from povid_jax.plan.abstract import Shape
-from povid_jax.plan.topology import GIB, parse
+from povid_jax.plan.topology import parse
 from povid_jax.training import outline
 
 STAGE2 = "configs/povid_stage2.py"
@@ -30,6 +31,10 @@ def load(spec=STAGE2, **fields):
     ("v5p:2x2x2", "tpu", 8),
     ("V6E:2x4", "tpu", 8),
     ("gpu:8x80GB", "gpu", 8),
+    ("gpu:8xH100", "gpu", 8),
+    ("gpu:h200", "gpu", 1),
+    ("gpu:2xa100-40", "gpu", 2),
+    ("gpu:4090", "gpu", 1),
     ("cpu:8", "cpu", 8),
   ],
 )
@@ -44,7 +49,8 @@ def test_memory_is_less_than_what_is_sold():
 
 
 @pytest.mark.parametrize(
-  "name", ["v5e", "v5e:0x4", "v9:2x2", "gpu:80GB", "cpu:0", "gpu:8x80", ""]
+  "name",
+  ["v5e", "v5e:0x4", "v9:2x2", "gpu:80GB", "cpu:0", "gpu:8x80", "gpu:h99", ""],
 )
 def test_unknown_topologies_are_refused(name):
   with pytest.raises(UserError, match="want v4:AxB.*gpu:NxMGB or cpu:N"):
@@ -226,12 +232,31 @@ def test_nothing_near_fits():
     ("test", "", "a.py:13b", 2),
     ("", "", "a.py:13b", 40),
     ("", "", "a.py:7b", 32),
-    ("", "", "a.py", 32),
+    ("", "", "a.py:7b_8gpu", 32),
   ],
 )
 def test_dimensions_without_a_checkpoint(preset_name, init, spec, layers):
-  found = planning.dimensions(preset_name, init, spec)
+  name, found = planning.dimensions(preset_name, init, spec)
   assert found.decoder.num_layers == layers
+  assert name.startswith("preset ")
+
+
+@pytest.mark.parametrize("spec", ["a.py", "a.py:stage2", "a.py:70b"])
+def test_a_config_that_names_no_model_is_not_planned(spec):
+  with pytest.raises(UserError, match=f"--config={spec} names no model"):
+    planning.dimensions("", "", spec)
+
+
+def test_a_warm_up_of_any_length_is_planned():
+  found = _estimate(load(warmup_steps=5000), preset("test"), "gpu:1xh100")
+  assert found.flops_per_step > 0
+
+
+def test_what_a_cached_reference_costs_is_said():
+  (note,) = text.advice(load())
+  assert "reference=online is as fast" in note
+  assert len(text.advice(load(epochs=2.0))) == 2
+  assert text.advice(load(reference="online")) == []
 
 
 @pytest.mark.parametrize(
@@ -280,7 +305,7 @@ def test_a_plan_that_cannot_be_written_is_not_made(
     (tmp_path, f"error: cannot write {tmp_path}: a folder has that name"),
     (tmp_path / "file/plan.json", f"error: cannot write to {tmp_path}/file"),
   ):
-    bad = [f"--config={STAGE2}", "--topology=gpu:1x80GB", f"--json={path}"]
+    bad = [f"--config={STAGE2}:7b", "--topology=gpu:1x80GB", f"--json={path}"]
     with pytest.raises(SystemExit) as caught:
       errors.run(lambda bad=bad: plan.main(bad))
     assert caught.value.code == 2
