@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from povid_jax import config as config_lib
-from povid_jax.checkpoints import restore
+from povid_jax.checkpoints import restore, stream
 from povid_jax.data import batches, lengths
 from povid_jax.data.batch import Batch
 from povid_jax.data.records import (
@@ -86,7 +86,7 @@ def run_folder(root: Path, base: Path, projector: bool, seed: int = 0) -> Path:
   with ocp.StandardCheckpointer() as checkpointer:
     checkpointer.save(
       (run / "checkpoints" / "7" / "params").absolute(),
-      restore.nest(trained),
+      stream.nest(trained),
     )
   return run
 

@@ -21,21 +21,14 @@ RUN@STEP.
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import jax
-import numpy as np
-import orbax.checkpoint as ocp
-
-from povid_jax import errors, files, folders, progress
-from povid_jax.checkpoints import checksums, model_json
+from povid_jax import files, folders
+from povid_jax.checkpoints import arrays, checksums, model_json
 from povid_jax.checkpoints.stream import (
   Pieces,
-  Stored,
-  load_array,
-  nest,
   open_pieces,
   save_pieces,
   whole,
@@ -46,12 +39,8 @@ from povid_jax.models.params import (
   Params,
   abstract,
   check_shapes,
-  is_lora,
   merge_lora,
 )
-
-# gigabytes that Orbax reads at the same time; one array must fit into it
-_AT_ONCE = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,18 +67,6 @@ class Weights:
       return self
     params = merge_lora(self.params, self.lora.scale)
     return dataclasses.replace(self, params=params, lora=None)
-
-
-def unnest(nested: dict[str, Any], prefix: str = "") -> Params:
-  """The inverse of `nest`."""
-  flat: Params = {}
-  for name, value in nested.items():
-    path = f"{prefix}{name}"
-    if isinstance(value, dict):
-      flat.update(unnest(value, f"{path}/"))
-    else:
-      flat[path] = value
-  return flat
 
 
 def save_model_folder(
@@ -228,7 +205,7 @@ def load(
   run = files.read_json(path / "config.json", "it describes the run")
   base = load(init_of(path, run), shardings, dtype, keep).merged()
   folder = path / "checkpoints" / str(step) / "params"
-  trained = _restore(folder, shardings, dtype, keep)
+  trained = arrays.restore(folder, shardings, dtype, keep)
   lora = LoraConfig.from_dict(run["lora"]) if run.get("lora") else None
   return dataclasses.replace(
     base,
@@ -259,7 +236,7 @@ def load_trained(
   run = files.read_json(path / "config.json", "it describes the run")
   folder = path / "checkpoints" / str(step) / "params"
   lora = LoraConfig.from_dict(run["lora"]) if run.get("lora") else None
-  trained = _restore(folder, None, None, lambda path: False)
+  trained = arrays.restore(folder, None, None, lambda path: False)
   return trained, lora, init_of(path, run)
 
 
@@ -312,77 +289,8 @@ def _load_folder(
   described = model_json.read(path)
   return Weights(
     **described._asdict(),
-    params=_restore(path / "params", shardings, dtype, keep),
+    params=arrays.restore(path / "params", shardings, dtype, keep),
     lora=None,
     tokenizer=path / "tokenizer",
     fingerprint=fingerprint(path),
   )
-
-
-def _restore(
-  folder: Path, shardings: Any, dtype: Any, keep: Callable[[str], bool]
-) -> Params:
-  if not folder.is_dir():
-    raise UserError(f"no weights in {folder}; the folder is not whole")
-  streamed = open_pieces(folder)
-  if streamed:
-    return _read_streamed(streamed, shardings, dtype, keep)
-  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  # the handler, not a Checkpointer: that looks for metadata which a run keeps
-  # one folder up, and warns
-  handler = ocp.StandardCheckpointHandler(restore_concurrent_gb=_AT_ONCE)
-  try:
-    where: Any = folder.absolute()  # Orbax is typed for etils' paths
-    stored = unnest(_tree(handler.metadata(where)))
-
-    def target(name: str, leaf: Any) -> jax.ShapeDtypeStruct:
-      wanted = None if is_lora(name) or keep(name) else dtype
-      sharding = shardings(name, leaf.shape) if shardings else device
-      return jax.ShapeDtypeStruct(
-        leaf.shape, wanted or leaf.dtype, sharding=sharding
-      )
-
-    wanted = {name: target(name, leaf) for name, leaf in stored.items()}
-    restored = handler.restore(
-      where, args=ocp.args.StandardRestore(nest(wanted))
-    )
-  except Exception as error:  # Orbax raises bare ones for a cut file
-    errors.hush_reads()
-    cause: BaseException = error
-    while cause.__cause__ is not None:  # the innermost names the file
-      cause = cause.__cause__
-    reason = str(cause).splitlines()[0] if str(cause) else repr(cause)
-    raise UserError(f"{folder} cannot be restored: {reason}") from error
-  finally:
-    handler.close()
-  return dict(sorted(unnest(restored).items()))
-
-
-def _read_streamed(
-  stored: Mapping[str, Stored],
-  shardings: Any,
-  dtype: Any,
-  keep: Callable[[str], bool],
-) -> Params:
-  """The arrays of a model folder, one after the other and layer by layer.
-
-  Orbax reads all arrays at once, each whole before it is cast or cut.
-  """
-  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  total = sum(int(np.prod(a.shape)) * a.dtype.itemsize for a in stored.values())
-  bar = progress.bar(total=total, desc="loading", unit="B")
-  out: Params = {}
-  for name, array in sorted(stored.items()):
-    wanted = None if is_lora(name) or keep(name) else dtype
-    place = shardings(name, array.shape) if shardings else device
-    out[name] = load_array(array, wanted or array.dtype, place)
-    bar.update(int(np.prod(array.shape)) * array.dtype.itemsize)
-  bar.close()
-  return out
-
-
-def _tree(metadata: Any) -> dict[str, Any]:
-  """The tree inside Orbax's metadata, whose wrapper differs by version."""
-  for name in ("item_metadata", "tree"):
-    metadata = getattr(metadata, name, metadata)
-  return metadata

@@ -117,7 +117,7 @@ def _read(store: ts.TensorStore) -> np.ndarray:
 
 def _unreadable(error: ValueError) -> UserError:
   """The error of a file that is missing or cut, which the text names."""
-  return UserError(f"weights cannot be read: {str(error).splitlines()[0]}")
+  return UserError(f"weights cannot be read ({str(error).splitlines()[0]})")
 
 
 @dataclasses.dataclass(frozen=True)

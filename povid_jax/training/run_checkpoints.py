@@ -11,7 +11,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
 from povid_jax import errors
-from povid_jax.checkpoints.restore import nest, unnest
+from povid_jax.checkpoints.arrays import unnest
+from povid_jax.checkpoints.stream import nest
 from povid_jax.errors import UserError
 from povid_jax.training.step import State
 

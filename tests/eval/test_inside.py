@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from data_gen import tokenizer as tokenizers
-from povid_jax.checkpoints import restore
+from povid_jax.checkpoints import restore, stream
 from povid_jax.data import records, text
 from povid_jax.data.image import open_image, preprocess
 from povid_jax.errors import UserError
@@ -238,7 +238,7 @@ def test_a_run_is_compared_with_its_adapter_off(
   added = {k: v for k, v in tuned.params.items() if params_lib.is_lora(k)}
   with ocp.StandardCheckpointer() as checkpointer:
     path = run / "checkpoints" / "7" / "params"
-    checkpointer.save(path.absolute(), restore.nest(added))
+    checkpointer.save(path.absolute(), stream.nest(added))
   argv = [
     f"--checkpoint={run}@7",
     "--benchmarks=preference",
