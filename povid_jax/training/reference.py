@@ -25,6 +25,7 @@ from povid_jax.errors import UserError
 from povid_jax.models.params import Params
 from povid_jax.objectives import logps
 from povid_jax.training import build
+from povid_jax.training.reference_part import Part
 from povid_jax.training.step import Frozen, StepFn
 
 
@@ -72,12 +73,20 @@ def cached(
     values = _read(folder, key)
     _check_complete(values, config, data, folder)
     return values
-  values = _compute(config, model, data, step, mesh, workdir)
+  order = [
+    config.batch_size,
+    config.seed,
+    data.buckets.prefix,
+    data.buckets.branch,
+  ]
+  part = Part(folder, {**key, "order": order})
+  values = _compute(config, model, data, step, mesh, workdir, part)
   if jax.process_index() == 0:
     with files.atomic_dir(folder) as temporary:
       # numpy's stub takes every name for allow_pickle
       np.savez(temporary / "logps.npz", **values)  # pyright: ignore[reportArgumentType]
       (temporary / "key.json").write_text(json.dumps(key, indent=2))
+  part.remove()
   return Logps(**values)
 
 
@@ -128,8 +137,13 @@ def _compute(
   step: StepFn,
   mesh: Mesh,
   workdir: Path,
+  part: Part,
 ) -> dict[str, np.ndarray]:
-  """One pass over every sample, forward only, in the run's own batches."""
+  """One pass over every sample, forward only, in the run's own batches.
+
+  Args:
+    part: what an interrupted pass has left, and what this one leaves.
+  """
   one = batches.Plan(data.buckets, config.batch_size, config.seed, 1)
   plan = batches.Plan(
     data.buckets, config.batch_size, config.seed, one.steps_per_epoch
@@ -138,12 +152,20 @@ def _compute(
   score = jax.jit(
     lambda frozen, params, batch: _score(step, frozen, params, batch)
   )
-  values: dict[str, np.ndarray] = {}
-  rows = batches.pipeline(plan, loader, config.data.workers)
+  done, values = part.load()
+  if done and not jax.process_index():
+    print(f"reference log-probs: going on with batch {done} of {len(plan)}")
+  rows = batches.pipeline(plan, loader, config.data.workers, done)
   bar = progress.bar(
-    rows, total=len(plan), desc="reference log-probs", unit="batch"
+    rows,
+    total=len(plan),
+    initial=done,
+    desc="reference log-probs",
+    unit="batch",
   )
-  with contextlib.closing(rows):
+  with contextlib.closing(rows), contextlib.ExitStack() as stack:
+    # also where a signal ends it
+    stack.callback(lambda: part.keep(done, values, now=True))
     for host in bar:
       batch = build.place(host, config, mesh)
       with jax.set_mesh(mesh):
@@ -164,6 +186,8 @@ def _compute(
           size = (len(data.lengths.prefix), *terms.shape[1:])
           values[name] = np.full(size, np.nan, np.float32)
         values[name][index[real]] = terms[real]
+      done += 1
+      part.keep(done, values)
   return values
 
 

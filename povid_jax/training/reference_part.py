@@ -1,0 +1,73 @@
+"""What an interrupted pass of the reference has computed so far.
+
+Kept beside the folder of the cache, FOLDER.part/, and removed when the cache is
+whole: the pass of a large data set takes an hour, and machines are taken away.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from povid_jax import files
+
+SECONDS = 60.0  # between two saves
+
+
+class Part:
+  """The values of the batches that are done.
+
+  Args:
+    folder: of the whole cache.
+    key: everything that values and their order depend on.
+  """
+
+  def __init__(self, folder: Path, key: Mapping[str, Any]):
+    self._folder = folder.with_name(f"{folder.name}.part")
+    self._key = json.loads(json.dumps(key))
+    self._last = time.monotonic()
+
+  def load(self) -> tuple[int, dict[str, np.ndarray]]:
+    """(batches done, values by term); (0, {}) where nothing fits."""
+    done, values = 0, {}
+    try:
+      held = json.loads((self._folder / "key.json").read_text())
+      if held["key"] == self._key:
+        with np.load(self._folder / "logps.npz") as file:
+          values = {name: file[name] for name in file.files}
+        done = int(held["done"])
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+      done, values = 0, {}  # half a folder: computed again
+    if jax.process_count() > 1:
+      from jax.experimental import multihost_utils
+
+      # all start with the same batch, the first that any of them lacks
+      every = multihost_utils.process_allgather(np.array([done]))
+      done = int(np.min(every))
+    return done, values
+
+  def keep(
+    self, done: int, values: Mapping[str, np.ndarray], now: bool = False
+  ) -> None:
+    """Saves the values, if the last time is long enough ago, or `now`."""
+    late = time.monotonic() - self._last >= SECONDS
+    if not (late or now) or not done or jax.process_index():
+      return
+    self._last = time.monotonic()
+    new = self._folder.with_name(f".{self._folder.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    files.ensure_parent(new / "key.json")
+    np.savez(new / "logps.npz", **values)  # pyright: ignore[reportArgumentType]
+    (new / "key.json").write_text(json.dumps({"key": self._key, "done": done}))
+    shutil.rmtree(self._folder, ignore_errors=True)
+    new.rename(self._folder)
+
+  def remove(self) -> None:
+    """Once the cache is whole."""
+    if jax.process_index() == 0:
+      shutil.rmtree(self._folder, ignore_errors=True)
