@@ -347,6 +347,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
   args = _parser().parse_args(argv)
+  files.refuse_remote(vars(args), but=("image_dir",))
   if not 0 <= args.noise_step < noise_lib.NUM_STEPS:
     raise UserError(f"--noise-step={args.noise_step}: want 0 to 999")
   layout = samples.Layout(args.image_dir, args.format, args.columns)

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from povid_jax import errors
+from povid_jax import errors, files
 from povid_jax.errors import UserError
 from povid_jax.eval import compare, flags, matched_recall, request, run
 from povid_jax.eval.benchmarks import coco, pope_build
@@ -39,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   flags.add(parser)
-  asked = request.from_args(parser.parse_args(argv))
+  args = parser.parse_args(argv)
+  files.refuse_remote(vars(args), but=("judge_base_url", "prompt"))
+  asked = request.from_args(args)
   if asked.dry_run:
     return run.estimate(asked)
   run.show(run.evaluate(asked), asked.out)
@@ -61,6 +63,7 @@ def run_compare(argv: Sequence[str]) -> int:
   )
   parser.add_argument("--json", type=Path, metavar="FILE", help="write it here")
   args = parser.parse_args(argv)
+  files.refuse_remote(vars(args))
   if args.resamples < 1:
     raise UserError(f"--resamples={args.resamples}: want at least 1")
   found = compare.compare(args.a, args.b, args.resamples)
@@ -104,6 +107,7 @@ def run_build_pope(argv: Sequence[str]) -> int:
   )
   parser.add_argument("--seed", type=int, default=0)
   args = parser.parse_args(argv)
+  files.refuse_remote(vars(args))
   instances = coco.read_instances(args.instances)
   usual = coco.read_instances(args.statistics or args.instances)
   names = dict.fromkeys([*instances.categories, *usual.categories])

@@ -188,6 +188,7 @@ def _write(out: Path, rows: Sequence[dict[str, Any]]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
   """The command."""
   args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+  files.refuse_remote(vars(args), but=("prompt", "image_dir"))
   how = Decoding(
     max_new_tokens=args.max_new_tokens,
     temperature=args.temperature,

@@ -24,7 +24,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from povid_jax import errors
+from povid_jax import errors, files
 from povid_jax.files import atomic_write
 from povid_jax.report.load import load
 from povid_jax.report.page import build
@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   add("--show-pairs", type=int, default=8, help="preference pairs (8)")
   add("--seed", type=int, default=0, help="of the random draw of examples (0)")
   args = parser.parse_args(argv)
+  files.refuse_remote(vars(args))
   run = load(
     args.runs, pairs=args.pairs, image_dirs=args.image_dir, scores=args.scores
   )

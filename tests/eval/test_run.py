@@ -168,7 +168,8 @@ def test_scoring_does_not_load_jax(world, tmp_path):
   given = _given(world, tmp_path / "given.jsonl")
   argv = _argv(world, tmp_path / "out", answers=given, benchmarks="pope")
   code = (
-    "import sys; from povid_jax import eval as e; e.main(sys.argv[1:]); "
+    "import sys; from povid_jax.eval import __main__ as e; "
+    "e.main(sys.argv[1:]); "
     "sys.exit('jax' in sys.modules)"
   )
   done = subprocess.run([sys.executable, "-c", code, *argv], cwd=_root())
