@@ -27,18 +27,20 @@ from povid_jax.data import batches
 from povid_jax.errors import UserError
 from povid_jax.models import sharding
 from povid_jax.training import (
+  best,
   build,
   evaluation,
   inputs,
   lock,
-  optim,
   reference,
+  start,
 )
 from povid_jax.training import workdir as workdir_lib
 from povid_jax.training.accounting import Accounting
 from povid_jax.training.evaluation import Evaluation
 from povid_jax.training.loop import Loop
 from povid_jax.training.run_checkpoints import RunCheckpoints
+from povid_jax.training.samples import Samples
 from povid_jax.training.step import State
 from povid_jax.training.stops import Stops
 
@@ -96,6 +98,7 @@ def _run(
   data = build.build_data(config, model.weights, workdir)
   total = len(data.plan)
   step, rates = build.make_step(config, model, total)
+  best.check(config, model, data, step, mesh, workdir)
   cached = None
   if config.reference == "cached" and step.objective.needs.reference:
     cached = reference.cached(config, model, data, step, mesh, workdir)
@@ -115,7 +118,7 @@ def _run(
     data.plan, loader, config.data.workers, int(state.step)
   )
   workdir_lib.keep(config, workdir, total)
-  _announce(config, model, data, int(state.step))
+  start.announce(config, model, data, step, mesh, int(state.step))
   loop = Loop(
     config,
     workdir,
@@ -126,6 +129,7 @@ def _run(
     saved,
     Accounting(config, model, data, step, rates),
     Evaluation(config, workdir, model, data, mesh),
+    Samples(config, workdir, data),
     stops,
   )
   try:
@@ -141,24 +145,6 @@ def _pin_init(config: ConfigDict) -> ConfigDict:
   with config.unlocked():
     config.init = restore.resolve(config.init)
   return config
-
-
-def _announce(
-  config: ConfigDict, model: build.Model, data: build.Data, first: int
-) -> None:
-  if jax.process_index():
-    return
-  held = {**model.frozen.params, **model.params}
-  print(optim.trainable_table(held, model.patterns))
-  buckets = data.buckets
-  print(
-    f"{len(buckets.kept)} samples, lengths {buckets.prefix} + "
-    f"{buckets.branch}, padding {buckets.padding:.1%}; {len(data.plan)} steps "
-    f"of {config.batch_size}, {data.plan.steps_per_epoch} an epoch"
-  )
-  if first:
-    print(f"continuing at step {first}")
-  sys.stdout.flush()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -199,44 +185,17 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = parser.parse_args(rest)
   with Stops() as stops:
     config = config_lib.load(args.config, overrides)
-    _join(args)
+    start.join(
+      args.coordinator,
+      args.num_processes,
+      args.process_id,
+      args.distributed,
+      args.join_timeout,
+    )
     stops.listen()  # JAX's coordination service has its own handler
-    train_and_evaluate(config, args.workdir, stops, args.skip_damaged)
+    with start.memory_named():
+      train_and_evaluate(config, args.workdir, stops, args.skip_damaged)
   return stops.code
-
-
-def _join(args: argparse.Namespace) -> None:
-  """Makes this process one of several, where the flags say so.
-
-  Raises:
-    UserError: flags of which one is missing, no cluster, or processes that do
-      not come.
-  """
-  if not args.coordinator and not args.distributed:
-    return
-  given = (args.num_processes, args.process_id)
-  if args.coordinator and None in given:
-    raise UserError(
-      f"--coordinator={args.coordinator} wants --num-processes=N and "
-      "--process-id=I (0 to N-1) beside it"
-    )
-  try:
-    jax.distributed.initialize(
-      args.coordinator, *given, initialization_timeout=args.join_timeout
-    )
-  except (RuntimeError, ValueError) as error:
-    reason = str(error).splitlines()[0] if str(error) else repr(error)
-    if args.distributed and not args.coordinator:
-      raise UserError(
-        "--distributed: JAX finds no cluster here (SLURM, Open MPI, Cloud TPU, "
-        f"Kubernetes) whose processes it could join: {reason}. Name them with "
-        "--coordinator=HOST:PORT --num-processes=N --process-id=I, or leave "
-        "--distributed out for one process"
-      ) from error
-    raise UserError(
-      f"process {args.process_id} of {args.num_processes} could not join the "
-      f"others at {args.coordinator} within {args.join_timeout} s: {reason}"
-    ) from error
 
 
 def command() -> None:

@@ -77,7 +77,7 @@ def peak_flops(device_kind: str) -> float | None:
 
 def by_memory(size: int) -> str:
   """The slowest usual card that has `size` GB, for a plan that names none."""
-  for name in ("h200", "h100-nvl", "a100-80", "l40s", "a100-40", "a10"):
+  for name in ("h200", "h100-nvl", "a100-80", "a6000", "a100-40", "a10"):
     if size * GB * 0.92 >= GPUS[name].memory:
       return name
   return "a10"

@@ -32,6 +32,8 @@ def request(config: ConfigDict, workdir: Path, number: int) -> Request:
 def check(config: ConfigDict, workdir: Path) -> None:
   """Raises UserError for evaluations that could not run, before step 0."""
   wanted = config.eval
+  if config.log.samples and jax.process_count() > 1:
+    raise UserError("config.log.samples works in a single process; set it to 0")
   if not wanted.benchmarks:
     if wanted.every or wanted.patience:
       raise UserError(
@@ -101,28 +103,30 @@ class Evaluation:
     return (out / "results.json").is_file()
 
   def of(self, state: State) -> dict[str, float]:
-    """ "benchmark/metric" -> value for the model as it is now.
+    """ "benchmark/metric" -> value for the model as it is now."""
+    number = int(state.step)
+    policy = self.policy(state)
+    asked = request(self._config, self._workdir, number)
+    found = run.evaluate(asked, policy)
+    run.show(found, asked.out)
+    self._watch(found.scores, number)
+    return found.scores
 
-    No second copy of the weights is made.
-    """
+  def policy(self, state: State) -> answering.Policy:
+    """The model as it is now; no second copy of the weights is made."""
     number = int(state.step)
     weights = dataclasses.replace(
       self._model.weights,
       lora=self._model.lora,
       fingerprint=f"{self._model.weights.fingerprint}+{number}",
     )
-    policy = answering.Policy(
+    return answering.Policy(
       weights=weights,
       tokenizer=self._tokenizer,
       graph=self._model.graph,
       params={**self._model.frozen.params, **state.params},
       mesh=self._mesh,
     )
-    asked = request(self._config, self._workdir, number)
-    found = run.evaluate(asked, policy)
-    run.show(found, asked.out)
-    self._watch(found.scores, number)
-    return found.scores
 
   def recall(self, first: int) -> dict[int, dict[str, float]]:
     """Scores by step of the processes before this one, patience counted on."""

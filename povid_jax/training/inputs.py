@@ -42,14 +42,24 @@ def _check_data(train: str) -> None:
 
 
 def _check_packages(config: ConfigDict) -> None:
-  for field, wanted, package in (
-    ("log.wandb", config.log.wandb, "wandb"),
-    ("log.tensorboard", config.log.tensorboard, "tensorboardX"),
+  for field, wanted, package, command in (
+    (
+      "log.wandb",
+      config.log.wandb,
+      "wandb",
+      "pip install 'povid_jax[wandb]'",
+    ),
+    (
+      "log.tensorboard",
+      config.log.tensorboard,
+      "tensorboardX",
+      "pip install tensorboardX",
+    ),
   ):
     if wanted and importlib.util.find_spec(package) is None:
       raise UserError(
         f"config.{field} needs the package {package}, which is not installed: "
-        f"pip install {package}, or leave the field out"
+        f"{command}, or leave the field out"
       )
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from povid_jax import progress
+from povid_jax.data.batch import Batch
 from povid_jax.errors import UserError
 from povid_jax.models import chips
 from povid_jax.training import build, metrics, optim
@@ -14,6 +16,7 @@ from povid_jax.training import workdir as workdir_lib
 from povid_jax.training.accounting import Accounting
 from povid_jax.training.evaluation import Evaluation
 from povid_jax.training.run_checkpoints import RunCheckpoints
+from povid_jax.training.samples import Samples
 from povid_jax.training.step import State, StepFn
 from povid_jax.training.stops import Stops
 
@@ -25,6 +28,7 @@ class Loop:
     total: steps of the whole run.
     accounting: counts what a step does.
     evaluation: asks benchmarks.
+    samples: asks a few records of the data.
     stops: knows whether the run was told to stop.
   """
 
@@ -39,12 +43,14 @@ class Loop:
     saved: RunCheckpoints,
     accounting: Accounting,
     evaluation: Evaluation,
+    samples: Samples,
     stops: Stops,
   ):
     self.config, self.workdir, self.mesh = config, workdir, mesh
     self.frozen, self.total, self.saved = model.frozen, total, saved
     self.accounting, self.evaluation = accounting, evaluation
-    self.stops = stops
+    self.samples, self.stops = samples, stops
+    self.lengths: set[tuple[int, ...]] = set()  # compiled for
     self.jitted = jax.jit(step, donate_argnums=0)
     self.reached = 0  # steps done by now
 
@@ -67,8 +73,7 @@ class Loop:
           host = next(rows)
           waited = time.monotonic() - asked
           batch = build.place(host, self.config, self.mesh)
-          with jax.set_mesh(self.mesh):
-            state, out = self.jitted(state, self.frozen, batch)
+          state, out = self._step(state, batch)
           # numbers of the step before are fetched while this one runs
           if pending is not None:
             latest = self._log(writer, *pending)
@@ -78,6 +83,8 @@ class Loop:
           if self._saves(number + 1) or self.evaluation.due(number + 1):
             latest, pending = self._log(writer, *pending), None
             self._save(state, latest)
+          if self.samples.due(number + 1):
+            self.samples.ask(self.evaluation.policy(state), number + 1)
           if self._told() or self.evaluation.enough:
             break
         if pending is not None:
@@ -111,6 +118,20 @@ class Loop:
       scores = self.evaluation.of(state)
     self.saved.rate(int(state.step), scores)
     return scores
+
+  def _step(self, state: State, batch: Batch) -> tuple[State, Any]:
+    """One step; compiling for new lengths takes minutes, and says so."""
+    lengths = (batch.prefix_ids.shape[-1], *batch.branch_ids.shape[-2:])
+    new = lengths not in self.lengths and jax.process_index() == 0
+    self.lengths.add(lengths)
+    if new:
+      progress.say(f"compiling the step for {lengths[0]} + {lengths[2]} tokens")
+    start = time.monotonic()
+    with jax.set_mesh(self.mesh):
+      state, out = self.jitted(state, self.frozen, batch)
+    if new:
+      progress.say(f"compiled in {time.monotonic() - start:.0f} s")
+    return state, out
 
   def _recall(self, state: State) -> None:
     """Takes up what the processes before this one knew, or left undone."""

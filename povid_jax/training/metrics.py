@@ -16,9 +16,9 @@ from povid_jax.errors import UserError
 # What the line on standard output shows, if the step reports it.
 _SHOWN = (
   ("loss", "loss {:.4f}"),
-  ("margin/injected", "margin injected {:+.3f}"),
-  ("margin/noise", "noise {:+.3f}"),
-  ("drift/chosen", "drift {:+.2f}"),
+  ("margin/injected", "margin injected {:+#.3g}"),
+  ("margin/noise", "noise {:+#.3g}"),
+  ("drift/chosen", "drift {:+#.3g}"),
   ("grad_norm", "grad {:.3g}"),
   ("lr", "lr {:.3g}"),
   ("skipped", "skipped {:.0f}"),
@@ -115,6 +115,7 @@ class Writer:
     enabled: bool = True,
   ):
     self._every, self._total = every, total_steps
+    self._began: tuple[float, int] | None = None  # after the first step
     self._rates = Rates(peak)
     self._file: IO[str] | None = None
     self._board: Any = None
@@ -183,11 +184,20 @@ class Writer:
     if self._wandb is not None:
       self._wandb.log(row, step=step)
     if self._every and step % self._every == 0:
-      shown = {**row, **self._rates.span()}
+      shown = {**row, **self._rates.span(), **self._time_left(step)}
       progress.say(line(step, shown, self._total))
+    if self._began is None:
+      self._began = (time.monotonic(), step)
     self._bar.set_postfix_str("  ".join(_speed(row)), refresh=False)
     self._bar.update()
     return row
+
+  def _time_left(self, step: int) -> dict[str, float]:
+    """Seconds to the end at the pace so far, saves and evaluations included."""
+    if self._began is None or not self._total or step <= self._began[1]:
+      return {}
+    pace = (time.monotonic() - self._began[0]) / (step - self._began[1])
+    return {"seconds_left": pace * (self._total - 1 - step)}
 
   def close(self) -> None:
     if self._file is not None:
@@ -216,7 +226,17 @@ def line(step: int, row: Mapping[str, float], total: int | None = None) -> str:
   """One step for a reader: loss, margins, rates."""
   parts = [f"step {step}/{total}" if total else f"step {step}"]
   parts += [form.format(row[name]) for name, form in _SHOWN if name in row]
-  return "  ".join([*parts, *_speed(row)])
+  parts += _speed(row)
+  if "seconds_left" in row:
+    parts.append(f"{_clock(row['seconds_left'])} left")
+  return "  ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+  """Hours, minutes and seconds: 1:02:03, or 2:03."""
+  minutes, rest = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _speed(row: Mapping[str, float]) -> list[str]:
@@ -281,8 +301,8 @@ def _start_wandb(workdir: Path, options: Mapping[str, Any]) -> Any:
     import wandb  # pyright: ignore[reportMissingImports]
   except ImportError as error:
     raise UserError(
-      "wandb was asked for and is not installed: pip install wandb, "
-      "or leave it out of the config"
+      "wandb was asked for and is not installed: pip install "
+      "'povid_jax[wandb]', or leave it out of the config"
     ) from error
   settings = {"name": workdir.name, "dir": str(workdir), "resume": "allow"}
   return wandb.init(**{**settings, **options})

@@ -3,7 +3,11 @@
 import collections
 import dataclasses
 import json
+import os
 import pickle
+import subprocess
+import sys
+import time
 
 import jax
 import numpy as np
@@ -290,3 +294,52 @@ def test_workers_change_nothing(buckets, source, tokenizer):
     there = batches.pipeline(plan, load, workers=2, start=start)
     for one, other in zip(there, here[start:], strict=True):
       _equal(one, other)
+
+
+PARENT = """
+import multiprocessing, sys, time
+from povid_jax.data import batches
+
+def child(ready):
+  batches._end_with_parent(0, 1)
+  ready.set()
+  time.sleep(100)
+
+if __name__ == "__main__":
+  context = multiprocessing.get_context("spawn")
+  ready = context.Event()
+  process = context.Process(target=child, args=(ready,))
+  process.start()
+  ready.wait()
+  print(process.pid, flush=True)
+  time.sleep(100)
+"""
+
+
+def test_a_reading_process_ends_with_the_one_that_started_it(tmp_path):
+  """Also where that one is killed and can tell nobody."""
+  script = tmp_path / "parent.py"
+  script.write_text(PARENT)
+  parent = subprocess.Popen(
+    [sys.executable, str(script)],
+    stdout=subprocess.PIPE,
+    text=True,
+    env={**os.environ, "PYTHONPATH": os.getcwd()},
+  )
+  child = int(parent.stdout.readline())
+  assert os.path.exists(f"/proc/{child}")
+  parent.kill()
+  parent.wait()
+  parent.stdout.close()
+  end = time.monotonic() + 30
+  while _runs(child) and time.monotonic() < end:
+    time.sleep(0.05)
+  assert not _runs(child)
+
+
+def _runs(pid):
+  try:
+    with open(f"/proc/{pid}/stat") as file:
+      return file.read().rpartition(")")[2].split()[0] != "Z"
+  except FileNotFoundError:
+    return False

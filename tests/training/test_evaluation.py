@@ -167,6 +167,14 @@ def test_benchmarks_that_could_not_run_are_said_first(
   assert not (tmp_path / "run/config.json").exists()
 
 
+def test_a_best_that_no_step_measures_is_found_before_the_pass(world, tmp_path):
+  plain = {"eval.benchmarks": "", "eval.every": 0, "eval.patience": 0}
+  fields = {**plain, "reference": "cached", "checkpoint.best": "los"}
+  with pytest.raises(UserError, match="'los' is none of .*mean 'loss'"):
+    train.train_and_evaluate(_config(world, **fields), tmp_path / "run")
+  assert not (tmp_path / "run/reference").exists()
+
+
 def test_an_evaluation_that_fails_loses_no_step(
   world, given, tmp_path, monkeypatch
 ):

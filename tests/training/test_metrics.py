@@ -3,6 +3,7 @@
 import builtins
 import io
 import json
+import types
 
 import pytest
 
@@ -162,26 +163,6 @@ def test_no_bar_in_a_log(tmp_path, capsys):
   assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(
-  ("kind", "want"),
-  [
-    ("NVIDIA A100-SXM4-80GB", 312e12),
-    ("NVIDIA H100 80GB HBM3", 989e12),
-    ("NVIDIA H200", 989e12),
-    ("NVIDIA L40S", 362e12),
-    ("TPU v4", 275e12),
-    ("TPU v5 lite", 197e12),
-    ("TPU v5p", 459e12),
-    ("TPU v5", 459e12),
-    ("TPU v6 lite", 918e12),
-    ("cpu", None),
-    ("NVIDIA GeForce RTX 4090", None),
-  ],
-)
-def test_peak_flops(kind, want):
-  assert metrics.peak_flops(kind) == want
-
-
 def test_line_with_everything():
   row = {
     "loss": 0.69314,
@@ -207,3 +188,24 @@ def test_share_of_the_time_that_input_was_waited_for(tmp_path, capsys):
   shares = [row.get("input_wait_share") for row in rows(tmp_path)]
   assert shares == [None, 0.25, 1.0]  # the first was compilation
   assert "input wait 25%" in capsys.readouterr().out
+
+
+def test_a_line_says_what_time_is_left(tmp_path, capsys, monkeypatch):
+  """By the pace after the first step, which compiled."""
+  times = iter((100.0, 104.0))
+  writer = metrics.Writer(tmp_path, every=2, total_steps=103, tensorboard=False)
+  clock = lambda: next(times)
+  with monkeypatch.context() as patch:
+    patch.setattr(metrics, "time", types.SimpleNamespace(monotonic=clock))
+    writer.write(0, {"loss": 1.0})
+    writer.write(2, {"loss": 1.0})
+  writer.close()
+  first, second = capsys.readouterr().out.splitlines()
+  assert "left" not in first and second.endswith("3:20 left")
+
+
+@pytest.mark.parametrize(
+  ("seconds", "said"), [(0, "0:00"), (59.6, "1:00"), (3723, "1:02:03")]
+)
+def test_clock(seconds, said):
+  assert metrics._clock(seconds) == said

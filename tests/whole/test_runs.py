@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from povid_jax import train
+from povid_jax import bounds, train
 from povid_jax.data import lengths
 from povid_jax.data.records import RecordSource, RecordWriter, shard_name
 from povid_jax.data.tokenizer import load_tokenizer
@@ -196,10 +196,11 @@ def test_no_records(world, tmp_path):
     train.train_and_evaluate(config, tmp_path / "run2")
 
 
-def test_loss_that_is_not_finite(world, one_device, tmp_path):
+def test_loss_that_is_not_finite(world, one_device, tmp_path, monkeypatch):
+  # a rate that is refused, for a loss that overflows after one step
+  monkeypatch.setitem(bounds.BOUNDS, "lr", bounds.Bound(above=0))
   fields = {
-    "objective.name": "sft", "trainable": "decoder", "lr": 10.0, "steps": 4,
-    "eps": 1e-30,
+    "objective.name": "sft", "trainable": "decoder", "lr": 1e38, "steps": 4
   }  # fmt: skip
   make = functools.partial(small_world.config, world / "model", world / "data")
   with pytest.raises(UserError, match="step 1: the loss or a gradient is NaN"):

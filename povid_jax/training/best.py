@@ -1,0 +1,43 @@
+"""The metric by which the best checkpoint is kept, checked before step 0."""
+
+import difflib
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from povid_jax.errors import UserError
+from povid_jax.training import build
+from povid_jax.training.step import StepFn
+
+
+def check(
+  config: ConfigDict,
+  model: build.Model,
+  data: build.Data,
+  step: StepFn,
+  mesh: jax.sharding.Mesh,
+  workdir: Path,
+) -> None:
+  """Traces the step for the names of its metrics; nothing is computed.
+
+  Raises:
+    UserError: `checkpoint.best` is neither a metric of the step nor one of a
+      benchmark of this run.
+  """
+  wanted = config.checkpoint.best
+  benchmarks = [n.strip() for n in config.eval.benchmarks.split(",")]
+  if not wanted or wanted.partition("/")[0] in benchmarks:
+    return
+  loader = build.build_loader(config, data, model.weights, mesh, workdir)
+  batch = build.place(loader(data.plan[0]), config, mesh)
+  state = build.describe_state(step, model.params, mesh)
+  with jax.set_mesh(mesh):
+    _, metrics = jax.eval_shape(step, state, model.frozen, batch)
+  if wanted not in metrics:
+    near = difflib.get_close_matches(wanted, metrics, 1, 0.0)[0]
+    raise UserError(
+      f"config.checkpoint.best={wanted!r} is none of this run's metrics; did "
+      f"you mean {near!r}? They are {', '.join(sorted(metrics))}, and "
+      "BENCHMARK/METRIC for the benchmarks in config.eval.benchmarks"
+    )

@@ -1,0 +1,131 @@
+"""The start of a run: its processes come together, and it says what it is."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+import jax
+from ml_collections import ConfigDict
+
+from povid_jax.errors import UserError
+from povid_jax.models import chips
+from povid_jax.training import build, optim
+from povid_jax.training.accounting import step_flops
+from povid_jax.training.step import StepFn
+
+# share of the peak FLOP/s that a step reaches on most accelerators
+_USUAL_MFU = 0.4
+
+
+def join(
+  coordinator: str | None,
+  num_processes: int | None,
+  process_id: int | None,
+  distributed: bool,
+  timeout: int,
+) -> None:
+  """Makes this process one of several, where the flags say so.
+
+  Raises:
+    UserError: flags of which one is missing, no cluster, or processes that do
+      not come.
+  """
+  if not coordinator and not distributed:
+    return
+  given = (num_processes, process_id)
+  if coordinator and None in given:
+    raise UserError(
+      f"--coordinator={coordinator} wants --num-processes=N and "
+      "--process-id=I (0 to N-1) beside it"
+    )
+  try:
+    jax.distributed.initialize(
+      coordinator, *given, initialization_timeout=timeout
+    )
+  except (RuntimeError, ValueError) as error:
+    reason = str(error).splitlines()[0] if str(error) else repr(error)
+    if distributed and not coordinator:
+      raise UserError(
+        "--distributed: JAX finds no cluster here (SLURM, Open MPI, Cloud TPU, "
+        f"Kubernetes) whose processes it could join: {reason}. Name them with "
+        "--coordinator=HOST:PORT --num-processes=N --process-id=I, or leave "
+        "--distributed out for one process"
+      ) from error
+    raise UserError(
+      f"process {process_id} of {num_processes} could not join the "
+      f"others at {coordinator} within {timeout} s: {reason}"
+    ) from error
+
+
+@contextlib.contextmanager
+def memory_named() -> Iterator[None]:
+  """Turns an allocation that failed, on a device or here, into a UserError."""
+  try:
+    yield
+  except (jax.errors.JaxRuntimeError, MemoryError) as error:
+    if isinstance(error, MemoryError):
+      where = "of this machine"
+    elif "RESOURCE_EXHAUSTED" in str(error):
+      where = "of a device"
+    else:
+      raise
+    reason = str(error).splitlines()[0] if str(error) else "out of memory"
+    raise UserError(
+      f"the memory {where} is not enough ({reason[:200]}). In this order: "
+      "--config.remat=full, --config.head_chunk=64, a smaller batch_size or "
+      "more grad_accum, more devices; `povid_jax.plan` tells what fits"
+    ) from error
+
+
+def announce(
+  config: ConfigDict,
+  model: build.Model,
+  data: build.Data,
+  step: StepFn,
+  mesh: jax.sharding.Mesh,
+  first: int,
+) -> None:
+  """Prints what is about to run: hardware, parameters, lengths, steps."""
+  if jax.process_index():
+    return
+  print(_hardware(config, model, data, step, mesh))
+  held = {**model.frozen.params, **model.params}
+  print(optim.trainable_table(held, model.patterns))
+  buckets = data.buckets
+  print(
+    f"{len(buckets.kept)} samples, lengths {buckets.prefix} + "
+    f"{buckets.branch}, padding {buckets.padding:.1%}; {len(data.plan)} steps "
+    f"of {config.batch_size}, {data.plan.steps_per_epoch} an epoch"
+  )
+  if first:
+    print(f"continuing at step {first}")
+  sys.stdout.flush()
+
+
+def _hardware(
+  config: ConfigDict,
+  model: build.Model,
+  data: build.Data,
+  step: StepFn,
+  mesh: jax.sharding.Mesh,
+) -> str:
+  """Devices, mesh, dtype, attention, and the speed to expect."""
+  kind = jax.devices()[0].device_kind
+  axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+  said = (
+    f"{mesh.size} x {kind}, mesh ({axes}), {config.dtype}, attention "
+    f"{model.attention}"
+  )
+  peak = chips.peak_flops(kind)
+  if peak is None:
+    return said
+  work, _ = step_flops(
+    config,
+    model.weights.config,
+    model,
+    step,
+    prefix=data.buckets.prefix[-1],
+    branch=data.buckets.branch[-1],
+  )
+  rate = _USUAL_MFU * peak * mesh.size / work.model
+  return f"{said}; about {rate:.2g} steps/s at {_USUAL_MFU:.0%} of the peak"
