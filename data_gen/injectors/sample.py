@@ -207,8 +207,11 @@ class Sample(Injector):
           turns=(turn, pair["chosen"]),
           rejected=(turn, pair["rejected"]),
           extra=extra,
+          system=None,  # the answers were written without it
           context=pair.get("context", ""),
           end_scored=pair.get("end_scored"),
+          rejected_weight=1.0,
+          more_rejected=(),
         )
       )
     return made

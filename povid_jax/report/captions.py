@@ -13,7 +13,7 @@ from povid_jax.report import html, scores
 from povid_jax.report.html import escape
 from povid_jax.report.load import Evaluation, Run
 
-SHOWN_STAGES = ("sft", "base", "stage1", "stage2")
+SHOWN_STAGES = ("sft", "base", "stage1", "stage2", "own_answers")
 
 
 def section(run: Run, count: int, seed: int = 0) -> str:

@@ -13,7 +13,7 @@ from povid_jax.report.pictures import Pictures
 from povid_jax.training import metrics
 
 # Stages in the order in which they are run; others come after, by name.
-ORDER = ("pretrain", "sft", "base", "stage1", "stage2")
+ORDER = ("pretrain", "sft", "base", "stage1", "stage2", "own_answers")
 SPLITS = ("balanced", "in_distribution")
 
 # A name in summary.json -> the names it may have in results.json.

@@ -47,6 +47,7 @@ NAMES = {
   "stage1": ("Stage 1", "injected negatives"),
   "stage2": ("Stage 2 (POVID)", "injected and noise-triggered"),
   "pretrain": ("Pre-training", "the stand-in for CLIP"),
+  "own_answers": ("Own answers", "pairs of the base's own answers"),
   "injected_only": ("Injected only", "stage 2 without noise negatives"),
   "noise_only": ("Noise only", "stage 2 without injected negatives"),
   "half_injected": ("Half injected", "injected only, at half weight"),
@@ -56,7 +57,13 @@ SPLIT_NAMES = {
   "balanced": "Balanced pictures",
   "in_distribution": "Pictures like the training set",
 }
-LOOKS = {"sft": "c", "base": "c", "stage1": "a", "stage2": "b"}
+LOOKS = {
+  "sft": "c",
+  "base": "c",
+  "stage1": "a",
+  "stage2": "b",
+  "own_answers": "b",
+}
 
 
 def stage_name(stage: str) -> str:
@@ -84,7 +91,7 @@ def of_split(run: Run, split: str) -> list[Evaluation]:
 
 def ends(found: Sequence[Evaluation]) -> tuple[Evaluation, Evaluation] | None:
   """The base and the last stage of the method; None with fewer than two."""
-  main = [e for e in found if e.stage in ("sft", "base", "stage1", "stage2")]
+  main = [e for e in found if e.stage in LOOKS]
   main = main if len(main) > 1 else list(found)
   return (main[0], main[-1]) if len(main) > 1 else None
 

@@ -1,7 +1,13 @@
 """Pairs from a checkpoint's own answers: kills, shards, servers."""
 
 import collections
+import contextlib
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -48,20 +54,33 @@ def _annotate(root: Path, words: list[str]) -> None:
   (root / "instances.json").write_text(json.dumps(document))
 
 
+def _flags(root: Path, out: str, *flags: str) -> list[str]:
+  return [
+    "sample",
+    f"--input={root / 'input.jsonl'}",
+    f"--image-dir={root}",
+    f"--annotations={root / 'instances.json'}",
+    f"--vocabulary={root / 'words.txt'}",
+    f"--out={root / out}",
+    "--length-ratio=20",
+    "--candidates=4",
+    *flags,
+  ]
+
+
 def _run(root: Path, out: str, *flags: str) -> int:
-  return data_gen.main(
-    [
-      "sample",
-      f"--input={root / 'input.jsonl'}",
-      f"--image-dir={root}",
-      f"--annotations={root / 'instances.json'}",
-      f"--vocabulary={root / 'words.txt'}",
-      f"--out={root / out}",
-      "--length-ratio=20",
-      "--candidates=4",
-      *flags,
-    ]
-  )
+  return data_gen.main(_flags(root, out, *flags))
+
+
+@contextlib.contextmanager
+def often_over():
+  """One token in eight ends an answer, and many end a sentence."""
+  vocabulary = np.random.default_rng(0).random((2, small_tokenizer.VOCAB))
+  marks = Marks(*(jnp.asarray(row < 0.5) for row in vocabulary))
+  with pytest.MonkeyPatch.context() as patch, small_world.one_device():
+    patch.setattr(text, "stop_ids", lambda *_: tuple(range(2, 400, 8)))
+    patch.setattr(writing, "sentence_marks", lambda _: marks)
+    yield
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +98,7 @@ def world(tmp_path_factory):
     )
   lines = "".join(json.dumps(row) + "\n" for row in rows)
   (root / "input.jsonl").write_text(lines)
-  vocabulary = np.random.default_rng(0).random((2, small_tokenizer.VOCAB))
-  marks = Marks(*(jnp.asarray(row < 0.5) for row in vocabulary))
-  with pytest.MonkeyPatch.context() as patch, small_world.one_device():
-    patch.setattr(text, "stop_ids", lambda *_: tuple(range(2, 400, 8)))
-    patch.setattr(writing, "sentence_marks", lambda _: marks)
+  with often_over():
     _annotate(root, ["zzz"])
     _run(root, "first.jsonl", *_own(root))
     seen = collections.Counter(
@@ -256,3 +271,32 @@ def _interrupt(*_):
 def test_flags_that_make_no_sense(street, flags, message):
   with pytest.raises(UserError, match=message):
     _run(street, "bad.jsonl", *flags)
+
+
+_CHILD = """
+import sys
+from tests.data_gen.sampling import test_sample
+with test_sample.often_over():
+  sys.exit(test_sample.data_gen.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_five_times(world, whole):
+  """A process of its own, killed whenever it has written some more."""
+  unit, data = whole
+  out = f"shot-{unit}.jsonl"
+  journal = world / f"shot-{unit}.journal.jsonl"
+  command = [sys.executable, "-c", _CHILD]
+  command += _flags(world, out, *_own(world, unit))
+  env = {**os.environ, "XLA_FLAGS": ""}  # one device, as in `world`
+  size = lambda: journal.stat().st_size if journal.exists() else 0
+  for _ in range(5):
+    before = size()
+    process = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL)
+    while size() < before + 600 and process.poll() is None:
+      time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+  assert subprocess.run(command, env=env).returncode == 0
+  assert (world / out).read_bytes() == data
