@@ -8,12 +8,13 @@ from benchmarks.lanes import Step
 SPLITS = {"in_distribution": "test", "balanced": "test_balanced"}
 HEADLINE = "in_distribution"
 STAGES = ("sft", "stage1", "stage2", "own_answers", "sft_continued")
-ABLATIONS = ("injected_only", "noise_only", "half_injected")
+ABLATIONS = ("injected_only", "noise_only", "half_injected", "own_context")
 TITLES = {
   "sft": "base (SFT)",
   "stage1": "stage 1",
   "stage2": "stage 2 (POVID)",
   "own_answers": "own answers",
+  "own_context": "own answers, by sentence",
   "sft_continued": "SFT continued",
   "injected_only": "stage 2, injected only",
   "noise_only": "stage 2, noise only",
@@ -25,8 +26,14 @@ INIT = {
   "stage1": "sft",
   "sft_continued": "sft",
   "own_answers": "sft",
+  "own_context": "sft",
 }
-RECORDS = {"pretrain": "pretrain", "sft": "sft", "own_answers": "own"}
+RECORDS = {
+  "pretrain": "pretrain",
+  "sft": "sft",
+  "own_answers": "own",
+  "own_context": "context",
+}
 COMPARED = (
   ("sft", "stage1"),
   ("sft", "stage2"),
@@ -53,8 +60,8 @@ def steps(out: Path, seed: int, ablations: bool) -> list[Step]:
     _write(out, "pairs", "pairs.jsonl", "inject", seed),
     *(_pope(out, split, seed) for split in SPLITS),
     _train(out, "sft", seed),
-    _sample(out, seed),
-    _write(out, "own", "own.jsonl", "sample", seed),
+    *_own(out, "own", "answer", seed),
+    *(_own(out, "context", "sentence", seed) if ablations else ()),
     *(_train(out, stage, seed) for stage in tuned),
     *(_evaluate(out, s, split) for s in ("sft", *tuned) for split in SPLITS),
     *(_compare(out, a, b) for a, b in COMPARED),
@@ -120,17 +127,19 @@ def _inject(out: Path, seed: int) -> Step:
   )
 
 
-def _sample(out: Path, seed: int) -> Step:
-  return Step(
-    "sample",
-    "pairs from the base's own answers",
+def _own(out: Path, name: str, unit: str, seed: int) -> Iterator[Step]:
+  """Pairs of the base's own answers, and their records."""
+  yield Step(
+    f"sample-{name}",
+    f"pairs from the base's own answers, {unit} by {unit}",
     (
       *("-m", "data_gen", "sample", f"--checkpoint={out}/sft"),
       f"--input={out}/scenes/train.json",
       f"--image-dir={out}/scenes/images",
       f"--annotations={out}/scenes/annotations/instances_train.json",
       "--objects=annotated",
-      f"--out={out}/own.jsonl",
+      f"--out={out}/{name}.jsonl",
+      f"--unit={unit}",
       "--categories=description",
       f"--limit={PAIRS}",
       f"--candidates={ANSWERS}",
@@ -141,6 +150,7 @@ def _sample(out: Path, seed: int) -> Step:
     ),
     needs=("train-sft",),
   )
+  yield _write(out, name, f"{name}.jsonl", f"sample-{name}", seed)
 
 
 def _write(out: Path, name: str, pairs: str, after: str, seed: int) -> Step:

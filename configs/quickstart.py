@@ -13,6 +13,7 @@ those that it uses; another folder needs --config.init and --config.data.train.
   stage2         POVID, injected and noise-triggered negatives
   sft_continued  control: stage 1 and 2 as plain SFT on the chosen answers
   own_answers    DPO on pairs of the base's own answers, which gain most
+  own_context    the same, sentence by sentence after the same beginning
   injected_only, noise_only, half_injected   ablations of stage 2
 """
 
@@ -26,6 +27,7 @@ VARIANTS = (
   "stage2",
   "sft_continued",
   "own_answers",
+  "own_context",
   "injected_only",
   "noise_only",
   "half_injected",
@@ -118,6 +120,11 @@ def _own_answers(c: ConfigDict) -> None:
   c.data.train = f"{ROOT}/records/own"
 
 
+def _own_context(c: ConfigDict) -> None:
+  _stage1(c)
+  c.data.train = f"{ROOT}/records/context"
+
+
 def _weights(text: float, noise: float):
   def change(c: ConfigDict) -> None:
     _stage2(c)
@@ -134,6 +141,7 @@ _STAGES = {
   "stage2": _stage2,
   "sft_continued": _sft_continued,
   "own_answers": _own_answers,
+  "own_context": _own_context,
   "injected_only": _weights(1.0, 0.0),
   "noise_only": _weights(0.0, 1.0),
   "half_injected": _weights(0.5, 0.0),

@@ -48,6 +48,7 @@ NAMES = {
   "stage2": ("Stage 2 (POVID)", "injected and noise-triggered"),
   "pretrain": ("Pre-training", "the stand-in for CLIP"),
   "own_answers": ("Own answers", "pairs of the base's own answers"),
+  "own_context": ("Own, by sentence", "sentences after the same beginning"),
   "injected_only": ("Injected only", "stage 2 without noise negatives"),
   "noise_only": ("Noise only", "stage 2 without injected negatives"),
   "half_injected": ("Half injected", "injected only, at half weight"),

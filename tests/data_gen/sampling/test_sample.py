@@ -80,6 +80,8 @@ def often_over():
   with pytest.MonkeyPatch.context() as patch, small_world.one_device():
     patch.setattr(text, "stop_ids", lambda *_: tuple(range(2, 400, 8)))
     patch.setattr(writing, "sentence_marks", lambda _: marks)
+    # one padded length for prompts with and without a context
+    patch.setattr(writing, "LENGTH_MULTIPLE", 64)
     yield
 
 
