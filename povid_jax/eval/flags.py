@@ -1,7 +1,6 @@
 """Flags of `povid_jax.eval`: what to ask, how to decode, how to judge."""
 
 import argparse
-import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,18 +8,8 @@ from typing import Any
 
 from povid_jax.errors import UserError
 from povid_jax.eval import benchmarks as registry
-from povid_jax.eval import inside, judge
+from povid_jax.eval import judge
 from povid_jax.eval.protocol import Benchmark, Options
-
-# Options that change a score; runs that differ in one cannot be compared
-RULES = (
-  "clean_rules",
-  "singular",
-  "objects",
-  "nouns",
-  "similarity",
-  "seed",
-)
 
 
 def add(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -34,7 +23,8 @@ def add(parser: argparse.ArgumentParser, required: bool = True) -> None:
   _add_decoding(parser)
   _add_rules(parser)
   judge.add_flags(parser)
-  inside.add_flags(parser)
+  for own in registry.flags():
+    own.add(parser.add_argument_group(own.title))
 
 
 def _add_what(parser: argparse.ArgumentParser, required: bool) -> None:
@@ -146,35 +136,6 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
     help="the clean rule where the original has a quirk that changes a score",
   )
   group.add_argument(
-    "--synonyms", type=Path, metavar="FILE", help="CHAIR: the original's table"
-  )
-  group.add_argument(
-    "--singular",
-    choices=("inflect", "pattern", "wordnet"),
-    help="CHAIR: pattern misses 'bus' and 'ties' as the original does; default "
-    "with --synonyms, while inflect is without and with --clean-rules; wordnet "
-    "(with nltk and its data) reads captions as OPERA's chair.py",
-  )
-  group.add_argument(
-    "--objects",
-    choices=("table", "annotated"),
-    default="table",
-    help="CHAIR: look for all objects of the table, or only for those that are "
-    "categories of the annotations",
-  )
-  group.add_argument(
-    "--nouns",
-    choices=("vocabulary", "nltk"),
-    default="vocabulary",
-    help="AMBER: nltk needs the package and its data",
-  )
-  group.add_argument(
-    "--similarity",
-    choices=("exact", "spacy"),
-    default="exact",
-    help="AMBER: spacy needs the package and en_core_web_lg",
-  )
-  group.add_argument(
     "--resamples", type=int, default=1000, help="of the bootstrap (1000)"
   )
 
@@ -211,6 +172,9 @@ def whole(values: Sequence[str], name: str, flag: str) -> int | None:
 
 def options(args: argparse.Namespace, benchmark: Benchmark) -> Options:
   """The options of one benchmark."""
+  own: dict[str, Any] = {}
+  for flags in registry.flags():
+    own |= flags.read(args)
   return Options(
     clean_rules=args.clean_rules,
     prompt=chosen(args.prompt, benchmark.name),
@@ -218,37 +182,21 @@ def options(args: argparse.Namespace, benchmark: Benchmark) -> Options:
     seed=args.seed,
     images=args.images,
     split=chosen(args.split, benchmark.name),
-    synonyms=args.synonyms,
-    singular=args.singular or _singular(args),
-    objects=args.objects,
-    nouns=args.nouns,
-    similarity=args.similarity,
     out=args.out,
     extra={
       "judge": judge.from_args(args),
-      **inside.from_args(args, decoding(args, benchmark)),
+      "decoding": decoding(args, benchmark),
+      **own,
     },
   )
 
 
-def _singular(args: argparse.Namespace) -> str:
-  """With the original's table captions are read as the original reads them."""
-  as_original = args.synonyms is not None and not args.clean_rules
-  return "pattern" if as_original else "inflect"
-
-
 def rules(held: Options) -> dict[str, Any]:
-  """What results.json keeps of the options."""
-  kept = {name: getattr(held, name) for name in RULES}
-  if held.synonyms is not None:
-    try:
-      digest = hashlib.sha256(held.synonyms.read_bytes()).hexdigest()
-    except OSError as error:
-      raise UserError(
-        f"--synonyms={held.synonyms}: {error.strerror}"
-      ) from error
-    kept["synonyms"] = digest[:16]
-  return kept
+  """The options that change a score, as results.json keeps them."""
+  kept: dict[str, Any] = {"clean_rules": held.clean_rules}
+  for flags in registry.flags():
+    kept |= flags.rules(held.extra)
+  return {**kept, "seed": held.seed}
 
 
 def decoding(args: argparse.Namespace, benchmark: Benchmark) -> dict[str, Any]:

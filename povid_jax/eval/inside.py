@@ -1,8 +1,6 @@
-"""Shared by benchmarks that look into the model: their flags, their answers."""
+"""Shared by benchmarks that look into the model: their answers."""
 
-import argparse
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,79 +9,6 @@ from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
 from povid_jax.eval import results
 from povid_jax.eval.protocol import Options
-
-CLEAN = "clean"
-STEPS = f"{CLEAN},250,500,750,999"
-
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags of preference, attention and noise_sweep."""
-  group = parser.add_argument_group(
-    "benchmarks that look into the model (preference, attention, noise_sweep)"
-  )
-  add = group.add_argument
-  add(
-    "--pairs",
-    type=Path,
-    metavar="PATH",
-    help="preference: held-out pairs, a folder of TFRecords or a .json/.jsonl "
-    "in the released format (default: in DATA/preference)",
-  )
-  add(
-    "--reference",
-    metavar="RUN[@STEP]",
-    help="preference: the reference model (default: the checkpoint with its "
-    "adapter off)",
-  )
-  add(
-    "--beta",
-    type=float,
-    default=0.1,
-    help="preference: DPO's beta, the scale of rewards (0.1)",
-  )
-  add(
-    "--heat-maps",
-    type=int,
-    default=4,
-    metavar="N",
-    help="attention: draw the first N responses (4)",
-  )
-  add(
-    "--noise-steps",
-    default=STEPS,
-    metavar="K,...",
-    help=f"noise_sweep: diffusion steps 0..999, or {CLEAN} ({STEPS})",
-  )
-
-
-def from_args(
-  args: argparse.Namespace, decoding: Mapping[str, Any]
-) -> dict[str, Any]:
-  """What `Options.extra` holds for these benchmarks."""
-  if args.beta <= 0:
-    raise UserError(f"--beta={args.beta}: want more than 0")
-  return {
-    "decoding": dict(decoding),
-    "pairs": args.pairs,
-    "reference": args.reference,
-    "beta": args.beta,
-    "heat_maps": args.heat_maps,
-    "noise_steps": noise_steps(args.noise_steps),
-  }
-
-
-def noise_steps(value: str) -> tuple[int | None, ...]:
-  """ "clean,500" -> (None, 500)."""
-  steps: list[int | None] = []
-  for word in filter(None, (word.strip() for word in value.split(","))):
-    if word != CLEAN and not re.fullmatch(r"[0-9]{1,3}", word):
-      raise UserError(
-        f"--noise-steps={value}: want steps 0..999 or {CLEAN}, got {word!r}"
-      )
-    steps.append(None if word == CLEAN else int(word))
-  if not steps:
-    raise UserError("--noise-steps: want at least one step")
-  return tuple(dict.fromkeys(steps))
 
 
 def answers(

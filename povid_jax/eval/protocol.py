@@ -21,6 +21,7 @@ A benchmark that looks into the model (attention, preference) gives `measure`
 instead of `questions` and `score`.
 """
 
+import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +54,25 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Flags:
+  """Flags that a benchmark brings to the command line; several may share them.
+
+  Attributes:
+    title: of the group in --help.
+    add: adds the flags to the group.
+    read: (parsed flags) -> settings for `Options.extra`; raises UserError for a
+      value that makes no sense.
+    rules: (Options.extra) -> the settings that change a score, as results.json
+      keeps them; runs that differ in one are not compared.
+  """
+
+  title: str
+  add: Callable[[Any], None]
+  read: Callable[[argparse.Namespace], Mapping[str, Any]]
+  rules: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda extra: {}
+
+
+@dataclass(frozen=True)
 class Options:
   """Choices of the user that change questions or scores.
 
@@ -63,14 +83,9 @@ class Options:
     seed: of every random choice (subset of images, bootstrap).
     images: folder of the pictures; None looks in the benchmark's folder.
     split: which part of a benchmark that has several.
-    synonyms: CHAIR's table of names, in the original's file format.
-    singular: CHAIR's singulariser, "inflect", "pattern" or "wordnet".
-    objects: which objects CHAIR looks for: all of its "table", or only those
-      that the annotations name as categories ("annotated").
-    nouns: AMBER's noun finder, "vocabulary" or "nltk".
-    similarity: AMBER's likeness of nouns, "exact" or "spacy".
     out: the run's folder, for what must survive an interruption.
-    extra: settings of benchmarks that bring their own flags.
+    extra: settings by benchmarks' own flags (see `Flags`), the decoding, and
+      the judge.
   """
 
   clean_rules: bool = False
@@ -79,11 +94,6 @@ class Options:
   seed: int = 0
   images: Path | None = None
   split: str | None = None
-  synonyms: Path | None = None
-  singular: str = "inflect"
-  objects: str = "table"
-  nouns: str = "vocabulary"
-  similarity: str = "exact"
   out: Path | None = None
   extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -163,6 +173,7 @@ class Benchmark:
     measure: (policy, data, options) -> Scored, instead of asking.
     keep_adapter: it wants the adapter apart, to switch it off.
     judged: answers are judged by a language model.
+    flags: its own flags.
   """
 
   name: str
@@ -183,6 +194,7 @@ class Benchmark:
   measure: Callable[[Any, Path, Options], Scored] | None = None
   keep_adapter: bool = False
   judged: bool = False
+  flags: Flags | None = None
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

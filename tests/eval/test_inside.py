@@ -20,7 +20,7 @@ from povid_jax.data import records, text
 from povid_jax.data.image import open_image, preprocess
 from povid_jax.errors import UserError
 from povid_jax.eval import __main__ as command
-from povid_jax.eval import inside, protocol
+from povid_jax.eval import protocol
 from povid_jax.eval.benchmarks import attention, noise_sweep, preference
 from povid_jax.eval.protocol import Options, Scored
 from povid_jax.generate import answering
@@ -366,7 +366,10 @@ def test_noise_sweep_by_step(
     return [{"text": text} for text in texts]
 
   monkeypatch.setattr(answering, "answer", answer)
-  extra = {"noise_steps": inside.noise_steps("999,clean,500"), "decoding": {}}
+  extra = {
+    "noise_steps": noise_sweep.read_steps("999,clean,500"),
+    "decoding": {},
+  }
   options = Options(out=tmp_path / "out", seed=7, extra=extra)
   (tmp_path / "noise_sweep").mkdir()
   scored = noise_sweep.measure(base, tmp_path / "noise_sweep", options)
@@ -427,9 +430,9 @@ STEPS: list[tuple[str, Any]] = [
 def test_noise_steps(value: str, expected: Any) -> None:
   if expected is None:
     with pytest.raises(UserError, match="--noise-steps"):
-      inside.noise_steps(value)
+      noise_sweep.read_steps(value)
   else:
-    assert inside.noise_steps(value) == expected
+    assert noise_sweep.read_steps(value) == expected
 
 
 def test_a_model_is_needed(tmp_path: Path) -> None:

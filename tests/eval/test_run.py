@@ -168,8 +168,7 @@ def test_scoring_does_not_load_jax(world, tmp_path):
   given = _given(world, tmp_path / "given.jsonl")
   argv = _argv(world, tmp_path / "out", answers=given, benchmarks="pope")
   code = (
-    "import sys; from povid_jax.eval import __main__ as e; "
-    "e.main(sys.argv[1:]); "
+    "import sys; from povid_jax.eval.__main__ import main; main(sys.argv[1:]); "
     "sys.exit('jax' in sys.modules)"
   )
   done = subprocess.run([sys.executable, "-c", code, *argv], cwd=_root())
@@ -280,7 +279,7 @@ def test_captions_are_read_as_the_original_does_with_its_table(case):
   argv += [f"--{k}" if v is None else f"--{k}={v}" for k, v in given.items()]
   args = parser.parse_args(argv)
   (chair,) = flags.benchmarks("chair")
-  assert flags.options(args, chair).singular == expected
+  assert flags.options(args, chair).extra["singular"] == expected
 
 
 @pytest.fixture(scope="module")

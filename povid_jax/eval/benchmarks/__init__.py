@@ -3,7 +3,7 @@
 from importlib import import_module
 
 from povid_jax.errors import UserError
-from povid_jax.eval.protocol import Benchmark
+from povid_jax.eval.protocol import Benchmark, Flags
 
 # name on the command line -> module that holds its BENCHMARK
 MODULES = {
@@ -31,3 +31,9 @@ def get(name: str) -> Benchmark:
       f"no benchmark is called {name!r}; there are {', '.join(MODULES)}"
     )
   return import_module(MODULES[name]).BENCHMARK
+
+
+def flags() -> list[Flags]:
+  """The flags of all benchmarks, each set once."""
+  found = (get(name).flags for name in MODULES)
+  return list(dict.fromkeys(one for one in found if one is not None))

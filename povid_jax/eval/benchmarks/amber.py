@@ -27,6 +27,7 @@ How nouns are found and likened without downloads: amber_nouns.py.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,6 +41,7 @@ from povid_jax.eval.protocol import (
   Answers,
   Benchmark,
   Column,
+  Flags,
   Metrics,
   Need,
   Options,
@@ -188,8 +190,9 @@ def score(
   """Judges descriptions and questions; a unit is a picture."""
   scored = Scored()
   lexicon, clean = read_lexicon(data), options.clean_rules
-  find = amber_nouns.nouns(options.nouns, lexicon.vocabulary, clean)
-  alike = amber_nouns.alike(options.similarity)
+  how = _rules(options.extra)
+  find = amber_nouns.nouns(how["nouns"], lexicon.vocabulary, clean)
+  alike = amber_nouns.alike(how["similarity"])
   for question, answer in zip(questions, answers, strict=True):
     row = question.extra["truth"]
     if row["type"] != "generative":
@@ -221,9 +224,9 @@ def score(
         "hallucinated": wrong,
       }
     )
-  if options.nouns != "nltk" or options.similarity != "spacy":
+  if how != {"nouns": "nltk", "similarity": "spacy"}:
     scored.notes.append(
-      f"nouns by {options.nouns}, likeness {options.similarity}: CHAIR, Cover, "
+      f"nouns by {how['nouns']}, likeness {how['similarity']}: CHAIR, Cover, "
       "Hal and Cog differ from the original's (nltk, spacy)"
     )
   said = [v["said"] for v in scored.verdicts if "said" in v]
@@ -326,9 +329,32 @@ def _tenth(values: np.ndarray) -> np.ndarray:
   return np.array([round(float(value), 1) for value in np.atleast_1d(values)])
 
 
+def _add_flags(group: Any) -> None:
+  group.add_argument(
+    "--nouns",
+    choices=("vocabulary", "nltk"),
+    default="vocabulary",
+    help="nltk needs the package and its data",
+  )
+  group.add_argument(
+    "--similarity",
+    choices=("exact", "spacy"),
+    default="exact",
+    help="likeness of nouns; spacy needs the package and en_core_web_lg",
+  )
+
+
+def _rules(extra: Mapping[str, Any]) -> dict[str, Any]:
+  return {
+    "nouns": extra.get("nouns", "vocabulary"),
+    "similarity": extra.get("similarity", "exact"),
+  }
+
+
 BENCHMARK = Benchmark(
   name="amber",
   title="AMBER",
+  flags=Flags("amber", _add_flags, lambda args: _rules(vars(args)), _rules),
   needs=(
     Need("annotations.json", _SOURCE),
     Need("relation.json", _SOURCE),

@@ -33,6 +33,7 @@ from povid_jax.eval.benchmarks import heat_map
 from povid_jax.eval.protocol import (
   Benchmark,
   Column,
+  Flags,
   Metrics,
   Need,
   Options,
@@ -207,8 +208,21 @@ def metrics(totals: Totals, options: Options) -> Metrics:
     yield f"{name}/image_share", ratio(totals[name], n)
 
 
+def _add_flags(group: Any) -> None:
+  group.add_argument(
+    "--heat-maps",
+    type=int,
+    default=4,
+    metavar="N",
+    help="draw the first N responses (4)",
+  )
+
+
 BENCHMARK = Benchmark(
   name="attention",
+  flags=Flags(
+    "attention", _add_flags, lambda args: {"heat_maps": args.heat_maps}
+  ),
   title="Attention",
   needs=(
     Need(

@@ -25,7 +25,7 @@ from povid_jax import progress
 from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
 from povid_jax.eval import needs, protocol
-from povid_jax.eval.benchmarks import chair_words, coco
+from povid_jax.eval.benchmarks import caption_flags, chair_words, coco
 from povid_jax.eval.benchmarks.chair_words import Vocabulary
 from povid_jax.eval.protocol import (
   Answers,
@@ -116,10 +116,11 @@ def score(
   """Reads every caption; a unit is a picture."""
   scored, empty = Scored(), 0
   categories = questions[0].extra["categories"] if questions else []
+  words = caption_flags.settings(options.extra)
   vocabulary = chair_words.load(
-    options.synonyms, options.singular, options.clean_rules, categories
+    words["synonyms"], words["singular"], options.clean_rules, categories
   )
-  if options.objects == "annotated":
+  if words["objects"] == "annotated":
     vocabulary.keep(categories)
   references = coco.read_captions(
     _files(data, coco.CAPTIONS, options), {q.question_id for q in questions}
@@ -134,7 +135,7 @@ def score(
     for reference in references.get(question.question_id, ()):
       truth |= {mention.object for mention in vocabulary.mentions(reference)}
     _score_caption(scored, question, caption, truth, vocabulary)
-  if options.synonyms is None:
+  if words["synonyms"] is None:
     scored.notes.append(
       "objects by our own word table: not comparable with published numbers; "
       "--synonyms=FILE with the original's synonyms.txt makes them so"
@@ -199,6 +200,7 @@ def metrics(totals: Totals, options: Options) -> Metrics:
 BENCHMARK = Benchmark(
   name="chair",
   title="CHAIR",
+  flags=caption_flags.FLAGS,
   needs=(
     coco.INSTANCES,
     coco.CAPTIONS,

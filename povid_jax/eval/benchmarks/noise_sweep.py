@@ -10,6 +10,7 @@ The noise of a picture is a function of --seed, the picture and the step, so
 checkpoints are compared under the same noise.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,15 @@ from povid_jax.eval.benchmarks import chair
 from povid_jax.eval.protocol import (
   Benchmark,
   Column,
+  Flags,
   Metrics,
   Options,
   Scored,
   Totals,
 )
+
+CLEAN = "clean"
+STEPS = f"{CLEAN},250,500,750,999"
 
 
 def measure(policy: Any, data: Path, options: Options) -> Scored:
@@ -39,7 +44,7 @@ def measure(policy: Any, data: Path, options: Options) -> Scored:
     noise = None if step is None else Noise(step, seed=options.seed)
     given = inside.answers(policy, questions, options, "noise_sweep", noise)
     one = chair.score(data, questions, given, options)
-    name = inside.CLEAN if step is None else str(step)
+    name = CLEAN if step is None else str(step)
     _join(scored, one, name)
     scored.answers += inside.rows(questions, given, f"@{name}")
   return scored
@@ -71,7 +76,7 @@ def _under(step: str, counts: Mapping[str, float]) -> dict[str, float]:
 def metrics(totals: Totals, options: Options) -> Metrics:
   """CHAIR's metrics of each step that was asked, in the order of noise."""
   steps = {name.partition("/")[0] for name in totals}
-  for step in sorted(steps, key=lambda s: -1 if s == inside.CLEAN else int(s)):
+  for step in sorted(steps, key=lambda s: -1 if s == CLEAN else int(s)):
     head = f"{step}/"
     own = {
       name.removeprefix(head): value
@@ -82,15 +87,43 @@ def metrics(totals: Totals, options: Options) -> Metrics:
       yield head + name, value
 
 
+def _add_flags(group: Any) -> None:
+  group.add_argument(
+    "--noise-steps",
+    default=STEPS,
+    metavar="K,...",
+    help=f"diffusion steps 0..999, or {CLEAN} ({STEPS})",
+  )
+
+
+def read_steps(value: str) -> tuple[int | None, ...]:
+  """ "clean,500" -> (None, 500)."""
+  steps: list[int | None] = []
+  for word in filter(None, (word.strip() for word in value.split(","))):
+    if word != CLEAN and not re.fullmatch(r"[0-9]{1,3}", word):
+      raise UserError(
+        f"--noise-steps={value}: want steps 0..999 or {CLEAN}, got {word!r}"
+      )
+    steps.append(None if word == CLEAN else int(word))
+  if not steps:
+    raise UserError("--noise-steps: want at least one step")
+  return tuple(dict.fromkeys(steps))
+
+
 BENCHMARK = Benchmark(
   name="noise_sweep",
+  flags=Flags(
+    "noise_sweep",
+    _add_flags,
+    lambda args: {"noise_steps": read_steps(args.noise_steps)},
+  ),
   title="Noise sweep",
   needs=(),
   metrics=metrics,
   measure=measure,
   columns=tuple(
     Column(f"{step}/{name}", f"{heading} at {step}")
-    for step in inside.STEPS.split(",")
+    for step in STEPS.split(",")
     for name, heading in (("CHAIRs", "CHAIR_S"), ("CHAIRi", "CHAIR_I"))
   ),
   max_new_tokens=chair.BENCHMARK.max_new_tokens,

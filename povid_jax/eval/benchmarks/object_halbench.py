@@ -34,7 +34,7 @@ from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
 from povid_jax.eval import judge as judges
 from povid_jax.eval import needs
-from povid_jax.eval.benchmarks import chair, chair_words, coco
+from povid_jax.eval.benchmarks import caption_flags, chair, chair_words, coco
 from povid_jax.eval.benchmarks.chair_words import Vocabulary
 from povid_jax.eval.protocol import (
   Answers,
@@ -132,8 +132,9 @@ def score(
   """Finds the objects of every answer; a unit is a picture."""
   scored = Scored()
   categories = questions[0].extra["categories"] if questions else []
+  words = caption_flags.settings(options.extra)
   vocabulary = chair_words.load(
-    options.synonyms, options.singular, options.clean_rules, categories
+    words["synonyms"], words["singular"], options.clean_rules, categories
   )
   vocabulary.keep(categories)
   ids = {q.extra["image_id"] for q in questions}
@@ -157,9 +158,10 @@ def _named(
 ) -> list[list[str]]:
   """The objects that each answer names, by the extractor that was chosen."""
   judge: judges.Judge | None = options.extra.get("judge")
-  table = "original" if options.synonyms else "own"
+  words = caption_flags.settings(options.extra)
+  table = "original" if words["synonyms"] else "own"
   if judge is None or not judge.server.model:
-    extractor = f"words, {table} table, singular={options.singular}"
+    extractor = f"words, {table} table, singular={words['singular']}"
     scored.settings["extractor"] = extractor
     scored.notes.append(
       f"objects by {extractor}; the published numbers come from a language "
@@ -271,6 +273,7 @@ def metrics(totals: Totals, options: Options) -> Metrics:
 BENCHMARK = Benchmark(
   name="object_halbench",
   title="Object HalBench",
+  flags=caption_flags.FLAGS,
   needs=(
     Need(FILE, "https://github.com/RLHF-V/RLHF-V (its evaluation data)"),
     coco.INSTANCES,

@@ -15,29 +15,33 @@ switched off, or --reference.
 A checkpoint without adapter and without --reference has `likelier` only.
 """
 
+import argparse
 import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from povid_jax import errors, progress
 from povid_jax.data import pairs, samples
-from povid_jax.data.batch import Batch
 from povid_jax.data.records import Record, Records, RecordSource
 from povid_jax.errors import UserError
 from povid_jax.eval import needs, results
 from povid_jax.eval.protocol import (
   Benchmark,
   Column,
+  Flags,
   Metrics,
   Options,
   Scored,
   Totals,
   ratio,
 )
+
+if TYPE_CHECKING:  # it loads JAX, which scoring given answers does without
+  from povid_jax.data.batch import Batch
 
 SPLITS = ("validation", "val", "test", "train")  # in order of choice
 _NOT_PAIRS = ("features.json", "dataset_info.json")
@@ -221,7 +225,7 @@ def _scorer() -> Any:
 
 def _batches(
   policy: Any, source: Sequence[Record], size: int
-) -> Iterator[Batch]:
+) -> Iterator["Batch"]:
   """Pairs of like length together; the last batch of a length is filled up."""
   from povid_jax.data import batches, lengths
 
@@ -315,8 +319,40 @@ def metrics(totals: Totals, options: Options) -> Metrics:
     yield f"{category}/margin", ratio(totals[name], n)
 
 
+def _add_flags(group: Any) -> None:
+  group.add_argument(
+    "--pairs",
+    type=Path,
+    metavar="PATH",
+    help="held-out pairs, a folder of TFRecords or a file of pairs in any "
+    "known format (default: in DATA/preference)",
+  )
+  group.add_argument(
+    "--reference",
+    metavar="RUN[@STEP]",
+    help="the reference model (default: the checkpoint with its adapter off)",
+  )
+  group.add_argument(
+    "--beta",
+    type=float,
+    default=0.1,
+    help="DPO's beta, the scale of rewards (0.1)",
+  )
+
+
+def _read_flags(args: argparse.Namespace) -> Mapping[str, Any]:
+  if not 0 < args.beta < float("inf"):
+    raise UserError(f"--beta={args.beta}: want a number above 0")
+  return {
+    "pairs": args.pairs,
+    "reference": args.reference,
+    "beta": args.beta,
+  }
+
+
 BENCHMARK = Benchmark(
   name="preference",
+  flags=Flags("preference", _add_flags, _read_flags),
   title="Preference",
   needs=(),
   metrics=metrics,

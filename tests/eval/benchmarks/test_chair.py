@@ -236,7 +236,7 @@ def test_agrees_with_a_plain_implementation_on_a_whole_file(put, run):
   synonyms = put("synonyms.txt", table)
   rows = _rows(captions)
   rng.shuffle(rows)
-  found = run(BENCHMARK, data, rows, synonyms=synonyms)
+  found = run(BENCHMARK, data, rows, extra={"synonyms": synonyms})
   expected = plain_chair(table, truth, references, captions)
   assert (found["CHAIRs"], found["CHAIRi"], found["recall"]) == expected
 
@@ -282,7 +282,10 @@ def test_5000_captions_in_20_seconds(put):
 def test_our_own_table_says_that_it_compares_with_nothing_published(put):
   data = _write(put, {7: ["dog"]})
   table = put("synonyms.txt", "dog, puppy\n")
-  for options, told in ((Options(), True), (Options(synonyms=table), False)):
+  for options, told in (
+    (Options(), True),
+    (Options(extra={"synonyms": table}), False),
+  ):
     questions = BENCHMARK.questions(data, options)
     scored = BENCHMARK.score(data, questions, ["A dog."], options)
     assert any("--synonyms=FILE" in note for note in scored.notes) == told
