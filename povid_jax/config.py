@@ -12,6 +12,7 @@ import importlib.util
 import json
 import math
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from ml_collections import ConfigDict
 
 from povid_jax import bounds
 from povid_jax.errors import UserError
+
+# where pip puts the files of configs/ (pyproject.toml, data-files)
+INSTALLED = Path(sys.prefix) / "share" / "povid_jax" / "configs"
 
 
 def default() -> ConfigDict:
@@ -245,8 +249,13 @@ def check(config: ConfigDict, skip: Sequence[str] = ()) -> None:
 
 def _read_file(path: Path, variant: str) -> list[ConfigDict]:
   """What a file states, after what the file that its BASE names states."""
+  if not path.is_file() and (INSTALLED / path.name).is_file():
+    path = INSTALLED / path.name
   if not path.is_file():
-    raise UserError(f"no config file {path}; see configs/ for those there are")
+    raise UserError(
+      f"no config file {path}; those of the project are in configs/ of the "
+      f"repository and, installed, in {INSTALLED}"
+    )
   if path.suffix != ".py":
     raise UserError(
       f"{path} is no config of this project: want a Python file with "

@@ -1,9 +1,13 @@
 """How a config is read and overridden, and what is refused."""
 
+from pathlib import Path
+
 import pytest
 
 from povid_jax import config
 from povid_jax.errors import UserError
+
+FOLDER = Path(__file__).parents[1] / "configs"
 
 
 def _file(tmp_path, body):
@@ -111,3 +115,13 @@ def test_whole_numbers_keep_all_their_digits():
   made = config.default()
   config.set_field(made, "seed", "9007199254740993")
   assert made.seed == 9007199254740993
+
+
+def test_an_installed_config_is_found_by_its_name(tmp_path, monkeypatch):
+  """After `pip install` there is no configs/ in the working directory."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(config, "INSTALLED", FOLDER)
+  found = config.load("configs/povid_stage2.py:7b")
+  assert found.noise.step == 500
+  with pytest.raises(UserError, match=r"no config file configs/none\.py"):
+    config.load("configs/none.py")
