@@ -14,9 +14,9 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from povid_jax.data import noise
+from povid_jax.data import noise, pairs
 from povid_jax.data.image import is_complete, open_image
-from povid_jax.data.pairs import Sample, noisy_pictures, split_turns
+from povid_jax.data.pairs import Sample, noisy_pictures
 from povid_jax.data.records import Record
 from povid_jax.data.samples import Layout
 from povid_jax.errors import UserError
@@ -179,24 +179,11 @@ def to_record(sample: Sample, options: Options) -> Record:
       open_image(data, shown)
     elif not seed:  # a picture that noise was put on has been decoded
       check_picture(data, shown)
-  prompt, chosen, rejected = split_turns(sample)
-  return Record(
-    id=sample.id,
-    images=pictures,
+  return dataclasses.replace(
+    pairs.to_record(sample, pictures),
     image_noisy=noisy,
     noise_step=step,
     noise_seed=seed,
-    prompt_turns=prompt,
-    chosen=chosen,
-    rejected=rejected or (),
     category=label(sample.extra.get("category")),
     injector=label(sample.extra.get("injector")),
-    context=sample.context,
-    end_scored=sample.end_scored,
-    rejected_weight=sample.rejected_weight,
-    more_rejected=tuple(
-      dataclasses.replace(more, turns=more.turns[len(prompt) :])
-      for more in sample.more_rejected
-    ),
-    system=sample.system or "",
   )

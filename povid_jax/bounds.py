@@ -112,6 +112,7 @@ BOUNDS: dict[str, Bound] = {
   "data.bucket_multiple": _count(4096, 1),
   "data.on_too_long": Bound(choices=("refuse", "drop")),
   "data.on_bad_sample": Bound(choices=("raise", "skip")),
+  "data.changed_weight": Bound(least=0.0, most=1e6),
   "data.workers": _count(256),
   "data.limit": _count(note="0: all records"),
   "objective.name": Bound(required=True),

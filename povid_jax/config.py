@@ -44,6 +44,8 @@ def default() -> ConfigDict:
   c.data.on_too_long = "refuse"  # refuse | drop (ids are listed either way)
   c.data.on_bad_sample = "raise"  # raise | skip (ids go to a file)
   c.data.workers = 0  # processes that read and decode; 0: in this one
+  # weight of words that only one of chosen and rejected has (DDPO); 1: as all
+  c.data.changed_weight = 1.0
   c.data.limit = 0  # use only the first so many records; 0: all
 
   # --- what is learnt from a pair ---

@@ -25,9 +25,10 @@ from PIL import Image
 from povid_jax import errors, files, objectives, progress
 from povid_jax.checkpoints import restore
 from povid_jax.data import noise as noise_lib
-from povid_jax.data import pairs, samples, text
+from povid_jax.data import pairs, samples
 from povid_jax.data.batch import Batch
 from povid_jax.data.image import open_image, preprocess
+from povid_jax.data.lengths import TextSpec, encode_record
 from povid_jax.data.tokenizer import Tokenizer, load_tokenizer
 from povid_jax.errors import UserError
 from povid_jax.models import params as params_lib
@@ -63,6 +64,7 @@ class Options(NamedTuple):
   noise_overflow: noise_lib.Overflow
   noise_seed: int
   token_rule: str
+  changed_weight: float = 1.0
 
 
 def load_scorer(
@@ -156,22 +158,21 @@ def _padded(rows: Sequence[np.ndarray], dtype: Any) -> np.ndarray:
 
 
 def make_batch(sample: pairs.Sample, scorer: Scorer, options: Options) -> Batch:
-  """One pair as a batch of one; `images_noisy` where there are pictures."""
-  prompt, chosen, rejected = pairs.split_turns(sample)
-  if rejected is None:
+  """One sample as a batch of one row, with a branch for each answer.
+
+  There are `images_noisy` where there are pictures.
+  """
+  if sample.rejected is None:
     raise UserError("no rejected_conversations; want pairs")
-  if text.count_images(prompt) != len(sample.images):
-    raise UserError(
-      f"{len(sample.images)} image(s) and {text.count_images(prompt)} <image> "
-      "in its text"
-    )
-  encoded = text.encode(
-    prompt,
-    (chosen, rejected),
-    scorer.tokenizer,
-    scorer.weights.template,
-    scorer.weights.config.image_tokens,
+  spec = TextSpec(
+    template=scorer.weights.template,
+    image_tokens=scorer.weights.config.image_tokens,
+    num_branches=2,
+    changed_weight=options.changed_weight,
   )
+  # pictures are opened below; only their number matters here
+  record = pairs.to_record(sample, (b"",) * len(sample.images))
+  encoded = encode_record(record, scorer.tokenizer, spec)
   longest = len(encoded.prefix_ids) + max(map(len, encoded.branch_ids))
   if longest > (most := scorer.weights.config.decoder.context_length):
     raise UserError(
@@ -187,6 +188,11 @@ def make_batch(sample: pairs.Sample, scorer: Scorer, options: Options) -> Batch:
     loss_mask=_padded(encoded.loss_mask, bool)[None],
     images=_pictures(pictures, scorer.weights),
     images_noisy=None if noisy is None else _pictures(noisy, scorer.weights),
+    branch_weight=(
+      None
+      if encoded.weights is None
+      else _padded(encoded.weights, np.float32)[None]
+    ),
   )
 
 
@@ -226,7 +232,7 @@ def _losses(
     if objective.needs.noise == "policy":
       other = reference._replace(noise=shared)
     loss, _ = objective.fn(policy, other, counts)
-    out[name] = float(loss[0])
+    out[name] = float(loss.mean())  # over the rejected answers
   return out
 
 
@@ -253,9 +259,10 @@ def score_pair(
     shared = _logps(*reference, batch, my_tokens, spec=spec)[0].noise
   mask = batch.loss_mask[0]
   number = lambda x: None if x is None else float(x[0])
+  several = lambda x: [float(v) for v in x] if len(x) > 1 else float(x[0])
   named = lambda sums: {
     "chosen_logps": number(sums.chosen),
-    "rejected_logps": number(sums.rejected),
+    "rejected_logps": several(sums.rejected),
     "noise_logps": number(sums.noise),
   }
   tokens = lambda ids: (
@@ -273,7 +280,7 @@ def score_pair(
     "num_tokens": {
       "prefix": int(batch.prefix_len[0]),
       "chosen": int(mask[0].sum()),
-      "rejected": int(mask[1].sum()),
+      "rejected": int(mask[1:].sum()),
     },
     "loss": _losses(options.objective, mine, theirs, shared, counts),
   }
@@ -341,6 +348,13 @@ def _parser() -> argparse.ArgumentParser:
     choices=("argmax", "argmax_exclude_gold"),
     default="argmax",
     help="which token the distorted picture triggers",
+  )
+  add(
+    "--changed-weight",
+    type=float,
+    default=1.0,
+    metavar="W",
+    help="weight of the words that only one of the two answers has (DDPO)",
   )
   return parser
 

@@ -86,6 +86,8 @@ def pick(
   picked = jnp.take_along_axis(
     jax.nn.log_softmax(every, axis=-1), jnp.asarray(targets)[..., None], axis=-1
   )[..., 0]
+  if batch.branch_weight is not None:
+    picked = picked * batch.branch_weight[:, answer]
   return jnp.where(batch.loss_mask[:, answer], picked, 0.0).sum(-1)
 
 

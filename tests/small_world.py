@@ -23,6 +23,7 @@ from povid_jax.data.records import (
   Record,
   RecordSource,
   RecordWriter,
+  Rejected,
   shard_name,
 )
 from povid_jax.data.tokenizer import load_tokenizer
@@ -259,22 +260,36 @@ def odd_records() -> list[Record]:
   ]
 
 
+def rich_records() -> list[Record]:
+  """Pairs with a context, weights and several rejected answers."""
+  more = (Rejected(("A phone.",), 0.5), Rejected(("roof cat dog bus.",)))
+  return [
+    record(5, context="A cat and a dog.", rejected_weight=0.3),
+    record(6, context="Two birds.", end_scored=True, more_rejected=more),
+    record(7, rejected_weight=1.7, end_scored=False),
+  ]
+
+
 def batch_of(
   root: Path,
   records: list[Record],
   *,
   site: str = "image",
   num_branches: int = 2,
+  changed_weight: float = 1.0,
   fillers: int = 0,
 ) -> Batch:
   """One batch [B, ...] of these records, made as a run makes it."""
   folder = data_folder(root / f"data-{site}-{num_branches}", records, shards=1)
   source = RecordSource(folder)
   tokenizer = load_tokenizer(small_tokenizer.write(root / "words"))
-  text = lengths.TextSpec(TEMPLATE, MODEL.image_tokens, num_branches)
+  text = lengths.TextSpec(
+    TEMPLATE, MODEL.image_tokens, num_branches, changed_weight
+  )
   measured = lengths.measure(source, tokenizer, text)
+  text = text.for_records(measured)
   buckets = lengths.assign(
-    measured, count=1, multiple=8, num_branches=num_branches
+    measured, count=1, multiple=8, num_branches=text.num_branches
   )
   rows = (*range(len(records)), *([batches.FILLER] * fillers))
   load = batches.Loader(
@@ -286,5 +301,6 @@ def batch_of(
     max_images=int(measured.images.max()),
     noise=batches.NoiseSpec(500, "wrap", site, seed=0, per_epoch=False),
     local_rows=tuple(range(len(rows))),
+    weighted=bool(measured.weighted.any()),
   )
   return load(batches.Step(0, buckets.prefix[0], buckets.branch[0], rows))

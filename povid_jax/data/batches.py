@@ -134,6 +134,7 @@ class Loader:
     skipped: None to raise on a bad sample; else a file to which its id and
       reason go, its row becoming a filler.
     reference: cached log-probs of every sample, arrays [n, ...], or None.
+    weighted: whether batches hold weights of tokens.
   """
 
   source: Records
@@ -146,6 +147,7 @@ class Loader:
   local_rows: tuple[int, ...]
   skipped: Path | None = None
   reference: Logps | None = None
+  weighted: bool = False
 
   def __call__(self, step: Step) -> Batch:
     rows = [self._row(step, step.rows[r]) for r in self.local_rows]
@@ -187,6 +189,7 @@ class Loader:
       branches=self.text.num_branches,
       pictures=batch_lib.square_pictures(self.max_images, self.image_size),
       noise=self.noise.site if self.noise else None,
+      weighted=self.weighted,
       reference=[name for name, x in cached.items() if x is not None],
     )
     return batch_lib.filler(described)
@@ -199,6 +202,9 @@ class Loader:
     for n, (ids, mask) in enumerate(pairs):
       row.branch_ids[n, : len(ids)] = ids
       row.loss_mask[n, : len(ids)] = mask
+      if self.weighted:
+        given = encoded.weights
+        row.branch_weight[n, : len(ids)] = 1.0 if given is None else given[n]
     pictures = [
       open_image(data, f"image {i}") for i, data in enumerate(record.images)
     ]

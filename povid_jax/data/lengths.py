@@ -1,12 +1,13 @@
 """Token counts of every sample before step 0, and the bucket lengths."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from povid_jax import files, progress
-from povid_jax.data import system, text
+from povid_jax.data import changes, system, text
 from povid_jax.data.records import Record, Records
 from povid_jax.data.tokenizer import Tokenizer
 from povid_jax.errors import UserError
@@ -19,20 +20,28 @@ class TextSpec:
   Attributes:
     template: name of the conversation template.
     image_tokens: tokens that one image takes.
-    num_branches: 2 for pairs, 1 where only the chosen answer is used.
+    num_branches: N of a batch. 1: only the chosen answers are used; otherwise
+      at least 2, see `for_records`.
+    changed_weight: of the tokens in which chosen and rejected answer differ.
   """
 
   template: str
   image_tokens: int
   num_branches: int
+  changed_weight: float = 1.0
+
+  def for_records(self, measured: "Lengths") -> "TextSpec":
+    """With room for all rejected answers of these records."""
+    most = int(measured.answers.max(initial=1))
+    return dataclasses.replace(self, num_branches=max(self.num_branches, most))
 
 
 def encode_record(
   record: Record, tokenizer: Tokenizer, spec: TextSpec
 ) -> text.Encoded:
   """Prefix and branches of a record; UserError names its id."""
-  responses = [record.chosen, record.rejected][: spec.num_branches]
-  if not all(responses):
+  rejected = record.every_rejected if spec.num_branches > 1 else ()
+  if spec.num_branches > 1 and not rejected:
     raise UserError(
       f"record {record.id!r} has no rejected answer; this objective needs "
       "pairs (data_gen inject makes them)"
@@ -47,26 +56,78 @@ def encode_record(
     template = text.find_template(spec.template)
     if record.system:
       template = system.with_system(template, record.system)
-    return text.encode(
+    encoded = text.encode(
       record.prompt_turns,
-      responses,
+      [record.chosen, *(answer.turns for answer in rejected)],
       tokenizer,
       template,
       spec.image_tokens,
+      context=record.context,
+      end_scored=record.scores_end,
     )
+    weights = [1.0, *(answer.weight for answer in rejected)]
+    return _weighted(encoded, weights, tokenizer, spec)
   except UserError as error:
     raise UserError(f"record {record.id!r}: {error}") from error
 
 
+def _weighted(
+  encoded: text.Encoded,
+  answers: Sequence[float],
+  tokenizer: Tokenizer,
+  spec: TextSpec,
+) -> text.Encoded:
+  """Puts the weights of tokens: of their answer, times `changed_weight`.
+
+  Args:
+    answers: the weight of each branch.
+  """
+  if not all(math.isfinite(w) and w >= 0 for w in answers):
+    raise UserError(
+      f"rejected_weight is {list(answers[1:])}; want numbers >= 0"
+    )
+  gamma, branches = spec.changed_weight, encoded.branch_ids
+  if gamma == 1.0 and all(weight == 1.0 for weight in answers):
+    return encoded
+  weights = [
+    np.full(len(ids), weight, np.float32)
+    for ids, weight in zip(branches, answers, strict=True)
+  ]
+  if gamma != 1.0:
+    if len(branches) > 2:
+      raise UserError(
+        "data.changed_weight compares two answers, and there are "
+        f"{len(branches) - 1} rejected ones"
+      )
+    if len(branches) == 2:
+      ends = text.stop_ids(tokenizer, text.find_template(spec.template))
+      marks = changes.changed(
+        *(ids.tolist() for ids in branches), tokenizer, ends
+      )
+      for weight, mark in zip(weights, marks, strict=True):
+        weight[mark] *= gamma
+  return dataclasses.replace(encoded, weights=tuple(weights))
+
+
 @dataclasses.dataclass(frozen=True)
 class Lengths:
-  """Per sample, int32[n]: prefix tokens, longest branch, branch tokens in
-  all, images. All 0 for a sample that cannot be used."""
+  """Per sample, int32[n]. All 0 for a sample that cannot be used.
+
+  Attributes:
+    prefix: tokens.
+    branch: tokens of the longest branch.
+    scored: branch tokens in all.
+    images: pictures.
+    answers: branches.
+    weighted: 1 where tokens do not all weigh 1.
+  """
 
   prefix: np.ndarray
   branch: np.ndarray
   scored: np.ndarray
   images: np.ndarray
+  answers: np.ndarray
+  weighted: np.ndarray
 
 
 def measure(
@@ -84,7 +145,7 @@ def measure(
       objective cannot use; None raises the error.
   """
   count = min(limit, len(source)) if limit else len(source)
-  table = np.zeros((count, 4), np.int32)
+  table = np.zeros((count, 6), np.int32)
   for i in progress.bar(range(count), desc="measuring lengths", unit="rec"):
     try:
       record = source[i]
@@ -100,6 +161,8 @@ def measure(
       max(branches),
       sum(branches),
       len(record.images),
+      len(branches),
+      encoded.weights is not None,
     )
   return Lengths(*table.T)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from povid_jax.data.picture import Picture
-from povid_jax.data.records import Rejected
+from povid_jax.data.records import Record, Rejected
 from povid_jax.errors import UserError
 from povid_jax.files import atomic_write
 
@@ -226,3 +226,32 @@ def noisy_pictures(sample: Sample) -> tuple[Picture, ...]:
     )
   folder = sample.images[0].folder if sample.images else None
   return tuple(Picture(name, folder) for name in names)
+
+
+def to_record(sample: Sample, images: tuple[bytes, ...]) -> Record:
+  """The texts of a sample as a record, for whoever scores them.
+
+  Args:
+    images: its encoded pictures.
+  """
+  prompt, chosen, rejected = split_turns(sample)
+  return Record(
+    id=sample.id,
+    images=images,
+    image_noisy=None,
+    noise_step=-1,
+    noise_seed=0,
+    prompt_turns=prompt,
+    chosen=chosen,
+    rejected=rejected or (),
+    category=str(sample.extra.get("category", "")),
+    injector=str(sample.extra.get("injector", "")),
+    context=sample.context,
+    end_scored=sample.end_scored,
+    rejected_weight=sample.rejected_weight,
+    more_rejected=tuple(
+      dataclasses.replace(more, turns=more.turns[len(prompt) :])
+      for more in sample.more_rejected
+    ),
+    system=sample.system or "",
+  )

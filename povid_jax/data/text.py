@@ -22,10 +22,12 @@ __all__ = [
   "Template",
   "Tokenizer",
   "check_ids",
+  "common_prefix",
   "count_images",
   "encode",
   "encode_prompt",
   "find_template",
+  "join",
   "load_tokenizer",
   "stop_ids",
 ]
@@ -45,11 +47,13 @@ class Encoded:
   prefix_ids: int32[p], images as runs of IMAGE_TOKEN.
   branch_ids: N arrays int32[c].
   loss_mask: N arrays bool[c], true where the assistant speaks, </s> included.
+  weights: N arrays float32[c], or None where all tokens weigh 1.
   """
 
   prefix_ids: np.ndarray
   branch_ids: tuple[np.ndarray, ...]
   loss_mask: tuple[np.ndarray, ...]
+  weights: tuple[np.ndarray, ...] | None = None
 
 
 def check_ids(tokenizer: Tokenizer, template: Template) -> None:
@@ -173,32 +177,59 @@ class _Writer:
         self._with_images(texts)
         self._text += after[0]
 
-  def answer(self, said: str) -> None:
-    if self._template.trim:
-      said = said.strip()
-    text = self._template.answer.replace("{text}", said)
+  def _after_question(self, text: str) -> list[int]:
+    """Ids of an answer's text behind the question that is not encoded yet."""
     head, whole = self._encode(self._text), self._encode(self._text + text)
     if whole[: len(head)] == head:
-      answer = whole[len(head) :]
-    else:
-      # A tokenizer that joins text across the border would leave the prefix
-      # of generation behind; such an answer is encoded apart.
-      answer = self._encode(text)
-    self._put(head)
-    self._put(answer, True)
+      return whole[len(head) :]
+    # A tokenizer that joins text across the border would leave the prefix
+    # of generation behind; such an answer is encoded apart.
+    return self._encode(text)
+
+  def _context(self, context: str) -> list[int]:
+    before = self._template.answer.partition("{text}")[0]
+    context = context.lstrip() if self._template.trim else context
+    return self._after_question(before + context)
+
+  def start_answer(self, context: str) -> None:
+    """An answer that is not finished: nothing of it is scored."""
+    self._put([*self._encode(self._text), *self._context(context)])
     self._text, self._continues = "", False
-    if end := self._template.end:
+
+  def answer(self, said: str, context: str = "", ends: bool = True) -> None:
+    """An answer, scored from where it differs from its context."""
+    if self._template.trim:
+      context, said = context.lstrip(), said.rstrip()
+      said = said if context else said.lstrip()
+    before, _, after = self._template.answer.partition("{text}")
+    text = before + join(context, said) + (after if ends else "")
+    answer, fork = self._after_question(text), 0
+    if context:
+      fork = common_prefix([answer, self._context(context)])
+    self._put(self._encode(self._text))
+    self._put(answer[:fork])
+    self._put(answer[fork:], True)
+    self._text, self._continues = "", False
+    if (end := self._template.end) and ends:
       special = self._special(end)
       self._put_special(
         self._tokenizer.eos_id if special is None else special, True
       )
 
-  def conversation(self, turns: Sequence[str], first_is_answer: bool) -> None:
+  def prompt(self, turns: Sequence[str]) -> None:
     for i, said in enumerate(turns):
-      if (i % 2 == 0) == first_is_answer:
+      if i % 2:
         self.answer(said)
       else:
         self.question(said, first=i == 0)
+
+  def response(self, turns: Sequence[str], context: str, ends: bool) -> None:
+    for i, said in enumerate(turns):
+      if i % 2:
+        self.question(said, first=False)
+      else:
+        last = i == len(turns) - 1
+        self.answer(said, "" if i else context, ends or not last)
 
   def fork(self) -> "_Writer":
     other = copy.copy(self)
@@ -233,6 +264,9 @@ def encode(
   tokenizer: Tokenizer,
   template: str | Template,
   image_tokens: int | Sequence[int],
+  *,
+  context: str = "",
+  end_scored: bool = True,
 ) -> Encoded:
   """Tokenises a prompt once, and each response as a branch of it.
 
@@ -256,6 +290,11 @@ def encode(
   characters "<image>" are text. So are "<s>", "</s>" and the like in any turn:
   nothing that was said can end a turn or be scored as its end.
 
+  With a context, the answer so far, the text forks behind it: the ids of prefix
+  and branch are those of the whole answer, context and response joined by a
+  blank, and only what comes after the context is scored. Where a tokenizer
+  joins the two across the border, the fork is before the joined token.
+
   Args:
     prompt_turns: human and gpt turns, a human one last.
     responses: one sequence of turns per branch; gpt turns first and last.
@@ -263,10 +302,12 @@ def encode(
     template: a name in TEMPLATES, or one of your own.
     image_tokens: tokens of each image in their order, or one number for all:
       576 for LLaVA-1.5.
+    context: what was said of the answer, without the blank behind it.
+    end_scored: whether the last answer is over; if not, no </s> follows.
 
   Raises:
-    UserError: no such template, turns that do not alternate that way, or an
-      <image> after the first answer.
+    UserError: no such template, turns that do not alternate that way, an
+      <image> after the first answer, or a response of which nothing is scored.
   """
   _check(prompt_turns, responses)
   if isinstance(template, str):
@@ -279,15 +320,27 @@ def encode(
       f"{len(image_tokens)} image(s) and {asked} <image> in the text"
     )
   writer = _Writer(tokenizer, template, image_tokens)
-  writer.conversation(prompt_turns, first_is_answer=False)
+  writer.prompt(prompt_turns)
   prefix = writer.fork()
   prefix.flush()
-  start = len(prefix.ids)
+  shared = len(prefix.ids)
   branches = []
   for response in responses:
     branch = writer.fork()
-    branch.conversation(response, first_is_answer=True)
+    branch.response(response, context, end_scored)
+    if not any(branch.mask[shared:]):
+      raise UserError("a response of which no token is scored; want text")
     branches.append(branch)
+  if context:
+    prefix = writer.fork()
+    prefix.start_answer(context)
+    # joined tokens belong to the branches, all of which need the same prefix
+    start = min(
+      [common_prefix([prefix.ids, b.ids]) for b in branches],
+      default=len(prefix.ids),
+    )
+    prefix.ids = prefix.ids[:start]
+  start = len(prefix.ids)
   return Encoded(
     prefix_ids=np.array(prefix.ids, np.int32),
     branch_ids=tuple(np.array(b.ids[start:], np.int32) for b in branches),
@@ -300,7 +353,36 @@ def encode_prompt(
   tokenizer: Tokenizer,
   template: str | Template,
   image_tokens: int | Sequence[int],
+  context: str = "",
 ) -> np.ndarray:
-  """int32[p], the prefix of `encode`: what an answer is generated from."""
-  encoded = encode(prompt_turns, (), tokenizer, template, image_tokens)
-  return encoded.prefix_ids
+  """int32[p], the prefix of `encode`: what an answer is generated from.
+
+  Args:
+    context: the answer so far, which is to be continued.
+  """
+  return encode(
+    prompt_turns,
+    (),
+    tokenizer,
+    template,
+    image_tokens,
+    context=context,
+  ).prefix_ids
+
+
+def join(context: str, said: str) -> str:
+  """The answer so far and what follows, a blank between them."""
+  touching = not context or not said
+  if touching or context[-1].isspace() or said[0].isspace():
+    return context + said
+  return f"{context} {said}"
+
+
+def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
+  """How many ids all sequences start with."""
+  count = 0
+  for ids in zip(*sequences, strict=False):
+    if len(set(ids)) > 1:
+      break
+    count += 1
+  return count

@@ -33,6 +33,7 @@ SMOOTHING_VARIANTS = ("cdpo", "robust")
 def _check_dpo(hyper: Mapping[str, Any]) -> None:
   _positive(hyper, "beta")
   _not_negative(hyper, "sft_weight")
+  _not_negative(hyper, "anchor_weight")
   _one_of(hyper, "loss_type", LOSS_TYPES)
   _one_of(hyper, "smoothing_variant", SMOOTHING_VARIANTS)
   smoothing = hyper["label_smoothing"]
@@ -54,6 +55,8 @@ def _check_weights(*names: str) -> Callable[[Mapping[str, Any]], None]:
     for name in ("beta", "alpha"):
       if name in hyper:
         _positive(hyper, name)
+    if "anchor_weight" in hyper:
+      _not_negative(hyper, "anchor_weight")
 
   return check
 
@@ -62,6 +65,17 @@ def _check_mdpo(hyper: Mapping[str, Any]) -> None:
   _positive(hyper, "beta")
   _not_negative(hyper, "conditional_weight")
   _not_negative(hyper, "anchor_weight")
+
+
+def _check_mpo(hyper: Mapping[str, Any]) -> None:
+  _positive(hyper, "beta")
+  names = ("preference_weight", "quality_weight", "sft_weight")
+  for name in names:
+    _not_negative(hyper, name)
+  if not any(hyper[name] for name in names[:2]):
+    raise UserError(
+      "preference_weight and quality_weight are both 0: use objective sft"
+    )
 
 
 def _positive(hyper: Mapping[str, Any], name: str) -> None:
@@ -86,7 +100,13 @@ _POVID = Objective(
   name="povid",
   fn=losses.povid,
   needs=dataclasses.replace(_PAIR, noise="own"),
-  defaults=dict(beta=0.1, text_weight=0.5, noise_weight=0.5),
+  defaults=dict(
+    beta=0.1,
+    text_weight=0.5,
+    noise_weight=0.5,
+    anchor_weight=0.0,
+    anchor=0.0,
+  ),
   term_weights=dict(rejected="text_weight", noise="noise_weight"),
   check=_check_weights("text_weight", "noise_weight"),
 )
@@ -109,6 +129,8 @@ OBJECTIVES: dict[str, Objective] = {
       label_smoothing=0.0,
       smoothing_variant="cdpo",
       sft_weight=0.0,
+      anchor_weight=0.0,
+      anchor=0.0,
       length_normalised=False,
     ),
     check=_check_dpo,
@@ -126,6 +148,20 @@ OBJECTIVES: dict[str, Objective] = {
     defaults=dict(alpha=0.1, beta1=0.05, beta2=0.05),
     term_weights=dict(rejected="beta1", noise="beta2"),
     check=_check_weights("beta1", "beta2"),
+  ),
+  "mpo": Objective(
+    name="mpo",
+    fn=losses.mpo,
+    needs=_PAIR,
+    defaults=dict(
+      beta=0.1,
+      preference_weight=0.8,
+      quality_weight=0.2,
+      sft_weight=1.0,
+    ),
+    carries=dict(shift=0.0, updates=0.0),
+    carry=losses.mpo_carry,
+    check=_check_mpo,
   ),
   "mdpo": Objective(
     name="mdpo",
@@ -165,7 +201,8 @@ def get(name: str, **hyper: Any) -> Objective:
   }
   return dataclasses.replace(
     objective,
-    fn=functools.partial(objective.fn, **values),
+    # before the first step; a step passes what it carries
+    fn=functools.partial(objective.fn, **values, **objective.carries),
     needs=objective.needs.without(*off),
     defaults=values,
   )

@@ -38,10 +38,17 @@ Metrics = dict[str, Array]
 
 
 class Counts(NamedTuple):
-  """Numbers of scored tokens, [B]; zero marks a row that only fills a batch."""
+  """Of scored tokens, [B]; zero tokens mark a row that only fills a batch.
+
+  Attributes:
+    chosen, rejected: numbers of tokens.
+    chosen_weight, rejected_weight: sums of their weights; None: each weighs 1.
+  """
 
   chosen: Array
   rejected: Array | None = None
+  chosen_weight: Array | None = None
+  rejected_weight: Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +112,9 @@ class Objective:
     term_weights: field of Needs -> the hyper-parameter that switches it off
       when zero, so that a stage without noise compiles no noisy pass.
     weight_by: "pair" (every example counts once) or "token".
+    carries: numbers that go from step to step, with their values before the
+      first one; `fn` takes them as hyper-parameters of these names.
+    carry: (carried, metrics of the whole batch) -> what the next step gets.
     check: raises UserError for values that make no sense.
   """
 
@@ -117,6 +127,10 @@ class Objective:
     default_factory=dict, hash=False
   )
   weight_by: str = "pair"
+  carries: Mapping[str, float] = dataclasses.field(
+    default_factory=dict, hash=False
+  )
+  carry: Callable[[Mapping[str, Array], Metrics], Metrics] | None = None
   check: Callable[[Mapping[str, Any]], None] = lambda hyper: None
 
   def weights(self, counts: Counts) -> Array:

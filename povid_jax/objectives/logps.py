@@ -182,17 +182,24 @@ def per_pair(found: Logps) -> Logps:
 
 
 def counts(batch: Batch) -> Counts:
-  """Scored tokens of each pair, int32[B * R]."""
-  sums = batch.loss_mask.sum(axis=-1)
+  """Scored tokens of each pair, int32[B * R], and sums of their weights."""
+  tokens = _split(batch.loss_mask.sum(axis=-1))
+  if batch.branch_weight is None:
+    return Counts(*tokens)
+  kept = jnp.where(batch.loss_mask, batch.branch_weight, 0.0)
+  return Counts(*tokens, *_split(kept.sum(axis=-1)))
+
+
+def _split(sums: Array) -> tuple[Array, Array | None]:
+  """[B, N] of answers to those of the chosen and of the rejected, [B * R]."""
   chosen, rejected = sums[:, 0], sums[:, 1:]
   if not (pairs := rejected.shape[1]):
-    return Counts(chosen)
+    return chosen, None
   if pairs == 1:
-    return Counts(chosen, rejected[:, 0])
+    return chosen, rejected[:, 0]
   rejected = rejected.reshape(-1)
   # a row with fewer rejected answers than others has fewer pairs
-  chosen = jnp.where(rejected > 0, jnp.repeat(chosen, pairs), 0)
-  return Counts(chosen, rejected)
+  return jnp.where(rejected > 0, jnp.repeat(chosen, pairs), 0), rejected
 
 
 def noise_differs(batch: Batch, noise_ids: Array, pairs: int) -> Array:
@@ -290,7 +297,10 @@ def score(
     model, batch, pictures.clean, every, spec, adapter, noise_ids
   )
   mask = batch.loss_mask[:, every, :, None]
-  sums = jnp.where(mask, per_token, 0.0).sum(axis=2)  # [B, n, J]
+  weight = None
+  if batch.branch_weight is not None:
+    weight = batch.branch_weight[:, every, :, None]
+  sums = _sum(per_token, mask, weight)  # [B, n, J]
   corrupted = None
   if spec.needs.corrupted:
     assert pictures.noisy is not None
@@ -298,13 +308,25 @@ def score(
     distorted = _per_token(
       model, batch, pictures.noisy, one, spec, adapter, None
     )
-    corrupted = jnp.where(mask[:, :1], distorted, 0.0).sum(axis=(1, 2, 3))
+    first = None if weight is None else weight[:, :1]
+    corrupted = _sum(distorted, mask[:, :1], first)[:, 0, 0]
   return Logps(
     chosen=sums[:, 0, 0],
     rejected=sums[:, 1:, 0] if spec.needs.rejected else None,
     noise=None if noise_ids is None else sums[:, 0, 1],
     corrupted=corrupted,
   )
+
+
+def _sum(per_token: Array, mask: Array, weight: Array | None) -> Array:
+  """Over the scored tokens, each times its weight: [B, n, C, J] to [B, n, J].
+
+  Weights act on policy and reference alike, so that a reward stays a weighted
+  sum of log-ratios of tokens.
+  """
+  if weight is not None:
+    per_token = per_token * weight
+  return jnp.where(mask, per_token, 0.0).sum(axis=2)
 
 
 def _per_token(

@@ -5,6 +5,8 @@ Notation, for policy p and reference q (nats, float32[B]):
 A "reward" is beta * r(y); a margin is the chosen reward minus another one.
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
@@ -36,12 +38,15 @@ def dpo(
   label_smoothing: float,
   smoothing_variant: str,
   sft_weight: float,
+  anchor_weight: float,
+  anchor: float,
   length_normalised: bool,
 ):
   """Direct preference optimisation and its kin.
 
-  h = r(chosen) - r(rejected), each divided by its own number of tokens when
-  `length_normalised`. With e = label_smoothing:
+  h = r(chosen) - r(rejected), each divided by its own number of tokens (the sum
+  of their weights, where they have some) when `length_normalised`. With
+  e = label_smoothing:
     sigmoid        -log s(beta h)             Eq. 7, arXiv 2305.18290
     .. cdpo        -(1-e) log s(beta h) - e log s(-beta h)
                    (conservative DPO: labels wrong with probability e)
@@ -49,7 +54,8 @@ def dpo(
                    Eq. 12, arXiv 2403.00409
     hinge          max(0, 1 - beta h)         arXiv 2305.10425
     ipo            (h - 1 / (2 beta))^2       Eq. 17, arXiv 2310.12036
-  plus sft_weight * (-log p(chosen) / tokens).
+  plus sft_weight * (-log p(chosen) / tokens)
+  plus anchor_weight * -log s(beta r(chosen) - anchor), see `anchored`.
 
   IPO is published with sums; libraries that average want length_normalised.
   """
@@ -58,17 +64,35 @@ def dpo(
   if length_normalised:
     if counts.rejected is None:
       raise ValueError("length_normalised wants counts of the rejected answers")
-    chosen_B = chosen_B / jnp.maximum(counts.chosen, 1)
-    rejected_B = rejected_B / jnp.maximum(counts.rejected, 1)
+    chosen_B = chosen_B / _size(counts.chosen, counts.chosen_weight)
+    rejected_B = rejected_B / _size(counts.rejected, counts.rejected_weight)
   h_B = chosen_B - rejected_B
   loss_B = _preference(h_B, beta, loss_type, label_smoothing, smoothing_variant)
   if sft_weight:
     loss_B = loss_B - sft_weight * policy.chosen / jnp.maximum(counts.chosen, 1)
+  if anchor_weight:
+    loss_B = loss_B + anchor_weight * anchored(beta * chosen_B, anchor)
   metrics = {
     **common_metrics(policy, reference, counts),
-    **reward_metrics(beta * chosen_B, injected=beta * rejected_B),
+    **reward_metrics(beta * chosen_B, rejected=beta * rejected_B),
   }
   return loss_B, metrics
+
+
+def _size(tokens_B: Array, weight_B: Array | None) -> Array:
+  """Divisor of a mean over tokens; 1 for rows without any."""
+  if weight_B is None:
+    return jnp.maximum(tokens_B, 1)
+  return jnp.where(weight_B > 0, weight_B, 1.0)
+
+
+def anchored(reward_B: Array, anchor: float) -> Array:
+  """-log s(reward - anchor): keeps the chosen answer's reward above the anchor.
+
+  DPO is content when both answers get less likely, the rejected one faster.
+  Source: Eq. 6, arXiv 2406.11839.
+  """
+  return -jax.nn.log_sigmoid(reward_B - anchor)
 
 
 def _preference(
@@ -95,11 +119,14 @@ def povid(
   beta: float,
   text_weight: float,
   noise_weight: float,
+  anchor_weight: float,
+  anchor: float,
 ):
   """POVID stage 2 as released: a weighted sum of two DPO losses.
 
     text_weight * -log s(beta (r(chosen) - r(rejected)))
     + noise_weight * -log s(beta (r(chosen) - (q_p - q_q)))
+    + anchor_weight * -log s(beta r(chosen) - anchor)      (0 as released)
 
   q_p is the log-prob that the policy gives, under the clean image, to the
   tokens it prefers under the noisy image; q_q the same of the reference. In
@@ -113,11 +140,13 @@ def povid(
   loss_B = jnp.zeros_like(chosen_B)
   rewards = {}
   if text_weight:
-    rewards["injected"] = beta * _ratio(policy, reference, "rejected")
-    loss_B -= text_weight * jax.nn.log_sigmoid(chosen_B - rewards["injected"])
+    rewards["rejected"] = beta * _ratio(policy, reference, "rejected")
+    loss_B -= text_weight * jax.nn.log_sigmoid(chosen_B - rewards["rejected"])
   if noise_weight:
     rewards["noise"] = beta * _ratio(policy, reference, "noise")
     loss_B -= noise_weight * jax.nn.log_sigmoid(chosen_B - rewards["noise"])
+  if anchor_weight:
+    loss_B += anchor_weight * anchored(chosen_B, anchor)
   metrics = {
     **common_metrics(policy, reference, counts),
     **reward_metrics(chosen_B, **rewards),
@@ -136,7 +165,7 @@ def povid_paper(
 ):
   """POVID as its paper writes it: one sigmoid over a weighted sum.
 
-    -log s(alpha r(chosen) - (beta1 r(injected) + beta2 r(noise)))
+    -log s(alpha r(chosen) - (beta1 r(rejected) + beta2 r(noise)))
 
   Source: arXiv 2402.11411, the objective of section 3. The paper gives no
   values that we could find; the defaults (0.1, 0.05, 0.05) have, where policy
@@ -145,8 +174,8 @@ def povid_paper(
   chosen_B = alpha * (policy.chosen - reference.chosen)
   rewards, h_B = {}, chosen_B
   if beta1:
-    rewards["injected"] = beta1 * _ratio(policy, reference, "rejected")
-    h_B = h_B - rewards["injected"]
+    rewards["rejected"] = beta1 * _ratio(policy, reference, "rejected")
+    h_B = h_B - rewards["rejected"]
   if beta2:
     rewards["noise"] = beta2 * _ratio(policy, reference, "noise")
     h_B = h_B - rewards["noise"]
@@ -157,6 +186,60 @@ def povid_paper(
     "accuracy/joint": _positive(h_B),
   }
   return -jax.nn.log_sigmoid(h_B), metrics
+
+
+def mpo(
+  policy: Logps,
+  reference: Logps,
+  counts: Counts,
+  *,
+  beta: float,
+  preference_weight: float,
+  quality_weight: float,
+  sft_weight: float,
+  shift: Array | float,
+  updates: Array | float,
+):
+  """Mixed preference optimisation: which is better, how good each is, and SFT.
+
+    preference_weight * -log s(beta (r(chosen) - r(rejected)))
+    + quality_weight * (-log s(beta r(chosen) - shift)
+                        - log s(-(beta r(rejected) - shift)))     (bco_pair)
+    + sft_weight * (-log p(chosen) / tokens)
+
+  `shift` is the mean of all rewards, chosen and rejected, of the steps before.
+  The batch's own rewards are left out, so that microbatches add up to one big
+  batch; trainers in PyTorch count them in. Source: Eq. 1-5, arXiv 2411.10442,
+  its weights (0.8, 0.2, 1); BCO: arXiv 2404.04656.
+  """
+  del updates
+  chosen_B = beta * (policy.chosen - reference.chosen)
+  rejected_B = beta * _ratio(policy, reference, "rejected")
+  preference_B = -jax.nn.log_sigmoid(chosen_B - rejected_B)
+  quality_B = -jax.nn.log_sigmoid(chosen_B - shift)
+  quality_B -= jax.nn.log_sigmoid(shift - rejected_B)
+  sft_B = -policy.chosen / jnp.maximum(counts.chosen, 1)
+  loss_B = preference_weight * preference_B + quality_weight * quality_B
+  loss_B += sft_weight * sft_B
+  parts = {"preference": preference_B, "quality": quality_B, "sft": sft_B}
+  metrics = {
+    **common_metrics(policy, reference, counts),
+    **reward_metrics(chosen_B, rejected=rejected_B),
+    **{
+      f"loss/{name}": jax.lax.stop_gradient(part_B)
+      for name, part_B in parts.items()
+    },
+    "shift": jnp.full_like(chosen_B, shift),
+  }
+  return loss_B, metrics
+
+
+def mpo_carry(carried: Mapping[str, Array], metrics: Metrics) -> Metrics:
+  """The mean of all rewards so far, this step's counted in."""
+  reward = (metrics["rewards/chosen"] + metrics["rewards/rejected"]) / 2
+  updates = carried["updates"] + 1
+  shift = carried["shift"] + (reward - carried["shift"]) / updates
+  return {"shift": shift, "updates": updates}
 
 
 def mdpo(
@@ -180,14 +263,14 @@ def mdpo(
   anchor 0, a plain sum of three).
   """
   chosen_B = beta * (policy.chosen - reference.chosen)
-  rewards = {"injected": beta * _ratio(policy, reference, "rejected")}
-  loss_B = -jax.nn.log_sigmoid(chosen_B - rewards["injected"])
+  rewards = {"rejected": beta * _ratio(policy, reference, "rejected")}
+  loss_B = -jax.nn.log_sigmoid(chosen_B - rewards["rejected"])
   if conditional_weight:
     rewards["corrupted"] = beta * _ratio(policy, reference, "corrupted")
     log_s_B = jax.nn.log_sigmoid(chosen_B - rewards["corrupted"])
     loss_B -= conditional_weight * log_s_B
   if anchor_weight:
-    loss_B -= anchor_weight * jax.nn.log_sigmoid(chosen_B - anchor)
+    loss_B += anchor_weight * anchored(chosen_B, anchor)
   metrics = {
     **common_metrics(policy, reference, counts),
     **reward_metrics(chosen_B, **rewards),
@@ -211,7 +294,7 @@ def _ratio(policy: Logps, reference: Logps, kind: str) -> Array:
 def reward_metrics(chosen_B: Array, **others: Array) -> Metrics:
   """Rewards, margins and accuracies, one set per kind of negative; no grad.
 
-  Names: rewards/chosen, and for each kind K (injected, noise, corrupted)
+  Names: rewards/chosen, and for each kind K (rejected, noise, corrupted)
   rewards/K, margin/K (nats, scaled by beta) and accuracy/K (1 where the
   margin is positive).
   """

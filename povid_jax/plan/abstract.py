@@ -141,6 +141,7 @@ def abstract_batch(
       shape.images, described.square_tower.image_size
     ),
     noise=config.noise.site if needs.noisy_picture else None,
+    weighted=config.data.changed_weight != 1.0,
     reference=needs.fixed.terms if cached else (),
   )
   return jax.tree.map(

@@ -123,6 +123,7 @@ def build_data(
     template=weights.template,
     image_tokens=weights.config.image_tokens,
     num_branches=get_objective(config).needs.branches,
+    changed_weight=config.data.changed_weight,
   )
   note = functools.partial(batches.note_skipped, workdir / "skipped.jsonl")
   measured = lengths.measure(
@@ -136,6 +137,7 @@ def build_data(
       else None
     ),
   )
+  text = text.for_records(measured)
   buckets = lengths.assign(
     measured,
     count=config.data.buckets,
@@ -198,6 +200,7 @@ def build_loader(
       workdir / "skipped.jsonl" if config.data.on_bad_sample == "skip" else None
     ),
     reference=cached,
+    weighted=bool(data.lengths.weighted.any()),
   )
 
 
@@ -253,7 +256,11 @@ def describe_state(
   shapes = jax.eval_shape(step.optimizer.init, params)
   opt_state = jax.tree_util.tree_map_with_path(cut, shapes)
   number = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
-  return State(cast(jax.Array, number), params, opt_state)
+  carried = {
+    name: jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
+    for name in step.objective.carries
+  }
+  return State(cast(jax.Array, number), params, opt_state, carried)
 
 
 def init_state(step: StepFn, params: Params, mesh: Mesh) -> State:
@@ -261,8 +268,11 @@ def init_state(step: StepFn, params: Params, mesh: Mesh) -> State:
   described = describe_state(step, params, mesh)
   placed = jax.tree.map(lambda leaf: leaf.sharding, described.opt_state)
   opt_state = jax.jit(step.optimizer.init, out_shardings=placed)(params)
-  number = jax.device_put(jnp.int32(0), described.step.sharding)
-  return State(number, params, opt_state)
+  put = lambda x: jax.device_put(x, described.step.sharding)
+  carried = {
+    name: put(jnp.float32(x)) for name, x in step.objective.carries.items()
+  }
+  return State(put(jnp.int32(0)), params, opt_state, carried)
 
 
 def place(host: Batch, config: ConfigDict, mesh: Mesh) -> Batch:

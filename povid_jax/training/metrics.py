@@ -16,7 +16,7 @@ from povid_jax.errors import UserError
 # What the line on standard output shows, if the step reports it.
 _SHOWN = (
   ("loss", "loss {:.4f}"),
-  ("margin/injected", "margin injected {:+#.3g}"),
+  ("margin/rejected", "margin rejected {:+#.3g}"),
   ("margin/noise", "noise {:+#.3g}"),
   ("drift/chosen", "drift {:+#.3g}"),
   ("grad_norm", "grad {:.3g}"),
@@ -276,7 +276,7 @@ def read(path: str | Path) -> list[dict[str, Any]]:
       continue
     try:
       row = json.loads(text)
-      rows.append({**row, "step": int(row["step"])})
+      rows.append({**_renamed(row), "step": int(row["step"])})
     except (ValueError, KeyError, TypeError) as error:
       if number == len(lines):  # no newline after it: the writer was killed
         break
@@ -284,6 +284,15 @@ def read(path: str | Path) -> list[dict[str, Any]]:
         f"{path} line {number}: want a JSON object with a step, got {text[:60]}"
       ) from error
   return rows
+
+
+def _renamed(row: dict[str, Any]) -> dict[str, Any]:
+  """Older runs called the rejected answer "injected", whoever wrote it."""
+  old, new = "/injected", "/rejected"
+  return {
+    name.removesuffix(old) + new if name.endswith(old) else name: value
+    for name, value in row.items()
+  }
 
 
 def truncate(path: str | Path, start_step: int) -> None:

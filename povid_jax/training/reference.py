@@ -34,7 +34,7 @@ def key_of(
 ) -> dict[str, Any]:
   """Everything that the numbers depend on."""
   needs_noise = step.spec.needs.noisy_picture
-  return {
+  key = {
     "terms": list(step.spec.needs.fixed.terms),
     "weights": restore.fingerprint(config.init),
     "data": data.source.fingerprint(),
@@ -45,6 +45,9 @@ def key_of(
     "noise": config.noise.to_dict() if needs_noise else None,
     "noise_seed": config.seed if needs_noise else None,
   }
+  if config.data.changed_weight != 1.0:  # weights of records are in `data`
+    key["changed_weight"] = config.data.changed_weight
+  return key
 
 
 def cached(
@@ -92,7 +95,9 @@ def cached(
 
 def _read(folder: Path, key: dict[str, Any]) -> Logps:
   stored = files.read_json(folder / "key.json", "it names the cache")
-  for name, value in json.loads(json.dumps(key)).items():
+  wanted = json.loads(json.dumps(key))
+  for name in sorted(wanted | stored):
+    value = wanted.get(name)
     if stored.get(name) != value:
       raise UserError(
         f"reference cache {folder} is stale: its {name} is "

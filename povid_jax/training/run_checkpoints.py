@@ -96,7 +96,7 @@ class RunCheckpoints:
         step,
         args=ocp.args.Composite(
           params=ocp.args.StandardSave(nest(state.params)),
-          optimizer=ocp.args.StandardSave(_as_list(state.opt_state)),
+          optimizer=ocp.args.StandardSave(_as_list(_beside(state))),
           data=ocp.args.JsonSave({"next_step": step}),
         ),
       )
@@ -179,7 +179,7 @@ class RunCheckpoints:
     shape = lambda x: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=x.sharding
     )
-    optimizer = jax.tree.map(shape, state.opt_state)
+    optimizer = jax.tree.map(shape, _beside(state))
     restored = self._manager.restore(
       step,
       args=ocp.args.Composite(
@@ -189,18 +189,23 @@ class RunCheckpoints:
         optimizer=ocp.args.StandardRestore(_as_list(optimizer)),
       ),
     )
-    opt_state = jax.tree.unflatten(
-      jax.tree.structure(state.opt_state),
+    opt_state, carried = jax.tree.unflatten(
+      jax.tree.structure(_beside(state)),
       [leaf["leaf"] for leaf in restored["optimizer"]],
     )
     params = dict(sorted(unnest(restored["params"]).items()))
     number = jax.device_put(jax.numpy.int32(step), state.step.sharding)
-    return State(number, params, opt_state)
+    return State(number, params, opt_state, carried)
 
   def close(self) -> None:
     """Ends what is being saved; a save that fails now was said before."""
     with contextlib.suppress(*_NOT_SAVED):
       self._manager.close()
+
+
+def _beside(state: State) -> tuple[Any, Any]:
+  """What a state holds beside parameters."""
+  return state.opt_state, state.carried
 
 
 def _as_list(tree: Any) -> list[dict[str, Any]]:

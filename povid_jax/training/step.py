@@ -1,6 +1,7 @@
 """The training step: a pure function of state and batch."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -25,6 +26,8 @@ class State(NamedTuple):
   step: Array  # int32[]: updates so far
   params: Params  # the trained ones, float32
   opt_state: Any
+  # numbers that the objective carries from step to step, see `Objective`
+  carried: dict[str, Array] = {}  # noqa: RUF012
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,7 +64,7 @@ class StepFn:
     counts = logps.counts(flat)
     # known before the forward pass: every microbatch divides by the same
     total = self.objective.weights(counts).sum()
-    gradients = lambda part: self._gradients(state.params, frozen, part, total)
+    gradients = lambda part: self._gradients(state, frozen, part, total)
     first: Batch = jax.tree.map(lambda x: x[0], batch)
     if parts == 1:
       grads, metrics = gradients(first)
@@ -84,24 +87,40 @@ class StepFn:
       "rows_used": (counts.chosen > 0).sum().astype(jnp.float32),
       "tokens_scored": flat.loss_mask.sum().astype(jnp.float32),
     }
-    return State(state.step + 1, params, opt_state), metrics
+    carried = self._carry(state.carried, metrics)
+    return State(state.step + 1, params, opt_state, carried), metrics
+
+  def _carry(
+    self, carried: Mapping[str, Array], metrics: dict[str, Array]
+  ) -> Mapping[str, Array]:
+    """What the next step is given; unchanged by a step that is not finite."""
+    if self.objective.carry is None:
+      return carried
+    new = self.objective.carry(carried, metrics)
+    finite = metrics["finite"] > 0
+    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, carried)
 
   def _gradients(
-    self, params: Params, frozen: Frozen, batch: Batch, total: Array
+    self, state: State, frozen: Frozen, batch: Batch, total: Array
   ) -> tuple[Params, dict[str, Array]]:
     """Gradients and metrics of one microbatch, as shares of the whole."""
     counts = logps.counts(batch)
     weights = self.objective.weights(counts)
+    hyper = {name: state.carried[name] for name in self.objective.carries}
     share = lambda values: weighted_mean(values, weights, total)
 
     def loss_fn(params: Params) -> tuple[Array, dict[str, Array]]:
       found = logps.both(self.graph, frozen, params, batch, self.spec)
-      loss, metrics = self.objective.fn(found.policy, found.reference, counts)
+      loss, metrics = self.objective.fn(
+        found.policy, found.reference, counts, **hyper
+      )
       if found.noise_ids is not None:
         metrics["noise_differs"] = logps.noise_differs(
           batch, found.noise_ids, len(weights)
         )
       return share(loss), {k: share(v) for k, v in metrics.items()}
 
-    (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+    (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+      state.params
+    )
     return grads, {**metrics, "loss": loss}

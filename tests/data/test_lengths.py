@@ -56,7 +56,9 @@ def test_no_other_buckets_pad_less(values, count, multiple):
 
 
 def _lengths(prefix, branch, scored):
-  return Lengths(*map(np.array, (prefix, branch, scored, [1] * len(prefix))))
+  return Lengths(
+    *map(np.array, (prefix, branch, scored, *3 * [[1] * len(prefix)]))
+  )
 
 
 def test_assign():

@@ -32,12 +32,18 @@ OBJECTIVES = {
   "povid_shared": {},
   "povid_paper": {},
   "mdpo": {},
+  "dpo anchored": {"anchor_weight": 0.5, "anchor": 0.1},
+  "povid anchored": {"anchor_weight": 0.5},
+  "mpo": {},
 }
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-  """(graph, parameters by path, batch of five odd pairs and a filler row)."""
+  """(graph, parameters by path, batch of odd rows and one that fills it).
+
+  Some have a context, weights, or three rejected answers.
+  """
   graph, shapes = params_lib.abstract(small_world.MODEL, LORA)
   random = np.random.default_rng(1)
   params = small_world.arrays()
@@ -45,7 +51,8 @@ def world(tmp_path_factory):
     if params_lib.is_lora(path):
       params[path] = random.normal(0, 0.2, leaf.shape).astype(np.float32)
   root = tmp_path_factory.mktemp("forward")
-  batch = small_world.batch_of(root, small_world.odd_records(), fillers=1)
+  records = [*small_world.odd_records(), *small_world.rich_records()]
+  batch = small_world.batch_of(root, records, fillers=1)
   shape = batch.branch_ids[:, 0].shape
   noise_ids = random.integers(0, 400, shape, dtype=np.int32)
   return graph, jax.tree.map(jnp.asarray, params), batch, noise_ids
@@ -69,11 +76,13 @@ def ours(model, batch, noise_ids, spec=SPEC):
 def plain(model, batch, noise_ids):
   clean, noisy = _embeds(model, batch)
   of_chosen = plain_model.predictions(model, batch, 0, clean)
+  rejected = [plain_model.score(model, batch, n, clean) for n in (1, 2, 3)]
+  each_pair = lambda x: jnp.repeat(x, len(rejected))
   return Logps(
-    chosen=plain_model.pick(of_chosen, batch, 0),
-    rejected=plain_model.score(model, batch, 1, clean),
-    noise=plain_model.pick(of_chosen, batch, 0, noise_ids),
-    corrupted=plain_model.score(model, batch, 0, noisy),
+    chosen=each_pair(plain_model.pick(of_chosen, batch, 0)),
+    rejected=jnp.stack(rejected, axis=1).reshape(-1),
+    noise=each_pair(plain_model.pick(of_chosen, batch, 0, noise_ids)),
+    corrupted=each_pair(plain_model.score(model, batch, 0, noisy)),
   )
 
 
@@ -95,7 +104,8 @@ def pulled(world):
 
     return jax.jit(run)
 
-  zero = Logps(*[jnp.zeros(len(batch.index))] * 4)
+  pairs = len(batch.index) * (batch.branch_ids.shape[1] - 1)
+  zero = Logps(*[jnp.zeros(pairs)] * 4)
 
   @functools.cache  # compiled where it is asked for: that is what takes long
   def get(name):

@@ -51,6 +51,8 @@ def oracle_dpo(
   smoothing_variant="cdpo",
   sft_weight=0.0,
   length_normalised=False,
+  anchor_weight=0.0,
+  anchor=0.0,
 ):
   c, r = p["chosen"] - q["chosen"], p["rejected"] - q["rejected"]
   if length_normalised:
@@ -64,13 +66,28 @@ def oracle_dpo(
     loss = -(1 - e) * log_s(beta * h) - e * log_s(-beta * h)
   else:
     loss = (-(1 - e) * log_s(beta * h) + e * log_s(-beta * h)) / (1 - 2 * e)
+  loss = loss - anchor_weight * log_s(beta * c - anchor)
   return loss - sft_weight * p["chosen"] / n["chosen"]
 
 
-def oracle_povid(p, q, n, beta=0.1, text_weight=0.5, noise_weight=0.5):
+def oracle_povid(
+  p,
+  q,
+  n,
+  beta=0.1,
+  text_weight=0.5,
+  noise_weight=0.5,
+  anchor_weight=0.0,
+  anchor=0.0,
+):
   text = (p["chosen"] - p["rejected"]) - (q["chosen"] - q["rejected"])
   noise = (p["chosen"] - p["noise"]) - (q["chosen"] - q["noise"])
-  return -text_weight * log_s(beta * text) - noise_weight * log_s(beta * noise)
+  kept = beta * (p["chosen"] - q["chosen"]) - anchor
+  return (
+    -text_weight * log_s(beta * text)
+    - noise_weight * log_s(beta * noise)
+    - anchor_weight * log_s(kept)
+  )
 
 
 def oracle_paper(p, q, n, alpha=0.1, beta1=0.05, beta2=0.05):
@@ -87,6 +104,29 @@ def oracle_mdpo(
   image = -log_s(beta * (r["chosen"] - r["corrupted"]))
   floor = -log_s(beta * r["chosen"] - anchor)
   return text + conditional_weight * image + anchor_weight * floor
+
+
+def oracle_mpo(
+  p,
+  q,
+  n,
+  beta=0.1,
+  preference_weight=0.8,
+  quality_weight=0.2,
+  sft_weight=1.0,
+  shift=0.0,
+):
+  c, r = (
+    beta * (p["chosen"] - q["chosen"]),
+    beta * (p["rejected"] - q["rejected"]),
+  )
+  quality = -log_s(c - shift) - log_s(-(r - shift))
+  sft = -p["chosen"] / n["chosen"]
+  return (
+    -preference_weight * log_s(c - r)
+    + quality_weight * quality
+    + sft_weight * sft
+  )
 
 
 CASES = [
@@ -113,6 +153,16 @@ CASES = [
   ("povid_paper", {"alpha": 0.3, "beta1": 0.2, "beta2": 0.1}, oracle_paper),
   ("mdpo", {}, oracle_mdpo),
   ("mdpo", {"anchor": 0.5, "conditional_weight": 0.3}, oracle_mdpo),
+  ("dpo", {"anchor_weight": 0.7, "anchor": 0.2}, oracle_dpo),
+  (
+    "dpo",
+    {"anchor_weight": 2.0, "loss_type": "hinge", "length_normalised": True},
+    oracle_dpo,
+  ),
+  ("povid", {"anchor_weight": 0.4}, oracle_povid),
+  ("povid_shared", {"anchor_weight": 1.0, "anchor": -0.3}, oracle_povid),
+  ("mpo", {}, oracle_mpo),
+  ("mpo", {"quality_weight": 0.9, "sft_weight": 0.0, "beta": 0.3}, oracle_mpo),
 ]
 IDS = [f"{name}-{'-'.join(map(str, h.values()))}" for name, h, _ in CASES]
 
@@ -157,6 +207,49 @@ def test_gradient_agrees_with_finite_differences(name, hyper, oracle):
     )
 
 
+def test_the_shift_of_mpo():
+  """The mean of all rewards of the steps before, in the order of the steps."""
+  objective = objectives.get("mpo", beta=0.2)
+  carried = dict(objective.carries)
+  assert carried["shift"] == 0
+  means = []
+  for seed in range(4):
+    policy, reference, counts = draw(seed)
+    p, q, n = as_jax(policy, reference, counts)
+    loss, metrics = objective.fn(p, q, n, **carried)
+    want = oracle_mpo(
+      policy, reference, counts, beta=0.2, shift=np.mean(means or [0.0])
+    )
+    np.testing.assert_allclose(loss, want, rtol=2e-6, atol=1e-4)
+    means.append(
+      np.mean(
+        [
+          0.2 * (policy[name] - reference[name])
+          for name in ("chosen", "rejected")
+        ]
+      )
+    )
+    batch = {k: weighted_mean(v, jnp.ones(BATCH)) for k, v in metrics.items()}
+    carried = objective.carry(carried, batch)
+    assert float(carried["shift"]) == pytest.approx(np.mean(means), rel=1e-5)
+  assert float(carried["updates"]) == 4
+
+
+def test_length_normalised_divides_by_the_weights():
+  """DDPO's mean: tokens that weigh more count more in the divisor too."""
+  policy, reference, counts = draw(5)
+  p, q, n = as_jax(policy, reference, counts)
+  mass = {"chosen": counts["chosen"] * 1.5, "rejected": counts["rejected"] * 3}
+  weighted = n._replace(
+    chosen_weight=jnp.asarray(mass["chosen"]),
+    rejected_weight=jnp.asarray(mass["rejected"], jnp.float32),
+  )
+  objective = objectives.get("dpo", length_normalised=True)
+  want = oracle_dpo(policy, reference, mass, length_normalised=True)
+  got = objective.fn(p, q, weighted)[0]
+  np.testing.assert_allclose(got, want, rtol=2e-6, atol=1e-5)
+
+
 def test_rows_by_hand():
   """beta 0.1, chosen +2 nats, rejected -3, noise -8: margins 0.5 and 1.0."""
   p = Logps(*(jnp.array([x]) for x in (-8.0, -23.0, -28.0)))
@@ -167,11 +260,11 @@ def test_rows_by_hand():
   assert float(loss[0]) == pytest.approx(0.5 * (0.474077 + 0.313262), abs=1e-6)
   want = {
     "rewards/chosen": 0.2,
-    "rewards/injected": -0.3,
+    "rewards/rejected": -0.3,
     "rewards/noise": -0.8,
-    "margin/injected": 0.5,
+    "margin/rejected": 0.5,
     "margin/noise": 1.0,
-    "accuracy/injected": 1.0,
+    "accuracy/rejected": 1.0,
     "accuracy/noise": 1.0,
     "drift/chosen": 2.0,
     "drift/chosen_per_token": 0.5,
@@ -198,6 +291,8 @@ def test_rows_by_hand():
     ("povid", {"noise_weight": 0.0}, 0.346574),
     ("povid_paper", {}, 0.693147),
     ("mdpo", {}, 2.079442),
+    ("mpo", {"sft_weight": 0.0}, 0.8 * 0.693147 + 0.2 * 1.386294),
+    ("dpo", {"anchor_weight": 0.5}, 1.5 * 0.693147),
   ],
 )
 def test_loss_where_policy_is_the_reference(name, hyper, want):
@@ -206,7 +301,7 @@ def test_loss_where_policy_is_the_reference(name, hyper, want):
   counts = Counts(jnp.array([3]), jnp.array([3]))
   loss, metrics = objectives.get(name, **hyper).fn(same, same, counts)
   assert float(loss[0]) == pytest.approx(want, abs=1e-5)
-  assert float(metrics["accuracy/injected"][0]) == 0.0  # a tie is not a win
+  assert float(metrics["accuracy/rejected"][0]) == 0.0  # a tie is not a win
 
 
 def test_paper_defaults_have_the_released_gradient_at_the_reference():
@@ -354,6 +449,14 @@ def test_weighted_mean_ignores_filler_even_if_it_is_nan():
     ("dpo", {"label_smoothing": 0.5}, "want [0, 0.5)"),
     ("dpo", {"label_smoothing": 0.1, "loss_type": "ipo"}, "needs loss_type"),
     ("dpo", {"length_normalised": 1}, "want bool"),
+    ("dpo", {"anchor_weight": -1}, "anchor_weight: want a number >= 0"),
+    ("povid", {"anchor_weight": -1}, "anchor_weight: want a number >= 0"),
+    ("mpo", {"shift": 1.0}, "unknown mpo hyper-parameter 'shift'"),
+    (
+      "mpo",
+      {"preference_weight": 0, "quality_weight": 0},
+      "preference_weight and quality_weight are both 0",
+    ),
     ("sft", {"beta": 0.1}, "unknown sft hyper-parameter 'beta'"),
   ],
 )

@@ -122,7 +122,7 @@ def run_folder(tmp_path):
   for stage in ("sft", "stage1", "stage2"):
     write_evaluation(root / "eval" / stage / "balanced", stage)
   write_log(root / "sft", ["loss"])
-  pair = ["loss", "margin/injected", "accuracy/injected", "drift/chosen"]
+  pair = ["loss", "margin/rejected", "accuracy/rejected", "drift/chosen"]
   write_log(root / "stage1", pair)
   write_log(root / "stage2", [*pair, "margin/noise", "accuracy/noise", "mfu"])
   config = {"lr": 0.25, "noise": {"step": 500, "overflow": "wrap"}}

@@ -19,14 +19,14 @@ def rows(workdir):
 def test_rows_and_a_line_every_few_steps(tmp_path, capsys):
   with metrics.Writer(tmp_path, every=2, total_steps=4) as writer:
     for step in range(1, 5):
-      values = {"loss": 1 / step, "margin/injected": 0.25, "grad_norm": 3.0}
+      values = {"loss": 1 / step, "margin/rejected": 0.25, "grad_norm": 3.0}
       writer.write(step, values, pairs=4, tokens=100)
   assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4]
   assert [row["loss"] for row in rows(tmp_path)] == [1, 1 / 2, 1 / 3, 1 / 4]
   out = capsys.readouterr().out.splitlines()
   assert len(out) == 2
   assert out[0].startswith(
-    "step 2/4  loss 0.5000  margin injected +0.250  grad 3  "
+    "step 2/4  loss 0.5000  margin rejected +0.250  grad 3  "
   )
   assert "pairs/s" in out[0] and "tokens/s" in out[0] and "MFU" not in out[0]
   assert list((tmp_path / "metrics").glob("events.out.tfevents.*"))
@@ -166,7 +166,7 @@ def test_no_bar_in_a_log(tmp_path, capsys):
 def test_line_with_everything():
   row = {
     "loss": 0.69314,
-    "margin/injected": 0.5,
+    "margin/rejected": 0.5,
     "margin/noise": -0.25,
     "drift/chosen": -1.5,
     "lr": 1e-7,
@@ -175,7 +175,7 @@ def test_line_with_everything():
     "mfu": 0.512,
   }
   assert metrics.line(20, row) == (
-    "step 20  loss 0.6931  margin injected +0.500  noise -0.250  "
+    "step 20  loss 0.6931  margin rejected +0.500  noise -0.250  "
     "drift -1.50  lr 1e-07  3.21 pairs/s  12.3k tokens/s  MFU 51.2%"
   )
 

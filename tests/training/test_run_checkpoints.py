@@ -1,5 +1,6 @@
 """What a run keeps, restores and refuses to restore."""
 
+import contextlib
 import json
 import logging
 import resource
@@ -66,6 +67,24 @@ def test_the_newest_are_kept_and_restored(saved):
   position = json.loads((saved / "checkpoints/3/data/metadata").read_text())
   assert position == {"next_step": 3}
   run.close()
+
+
+def test_what_an_objective_carries_is_kept_to_the_bit(tmp_path):
+  """A running mean goes on where it was; checkpoints without one still open."""
+  carried = {"shift": jnp.float32(1 / 3), "updates": jnp.float32(7)}
+  with contextlib.closing(_open(tmp_path / "a")) as saves:
+    saves.save(_state(4)._replace(carried=carried), {})
+    saves.wait()
+    zeros = jax.tree.map(jnp.zeros_like, carried)
+    back = saves.restore(_state(0)._replace(carried=zeros))
+  assert {k: float(v) for k, v in back.carried.items()} == {
+    "shift": float(np.float32(1 / 3)),
+    "updates": 7.0,
+  }
+  with contextlib.closing(_open(tmp_path / "b")) as saves:
+    saves.save(_state(4), {})
+    saves.wait()
+    assert saves.restore(_state(0)).carried == {}
 
 
 def test_one_step_is_saved_once(saved, tmp_path):

@@ -131,7 +131,7 @@ def test_rows_of_the_log(whole_run):
   row = json.loads(lines[0])
   assert {
     "step", "loss", "lr", "grad_norm", "padding", "tokens", "epoch",
-    "input_wait_seconds", "margin/injected", "margin/noise", "drift/chosen",
+    "input_wait_seconds", "margin/rejected", "margin/noise", "drift/chosen",
     "noise_differs", "skipped",
   } <= set(row)  # fmt: skip
   assert row["lr"] == pytest.approx(0.01)

@@ -16,6 +16,7 @@ A checkpoint without adapter and without --reference has `likelier` only.
 """
 
 import argparse
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ import numpy as np
 
 from povid_jax import errors, progress
 from povid_jax.data import pairs, samples
-from povid_jax.data.records import Record, Records, RecordSource
+from povid_jax.data.records import Record, Records, RecordSource, Rejected
 from povid_jax.errors import UserError
 from povid_jax.eval import needs, results
 from povid_jax.eval.protocol import (
@@ -75,7 +76,8 @@ def open_pairs(data: Path, options: Options) -> list[Record]:
     source = RecordSource(path, options.split or _split(path))
   else:
     source = _from_json(_json_file(path), options)
-  kept = [source[i] for i in range(len(source))[: options.limit]]
+  read = (source[i] for i in range(len(source))[: options.limit])
+  kept = [pair for record in read for pair in _each_pair(record)]
   without = [record.id for record in kept if not record.rejected]
   if without or not kept:
     raise UserError(
@@ -131,23 +133,22 @@ def _from_json(path: Path, options: Options) -> list[Record]:
 
 
 def _record(sample: pairs.Sample) -> Record:
-  prompt, chosen, rejected = pairs.split_turns(sample)
   try:
     pictures = tuple(picture.read() for picture in sample.images)
   except UserError as error:
     raise UserError(f"id {sample.id!a}: {error}") from error
-  return Record(
-    id=sample.id,
-    images=pictures,
-    image_noisy=None,
-    noise_step=-1,
-    noise_seed=0,
-    prompt_turns=prompt,
-    chosen=chosen,
-    rejected=rejected or (),
-    category=str(sample.extra.get("category", "")),
-    injector=str(sample.extra.get("injector", "")),
-  )
+  return pairs.to_record(sample, pictures)
+
+
+def _each_pair(record: Record) -> Iterator[Record]:
+  """One record for each rejected answer."""
+  for rejected in record.every_rejected or (Rejected(()),):
+    yield dataclasses.replace(
+      record,
+      rejected=rejected.turns,
+      rejected_weight=rejected.weight,
+      more_rejected=(),
+    )
 
 
 def _reference(
@@ -248,6 +249,7 @@ def _batches(
     max_images=int(measured.images.max()),
     noise=None,
     local_rows=tuple(range(size)),
+    weighted=bool(measured.weighted.any()),
   )
   for p, c in np.unique(buckets.of, axis=0):
     members = np.flatnonzero((buckets.of == (p, c)).all(axis=1))
