@@ -99,7 +99,7 @@ def test_measured_lengths_are_those_of_the_tokens(source, tokenizer):
     encoded = lengths.encode_record(source[i], tokenizer, pairs)
     sizes = [len(ids) for ids in encoded.branch_ids]
     got = [int(column[i]) for column in dataclasses.astuple(measured)]
-    assert got == [len(encoded.prefix_ids), max(sizes), sum(sizes), 1]
+    assert got == [len(encoded.prefix_ids), max(sizes), sum(sizes), 1, 2, 0]
   chosen = lengths.measure(source, tokenizer, single, limit=2)
   assert len(chosen.prefix) == 2
   np.testing.assert_array_equal(chosen.branch, chosen.scored)
