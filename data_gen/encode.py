@@ -4,8 +4,6 @@ Everything here is a pure function of the sample, the picture's bytes and the
 options, so that the local writer and Beam write the same bytes.
 """
 
-import dataclasses
-import json
 import struct
 import zlib
 from dataclasses import dataclass
@@ -123,16 +121,6 @@ def noisy_picture(
   return stored_png(noise.distort(pixels, step, seed, overflow))
 
 
-def label(value: object) -> str:
-  """An extra field as text: a string as it is, anything else as JSON."""
-  if value is None:
-    return ""
-  if not isinstance(value, str):
-    return json.dumps(value, sort_keys=True)
-  # JSON may hold half a surrogate pair, which UTF-8 may not.
-  return value.encode("utf-8", "replace").decode()
-
-
 def _own_noise(sample: Sample, options: Options) -> tuple[bytes, int]:
   """The noisy picture that a sample brings with it, and its step."""
   step = sample.extra.get("noise_step", options.noise_step)
@@ -179,11 +167,4 @@ def to_record(sample: Sample, options: Options) -> Record:
       open_image(data, shown)
     elif not seed:  # a picture that noise was put on has been decoded
       check_picture(data, shown)
-  return dataclasses.replace(
-    pairs.to_record(sample, pictures),
-    image_noisy=noisy,
-    noise_step=step,
-    noise_seed=seed,
-    category=label(sample.extra.get("category")),
-    injector=label(sample.extra.get("injector")),
-  )
+  return pairs.to_record(sample, pictures, noisy, step, seed)

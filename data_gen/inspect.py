@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_gen import metadata, shards
-from data_gen.encode import label
 from data_gen.inspect_stats import (
   Histogram,
   Pair,
@@ -30,7 +29,7 @@ from data_gen.inspect_stats import (
 )
 from data_gen.job import Paths
 from povid_jax.data import samples
-from povid_jax.data.pairs import Sample, noisy_pictures, split_turns
+from povid_jax.data.pairs import Sample, label, noisy_pictures, split_turns
 from povid_jax.data.picture import Picture
 from povid_jax.data.records import Record, RecordSource
 from povid_jax.errors import UserError

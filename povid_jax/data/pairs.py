@@ -206,6 +206,53 @@ def split_turns(
   return turns[:cut], turns[cut:], rejected[cut:]
 
 
+def label(value: object) -> str:
+  """An extra field as text: a string as it is, anything else as JSON."""
+  if value is None:
+    return ""
+  if not isinstance(value, str):
+    return json.dumps(value, sort_keys=True)
+  # JSON may hold half a surrogate pair, which UTF-8 may not.
+  return value.encode("utf-8", "replace").decode()
+
+
+def to_record(
+  sample: Sample,
+  images: tuple[bytes, ...],
+  noisy: bytes | None = None,
+  step: int = -1,
+  seed: int = 0,
+) -> Record:
+  """The record of a sample and its encoded pictures.
+
+  Args:
+    sample: its turns part where the record's prompt ends.
+    images: of `sample.images`.
+    noisy, step, seed: of the stored noisy picture, if there is one.
+  """
+  prompt, chosen, rejected = split_turns(sample)
+  return Record(
+    id=sample.id,
+    images=images,
+    image_noisy=noisy,
+    noise_step=step,
+    noise_seed=seed,
+    prompt_turns=prompt,
+    chosen=chosen,
+    rejected=rejected or (),
+    category=label(sample.extra.get("category")),
+    injector=label(sample.extra.get("injector")),
+    context=sample.context,
+    end_scored=sample.end_scored,
+    rejected_weight=sample.rejected_weight,
+    more_rejected=tuple(
+      dataclasses.replace(more, turns=more.turns[len(prompt) :])
+      for more in sample.more_rejected
+    ),
+    system=sample.system or "",
+  )
+
+
 def noisy_pictures(sample: Sample) -> tuple[Picture, ...]:
   """The distorted pictures that a sample brings with it, or ().
 
@@ -226,32 +273,3 @@ def noisy_pictures(sample: Sample) -> tuple[Picture, ...]:
     )
   folder = sample.images[0].folder if sample.images else None
   return tuple(Picture(name, folder) for name in names)
-
-
-def to_record(sample: Sample, images: tuple[bytes, ...]) -> Record:
-  """The texts of a sample as a record, for whoever scores them.
-
-  Args:
-    images: its encoded pictures.
-  """
-  prompt, chosen, rejected = split_turns(sample)
-  return Record(
-    id=sample.id,
-    images=images,
-    image_noisy=None,
-    noise_step=-1,
-    noise_seed=0,
-    prompt_turns=prompt,
-    chosen=chosen,
-    rejected=rejected or (),
-    category=str(sample.extra.get("category", "")),
-    injector=str(sample.extra.get("injector", "")),
-    context=sample.context,
-    end_scored=sample.end_scored,
-    rejected_weight=sample.rejected_weight,
-    more_rejected=tuple(
-      dataclasses.replace(more, turns=more.turns[len(prompt) :])
-      for more in sample.more_rejected
-    ),
-    system=sample.system or "",
-  )

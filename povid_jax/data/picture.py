@@ -112,24 +112,39 @@ def _read_remote(folder: str, name: str) -> bytes:
   return data
 
 
-def resolve_image(image_dir: str | Path, name: str) -> Path:
-  """The picture's path inside `image_dir`; the one rule for every command.
+def in_folder(folder: str | Path, name: str) -> Path:
+  """A name of data inside a folder; the one rule for every command.
+
+  The file need not be there.
 
   Raises:
     UserError: an absolute name, a name with "..", a link that leaves the
-      folder, no such file.
+      folder.
   """
   label = repr(name[:200])
   parts = Path(name).parts
   if not parts or os.path.isabs(name) or ".." in parts or "\0" in name:
-    raise UserError(f"image {label}: want a name inside {image_dir}")
+    raise UserError(f"image {label}: want a name inside {folder}")
   try:
-    root = os.path.realpath(image_dir)
+    root = os.path.realpath(folder)
     path = os.path.realpath(os.path.join(root, name))
-    if not path.startswith(os.path.join(root, "")):
-      raise UserError(f"image {label}: a link that leaves {image_dir}")
-    if not os.path.isfile(path):
-      raise UserError(f"image {label}: no such file in {image_dir}")
   except (OSError, ValueError) as error:
     raise UserError(f"image {label}: {error}") from error
-  return Path(image_dir) / name
+  if not path.startswith(os.path.join(root, "")):
+    raise UserError(f"image {label}: a link that leaves {folder}")
+  return Path(folder) / name
+
+
+def resolve_image(image_dir: str | Path, name: str) -> Path:
+  """The path of a picture that is there, inside `image_dir`.
+
+  Raises:
+    UserError: see `in_folder`; no such file.
+  """
+  path = in_folder(image_dir, name)
+  try:
+    if not path.is_file():
+      raise UserError(f"image {name[:200]!r}: no such file in {image_dir}")
+  except (OSError, ValueError) as error:
+    raise UserError(f"image {name[:200]!r}: {error}") from error
+  return path

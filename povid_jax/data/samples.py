@@ -153,6 +153,12 @@ def table_files(folder: Path) -> list[Path]:
   return found
 
 
+def is_tables(path: Path) -> bool:
+  """Whether a folder holds tables: parquet, or what save_to_disk wrote."""
+  described = (path / "dataset_dict.json", path / "state.json")
+  return any(f.is_file() for f in described) or any(path.rglob("*.parquet"))
+
+
 def container_files(path: str | Path) -> list[Path]:
   """The files that hold the rows of `path`."""
   path = Path(path)
@@ -197,7 +203,7 @@ class Layout:
     return formats.find(self.format or "", self.columns)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse._ActionsContainer) -> None:
   """The flags of a Layout, but for --image-dir."""
   parser.add_argument("--format", metavar="NAME", help=(
     "layout of the samples (default: recognised by its keys), one of "

@@ -1,10 +1,14 @@
 """Finds the pictures that rows and samples name."""
 
+import contextlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from povid_jax.report.files import read_json
+from povid_jax.data.picture import resolve_image
+from povid_jax.errors import UserError
+from povid_jax.files import load_json
 
 
 class Pictures:
@@ -16,13 +20,17 @@ class Pictures:
     self._files: dict[str, Path] = {}
 
   def find(self, name: str) -> Path | None:
-    """The file of a name such as test/000001.jpg, or None."""
-    given = Path(name)
-    if given.is_absolute():
-      return given if given.is_file() else None
+    """The file of a name such as test/000001.jpg, or None.
+
+    Only inside the folders of pictures: an absolute name counts where it leads
+    into one of them.
+    """
     for folder in self._all():
-      if (folder / given).is_file():
-        return folder / given
+      within = name
+      if os.path.isabs(name):
+        within = os.path.relpath(name, os.path.abspath(folder))
+      with contextlib.suppress(UserError):
+        return resolve_image(folder, within)
     return None
 
   def of_row(self, key: str, row: dict[str, Any]) -> Path | None:
@@ -50,9 +58,9 @@ class Pictures:
     return self._folders
 
   def _add_annotations(self, path: Path) -> None:
-    for image in read_json(path).get("images", []):
+    for image in load_json(path).get("images", []):
       for folder in (path.parent.parent / "images", path.parent):
-        file = folder / image["file_name"]
-        if file.is_file():
+        with contextlib.suppress(UserError):
+          file = resolve_image(folder, image["file_name"])
           self._files.setdefault(str(image["id"]), file)
           break

@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from povid_jax.data.picture import in_folder
 from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
 from povid_jax.eval import needs, protocol
@@ -96,7 +97,7 @@ def questions(data: Path, options: Options) -> list[Question]:
     found.append(
       Question(
         row["id"],
-        (folder / row["image"],),
+        (in_folder(folder, row["image"]),),
         row["query"] + ("" if describes else suffix),
         {"truth": truth, "image": row["image"]},
       )

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from povid_jax import progress
+from povid_jax.data.picture import in_folder
 from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
 from povid_jax.eval import inside, needs
@@ -57,7 +58,7 @@ def questions(data: Path, options: Options) -> list[Question]:
     text = text.replace("<image>", "").strip() + (options.prompt or "")
     extra = {"image": image, "answer": row.get("answer")}
     name = row.get("question_id", number)
-    asked.append(Question(name, (folder / image,), text, extra))
+    asked.append(Question(name, (in_folder(folder, image),), text, extra))
   return asked[: options.limit]
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from povid_jax import progress
+from povid_jax.data.picture import in_folder
 from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
 from povid_jax.eval import needs, protocol
@@ -56,7 +57,7 @@ def questions(data: Path, options: Options) -> list[Question]:
   return [
     Question(
       image_id,
-      (folder / found.files[image_id],),
+      (in_folder(folder, found.files[image_id]),),
       options.prompt or prompts.get(image_id, PROMPT),
       {
         "objects": sorted(set(found.objects[image_id])),

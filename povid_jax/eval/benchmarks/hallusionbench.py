@@ -27,6 +27,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from povid_jax.data.picture import in_folder
 from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
 from povid_jax.eval import needs, protocol
@@ -77,7 +78,7 @@ def questions(data: Path, options: Options) -> list[Question]:
     found.append(
       Question(
         item_id(row),
-        (folder / file,) if file else (),
+        (in_folder(folder, file),) if file else (),
         row["question"] + suffix,
         {
           name: str(row[name])

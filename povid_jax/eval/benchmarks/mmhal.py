@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from povid_jax.data.picture import in_folder
 from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
 from povid_jax.eval import judge as judges
@@ -96,7 +97,7 @@ def _picture(folder: Path, record: dict[str, Any]) -> Path:
   source = str(record.get("image_src", "")).rpartition("/")[2]
   number = str(record.get("image_id", ""))
   names = [source, f"{number}.jpg", f"{number}.png"]
-  paths = [folder / name for name in names if name]
+  paths = [in_folder(folder, name) for name in names if name]
   return next((path for path in paths if path.is_file()), paths[0])
 
 

@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from povid_jax.data.picture import in_folder
 from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
 from povid_jax.eval import judge as judges
@@ -74,7 +75,7 @@ def questions(data: Path, options: Options) -> list[Question]:
       "abilities": sorted(set(abilities)),
     }
     text += options.prompt or ""
-    asked.append(Question(name, (folder / image,), text, extra))
+    asked.append(Question(name, (in_folder(folder, image),), text, extra))
   return asked[: options.limit]
 
 

@@ -30,6 +30,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from povid_jax.data.picture import in_folder
 from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
 from povid_jax.eval import judge as judges
@@ -95,7 +96,7 @@ def _question(
   picture = (
     (options.out or path.parent) / _PICTURES / f"{number}.jpg"
     if inside
-    else folder / (cell or found.files[image_id])
+    else in_folder(folder, cell or found.files[image_id])
   )
   return Question(
     number,

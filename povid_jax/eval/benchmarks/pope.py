@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from povid_jax.data.picture import in_folder
 from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
 from povid_jax.eval import needs, protocol
@@ -153,7 +154,7 @@ def _question(
   suffix = SHORT_ANSWER if options.prompt is None else options.prompt
   return Question(
     question_id,
-    (folder / row["image"],),
+    (in_folder(folder, row["image"]),),
     text + suffix,
     {
       "label": label,

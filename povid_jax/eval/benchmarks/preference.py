@@ -19,6 +19,7 @@ import argparse
 import dataclasses
 import functools
 import hashlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,7 @@ def open_pairs(data: Path, options: Options) -> list[Record]:
   if _holds_records(path):
     source = RecordSource(path, options.split or _split(path))
   else:
-    source = _from_json(_json_file(path), options)
+    source = _from_samples(_samples_path(path), options)
   read = (source[i] for i in range(len(source))[: options.limit])
   kept = [pair for record in read for pair in _each_pair(record)]
   without = [record.id for record in kept if not record.rejected]
@@ -95,7 +96,7 @@ def pair_files(data: Path, options: Options) -> list[Path]:
   """The files that `open_pairs` reads, pictures of JSON apart."""
   path = options.extra.get("pairs") or data
   if not _holds_records(path):
-    return [_json_file(path)]
+    return samples.container_files(_samples_path(path))
   split = options.split or _split(path)
   return sorted(path.glob(f"*-{split}.tfrecord-*"))
 
@@ -110,26 +111,29 @@ def _split(folder: Path) -> str:
   )
 
 
-def _json_file(path: Path) -> Path:
+def _samples_path(path: Path) -> Path:
   if path.is_file():
+    return path
+  if samples.is_tables(path):
     return path
   found = sorted([*path.glob("*.jsonl"), *path.glob("*.json")])
   found = [file for file in found if file.name not in _NOT_PAIRS]
   if len(found) != 1:
     names = ", ".join(file.name for file in found) or "none"
     raise UserError(
-      f"preference: want TFRecords (`python -m data_gen write`) or one .json "
-      f"or .jsonl of pairs in {path}, found {names}; --pairs names another"
+      f"preference: want TFRecords (`python -m data_gen write`), tables, or "
+      f"one .json or .jsonl of pairs in {path}, found {names}; --pairs names "
+      "another"
     )
   return found[0]
 
 
-def _from_json(path: Path, options: Options) -> list[Record]:
-  layout = samples.Layout(str(needs.image_folder(path.parent, options)))
-  return [
-    _record(sample)
-    for sample in samples.read_samples(path, layout=layout)[: options.limit]
-  ]
+def _from_samples(path: Path, options: Options) -> list[Record]:
+  folder = str(needs.image_folder(path.parent, options))
+  extra = options.extra
+  layout = samples.Layout(folder, extra.get("format"), extra.get("columns"))
+  read = samples.iter_samples(path, layout)
+  return [_record(sample) for sample in itertools.islice(read, options.limit)]
 
 
 def _record(sample: pairs.Sample) -> Record:
@@ -327,8 +331,9 @@ def _add_flags(group: Any) -> None:
     type=Path,
     metavar="PATH",
     help="held-out pairs, a folder of TFRecords or a file of pairs in any "
-    "known format (default: in DATA/preference)",
+    "format of docs/data.md (default: in DATA/preference)",
   )
+  samples.add_arguments(group)
   group.add_argument(
     "--reference",
     metavar="RUN[@STEP]",
@@ -347,6 +352,8 @@ def _read_flags(args: argparse.Namespace) -> Mapping[str, Any]:
     raise UserError(f"--beta={args.beta}: want a number above 0")
   return {
     "pairs": args.pairs,
+    "format": args.format,
+    "columns": args.columns,
     "reference": args.reference,
     "beta": args.beta,
   }

@@ -19,6 +19,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from povid_jax.data.picture import in_folder
 from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
 from povid_jax.eval import needs
@@ -61,7 +62,7 @@ def questions(data: Path, options: Options) -> list[Question]:
     row, problem = asked[pid], problems[pid]
     text = row["conversations"][0]["value"].replace("<image>", "").strip()
     suffix = CHOICE if options.prompt is None else options.prompt
-    images = (folder / row["image"],) if row.get("image") else ()
+    images = (in_folder(folder, row["image"]),) if row.get("image") else ()
     found.append(
       Question(
         pid,

@@ -263,3 +263,22 @@ def test_9000_answers_in_2_seconds(put):
   scored = BENCHMARK.score(data, matched.questions, matched.answers, options)
   bootstrap.intervals(BENCHMARK, scored.units, options)
   assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize("name", ["../a.jpg", "/etc/passwd"])
+def test_a_picture_outside_its_folder_is_refused(name, put, run):
+  rows = [_row(0, "yes", image=name)]
+  data = put("pope/coco_pope_random.json", rows).parent
+  with pytest.raises(UserError, match="want a name inside"):
+    run(BENCHMARK, data, _answers("yes"))
+
+
+def test_answers_that_say_neither_are_counted(put, capsys):
+  data = put("pope/coco_pope_random.json", [_row(i, "yes") for i in range(3)])
+  questions = BENCHMARK.questions(data.parent, Options())
+  for clean, meaning in ((False, "each counts as a yes"), (True, "wrong")):
+    options = Options(clean_rules=clean)
+    said = ["yes", "perhaps", None]
+    scored = BENCHMARK.score(data.parent, questions, said, options)
+    (note,) = scored.notes
+    assert note.startswith("2 of 3 answers") and note.endswith(meaning)
