@@ -155,7 +155,7 @@ def _typed(path: str, value: Any, wanted: Any) -> Any:
     number = _number(value)
     if number is not None and (kind is float or number == int(number)):
       return kind(number)
-  elif isinstance(value, kind):
+  elif type(value) is kind:  # True is an int to isinstance
     return value
   raise UserError(f"config.{path}: want {_KINDS[kind]}, got {_short(value)}")
 

@@ -66,6 +66,8 @@ def test_numbers_that_no_field_takes(path, value):
     ("init", "s3:/bucket/model", "folders of this machine only"),
     ("reference_cache", "memory://x", "folders of this machine only"),
     ("data.train", "", "is empty"),
+    ("grad_accum", False, "want a whole number, got False"),
+    ("lr", True, "want a finite number, got True"),
   ],
 )
 def test_values_that_make_no_sense(path, value, wanted):

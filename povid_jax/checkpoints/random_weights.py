@@ -14,7 +14,7 @@ from flax import nnx
 
 from povid_jax.checkpoints.stream import Pieces
 from povid_jax.models import params as params_lib
-from povid_jax.models.config import LlavaConfig
+from povid_jax.models.config import LlavaConfig, VisionConfig
 from povid_jax.models.llava import Llava
 
 _SMALL = 10**9  # bytes in float32
@@ -70,6 +70,11 @@ def _rows(
 
 
 def _of_one_layer(config: LlavaConfig) -> LlavaConfig:
-  vision = dataclasses.replace(config.vision, num_layers=1, feature_layer=-1)
-  decoder = dataclasses.replace(config.decoder, num_layers=1)
-  return dataclasses.replace(config, vision=vision, decoder=decoder)
+  changes: dict[str, Any] = {"num_layers": 1}
+  if isinstance(config.vision, VisionConfig):
+    changes["feature_layer"] = -1
+  return dataclasses.replace(
+    config,
+    vision=dataclasses.replace(config.vision, **changes),
+    decoder=dataclasses.replace(config.decoder, num_layers=1),
+  )

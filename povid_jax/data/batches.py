@@ -133,6 +133,7 @@ class Loader:
     local_rows: the rows of a global batch that this process loads.
     skipped: None to raise on a bad sample; else a file to which its id and
       reason go, its row becoming a filler.
+    advice: end of that error: what can be done about it.
     reference: cached log-probs of every sample, arrays [n, ...], or None.
     weighted: whether batches hold weights of tokens.
   """
@@ -146,6 +147,7 @@ class Loader:
   noise: NoiseSpec | None
   local_rows: tuple[int, ...]
   skipped: Path | None = None
+  advice: str = ""
   reference: Logps | None = None
   weighted: bool = False
 
@@ -166,7 +168,8 @@ class Loader:
       row = row._replace(reference=self._cached(index))
     except UserError as error:
       if self.skipped is None:
-        raise UserError(f"record {index} ({name!r}): {error}") from error
+        where = f"record {index} ({name!r})"
+        raise UserError(f"{where}: {error}{self.advice}") from error
       note_skipped(self.skipped, index, name, error)
       return self._empty(step)._replace(skipped=np.int32(1))
     return row._replace(index=np.int32(index))

@@ -134,7 +134,7 @@ def build_data(
     on_bad=(
       (lambda i, error: note(i, "", error))
       if config.data.on_bad_sample == "skip"
-      else None
+      else _refuse_sample
     ),
   )
   text = text.for_records(measured)
@@ -201,7 +201,16 @@ def build_loader(
     ),
     reference=cached,
     weighted=bool(data.lengths.weighted.any()),
+    advice=_SKIP_SAMPLES,
   )
+
+
+_SKIP_SAMPLES = "; --config.data.on_bad_sample=skip leaves such samples out"
+
+
+def _refuse_sample(index: int, error: UserError) -> None:
+  del index  # the error names the record
+  raise UserError(f"{error}{_SKIP_SAMPLES}") from error
 
 
 def make_step(

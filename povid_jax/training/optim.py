@@ -320,8 +320,8 @@ def check_finite(
     )
   if policy == "raise":
     raise NonFiniteError(
-      f"{where}; the update was not applied. Lower the learning rate, look at "
-      "the batch, or let the run skip such steps"
+      f"{where}; the update was not applied. Lower config.lr, look at the "
+      "batch, or set --config.on_nonfinite=skip, which leaves such steps out"
     )
   in_a_row = int(flags["skipped_in_a_row"])
   if in_a_row >= max_in_a_row:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from povid_jax.checkpoints import random_weights
-from povid_jax.models import params
+from povid_jax.models import params, presets
 from tests import small_world
 
 
@@ -35,3 +35,18 @@ def test_they_have_the_shapes_and_spread_of_a_model_that_is_drawn(streamed):
 def test_no_two_layers_are_equal(streamed):
   kernel = streamed["decoder/layers/mlp/up_proj/kernel"]
   assert not np.allclose(kernel[0], kernel[1])
+
+
+@pytest.mark.parametrize("name", ["llava-1.5-7b", "qwen2.5-vl-3b"])
+def test_a_large_model_of_every_family_can_be_drawn(name):
+  """Shapes only: nothing of it is drawn before it is written."""
+  config = presets.preset(name)
+  pieces = random_weights.draw(config, 0, np.float32)
+  single = random_weights._of_one_layer(config)
+  _, shapes = params.abstract(config)
+  _, of_one = params.abstract(single)
+  assert set(pieces) == set(shapes) == set(of_one)
+  for path, piece in pieces.items():
+    want = of_one[path].shape
+    assert piece.shape[piece.stacked :] == want[piece.stacked :]
+    assert want[0] == 1 or not piece.stacked

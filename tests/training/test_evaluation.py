@@ -194,3 +194,18 @@ def test_an_evaluation_that_fails_loses_no_step(
   train.train_and_evaluate(_config(world), tmp_path)
   assert given == [1, 2, 3, 4]
   assert _kept(tmp_path) == [2, 4]
+
+
+def test_sample_answers_every_so_often(world, tmp_path, capsys):
+  plain = {"eval.benchmarks": "", "eval.every": 0, "eval.patience": 0,
+           "checkpoint.best": "", "log.samples": 2}  # fmt: skip
+  train.train_and_evaluate(_config(world, **plain), tmp_path)
+  lines = (tmp_path / "samples.jsonl").read_text().splitlines()
+  rows = [json.loads(line) for line in lines]
+  assert [(row["step"], row["id"]) for row in rows] == [
+    (step, f"r{i}") for step in (2, 4) for i in range(3)
+  ]
+  assert all("<image>" not in row["prompt"] for row in rows)
+  said = capsys.readouterr().out
+  assert f"step 4  r2: {rows[-1]['text']}" in said
+  assert "compiling the step for " in said and "1 x cpu, mesh (data 1" in said
