@@ -15,9 +15,10 @@ Every part is a `Work` of three numbers:
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from povid_jax.models.config import LlavaConfig, LoraConfig
+from povid_jax.models.sizes import decoder_linears
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,29 +117,13 @@ class Model:
   masked: bool = True
 
 
-def decoder_linears(model: Model) -> Iterator[tuple[str, int, int]]:
-  """(path, inputs, outputs) of the linear layers of one decoder layer."""
-  config = model.config.decoder
-  dim, wide = config.hidden_size, config.intermediate_size
-  heads = config.num_heads * config.head_dim
-  kv_heads = config.num_kv_heads * config.head_dim
-  attention, mlp = "decoder/layers/self_attn/", "decoder/layers/mlp/"
-  yield attention + "q_proj", dim, heads
-  yield attention + "k_proj", dim, kv_heads
-  yield attention + "v_proj", dim, kv_heads
-  yield attention + "o_proj", heads, dim
-  yield mlp + "gate_proj", dim, wide
-  yield mlp + "up_proj", dim, wide
-  yield mlp + "down_proj", wide, dim
-
-
 def vision(model: Model, images: float, gradient: bool = True) -> Work:
   """The vision tower up to its feature layer, for `images` distinct images.
 
   With `gradient` a backward pass is counted where the tower is trained.
   """
   config = model.config.square_tower
-  dim, tokens = config.hidden_size, config.num_patches + 1
+  dim, tokens = config.hidden_size, config.num_tokens
   patch = 2 * config.num_patches * 3 * config.patch_size**2 * dim
   weights = 4 * dim**2 + 2 * dim * config.intermediate_size
   layer = 2 * tokens * weights + 4 * tokens**2 * dim
@@ -166,7 +151,8 @@ def decoder(model: Model, run: Pass) -> Work:
   """Linear layers (adapters included) and attention of all layers."""
   config = model.config.decoder
   total = _attention(model, run)
-  for path, inputs, outputs in decoder_linears(model):
+  for name, inputs, outputs, _ in decoder_linears(model.config.decoder):
+    path = f"decoder/layers/{name}"
     total += _linear(model, run, path, inputs, outputs)
   return total * config.num_layers
 

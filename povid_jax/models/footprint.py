@@ -11,6 +11,7 @@ import math
 import jax
 
 from povid_jax.models.config import LlavaConfig, LoraConfig
+from povid_jax.models.sizes import decoder_linears
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,11 +96,8 @@ def _layer(load: Load) -> int:
 
 def layer_weights(config: LlavaConfig) -> int:
   """Weights of the kernels of one decoder layer."""
-  decoder = config.decoder
-  queries = decoder.num_heads * decoder.head_dim
-  keys = decoder.num_kv_heads * decoder.head_dim
-  attention = 2 * decoder.hidden_size * (queries + keys)
-  return attention + 3 * decoder.hidden_size * decoder.intermediate_size
+  layers = decoder_linears(config.decoder)
+  return sum(layer.inputs * layer.outputs for layer in layers)
 
 
 def _head(load: Load) -> int:
@@ -112,8 +110,8 @@ def _head(load: Load) -> int:
 
 def _vision(load: Load) -> int:
   config = load.config.square_tower
-  tokens = load.rows * (config.num_patches + 1)
-  square = 4 * load.rows * config.num_heads * (config.num_patches + 1) ** 2
+  tokens = load.rows * config.num_tokens
+  square = 4 * load.rows * config.num_heads * config.num_tokens**2
   width = 6 * config.hidden_size + 2 * config.intermediate_size
   return int(tokens * width * load.itemsize + 3 * square)
 

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 
 from povid_jax.errors import UserError
+from povid_jax.models import sizes as sizes_lib
 from povid_jax.models.config import (
   DecoderConfig,
   LlavaConfig,
@@ -212,22 +213,13 @@ def newline_entries(config: LlavaConfig) -> list[Entry]:
 
 def decoder_linears(config: DecoderConfig) -> list[Entry]:
   """The kernels (and biases) of the seven linear layers that take LoRA."""
-  d, f, n = config.hidden_size, config.intermediate_size, config.num_layers
-  q, kv = config.num_heads, config.num_kv_heads
-  bias, h = config.attention_bias, config.head_dim
-  sizes = [
-    ("self_attn", "q_proj", q * h, d, bias),
-    ("self_attn", "k_proj", kv * h, d, bias),
-    ("self_attn", "v_proj", kv * h, d, bias),
-    ("self_attn", "o_proj", d, q * h, config.output_bias),
-    ("mlp", "gate_proj", f, d, False),
-    ("mlp", "up_proj", f, d, False),
-    ("mlp", "down_proj", d, f, False),
-  ]
   entries = []
-  for block, proj, out, into, with_bias in sizes:
-    path, name = f"decoder/layers/{block}/{proj}", f"layers.{{}}.{block}.{proj}"
-    entries += _linear(path, "decoder", name, out, into, with_bias, n)
+  for where, into, out, bias in sizes_lib.decoder_linears(config):
+    path = f"decoder/layers/{where}"
+    name = f"layers.{{}}.{where.replace('/', '.')}"
+    entries += _linear(
+      path, "decoder", name, out, into, bias, config.num_layers
+    )
   return entries
 
 

@@ -5,21 +5,20 @@ sglang and llama.cpp's surgery: a flat config.json, tensors named `model.*`, the
 projector as `model.mm_projector.{0,2}`, the slow tokenizer.
 """
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from povid_jax.errors import UserError
 from povid_jax.models.config import LlavaConfig, VisionConfig
 from povid_jax.weights import export, hf_config, keys
 
 # Published towers, by what tells them apart; LLaVA loads processor and sizes
 # of the tower from there, and its weights from our files.
-_TOWERS = {
-  "openai/clip-vit-large-patch14-336": VisionConfig(),
-  "openai/clip-vit-large-patch14": VisionConfig(image_size=224),
+_TOWERS = {  # (class token, width, pixels of a patch and of an edge) -> name
+  (True, 1024, 14, 336): "openai/clip-vit-large-patch14-336",
+  (True, 1024, 14, 224): "openai/clip-vit-large-patch14",
+  (False, 1152, 14, 384): "google/siglip-so400m-patch14-384",
 }
 _KINDS = {  # of the decoder -> (model_type, class)
   "llama": ("llava", "LlavaLlamaForCausalLM"),
@@ -31,10 +30,9 @@ TOWER = "vision_tower"  # folder beside the weights
 
 def published_tower(config: VisionConfig) -> str:
   """Name of the tower on the hub that has these sizes; "" for none."""
-  sizes = dataclasses.replace(
-    config, feature_layer=VisionConfig().feature_layer
-  )
-  return next((name for name, one in _TOWERS.items() if one == sizes), "")
+  c = config
+  sizes = (c.class_token, c.hidden_size, c.patch_size, c.image_size)
+  return _TOWERS.get(sizes, "")
 
 
 def torch_name(entry: keys.Entry, name: str, config: LlavaConfig) -> str:
@@ -46,8 +44,26 @@ def torch_name(entry: keys.Entry, name: str, config: LlavaConfig) -> str:
     name = name.replace("linear_1", "0").replace("linear_2", "2")
     return f"model.mm_projector.{name}"
   inner = "model.vision_tower.vision_tower.vision_model."
-  prefixes = {"vision": inner, "decoder": "model.", "head": "lm_head."}
+  prefixes = {
+    "vision": inner,
+    "newline": "model.image_newline",
+    "decoder": "model.",
+    "head": "lm_head.",
+  }
   return prefixes[entry.part] + name
+
+
+def _pictures(config: LlavaConfig) -> dict[str, Any]:
+  """The fields that say how pictures are taken."""
+  layout = config.layout
+  if layout.kind == "square":
+    return {"image_aspect_ratio": "pad" if layout.mode == "pad" else "square"}
+  most = f"_max_{layout.max_tiles}" if layout.max_tiles else ""
+  return {
+    "image_aspect_ratio": f"anyres{most}",
+    "image_grid_pinpoints": [list(pair) for pair in layout.pinpoints],
+    "mm_patch_merge_type": "spatial_unpad",
+  }
 
 
 def describe(
@@ -68,13 +84,8 @@ def describe(
     dtype: as PyTorch names it.
 
   Raises:
-    UserError: pictures in tiles, which this export does not write.
+    UserError: a family that LLaVA's code does not have.
   """
-  if config.layout.kind != "square":
-    raise UserError(
-      "to-llava writes LLaVA-1.5's layout, and this model cuts pictures into "
-      "tiles; want to-hf"
-    )
   text = hf_config.to_text_config(config.decoder, rows)
   kind = text.pop("model_type")
   # as transformers 4.37 has it, which LLaVA's code pins
@@ -82,7 +93,6 @@ def describe(
   scaling = config.decoder.rope_scaling
   text["rope_scaling"] = None if scaling is None else dict(scaling)
   model_type, name = _KINDS[kind]
-  aspect = "pad" if config.layout.mode == "pad" else "square"
   return {
     **text,
     **{k: v for k, v in tokens.items() if v is not None},
@@ -90,11 +100,14 @@ def describe(
     "model_type": model_type,
     "torch_dtype": dtype,
     "use_cache": True,
-    "image_aspect_ratio": aspect,
+    **_pictures(config),
     "mm_hidden_size": config.square_tower.hidden_size,
     "mm_projector_type": config.projector,
     "mm_vision_tower": tower,
-    "mm_vision_select_layer": config.square_tower.feature_layer,
+    # with SigLIP, LLaVA's code drops a layer and does not read this
+    "mm_vision_select_layer": config.square_tower.feature_layer
+    if config.square_tower.class_token
+    else -2,
     "mm_vision_select_feature": "patch",
     "mm_use_im_start_end": False,
     "mm_use_im_patch_token": False,
@@ -167,16 +180,17 @@ def _write_tower(
   tensors: Mapping[str, export.Lazy],
   dtype: str,
 ) -> None:
-  """A CLIPVisionModel with its processor, for a tower that no hub has."""
+  """A tower with its processor, for one that no hub has."""
   folder.mkdir()
+  kind = "CLIP" if config.class_token else "Siglip"
   described = hf_config.to_vision_config(config) | {
-    "architectures": ["CLIPVisionModel"],
+    "architectures": [f"{kind}VisionModel"],
     "torch_dtype": dtype,
   }
   _dump(folder / "config.json", described)
   size = config.image_size
   processor = {
-    "image_processor_type": "CLIPImageProcessor",
+    "image_processor_type": f"{kind}ImageProcessor",
     "do_convert_rgb": True,
     "do_resize": True,
     "size": {"shortest_edge": size},

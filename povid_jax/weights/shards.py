@@ -207,6 +207,13 @@ def read_bin(file: Path) -> dict[str, Tensor]:
   Raises:
     UserError: no torch, or a file that torch cannot read.
   """
+  with open(file, "rb") as stream:
+    start = stream.read(2)
+  if start != b"PK" and start[:1] != b"\x80":  # a zip, or (old) a pickle
+    raise UserError(
+      f"{file}: not a file that torch.save wrote (it begins with {start!r}); "
+      "is the download whole?"
+    )
   torch = _torch(file)
   from torch._subclasses.fake_tensor import FakeTensorMode
 

@@ -1,5 +1,6 @@
 """Exports that need no torch: read back, and what stands beside the weights."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ from povid_jax.models.config import (
   VisionConfig,
 )
 from povid_jax.weights import original_export, shards, slow_tokenizer
-from tests import small_world
+from tests import small_tokenizer, small_world
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,46 @@ def test_the_published_tower_is_named_not_copied():
   other = VisionConfig(feature_layer=-1)
   assert original_export.published_tower(other) == name
   assert original_export.published_tower(VisionConfig(image_size=448)) == ""
+
+
+@pytest.mark.parametrize("siglip", [False, True])
+def test_a_model_of_tiles_in_the_original_layout(tmp_path: Path, siglip: bool):
+  """LLaVA-NeXT's and LLaVA-OneVision's: one vector more, and the pinpoints."""
+  model = small_world.MODEL
+  size = model.vision.image_size
+  vision = model.vision
+  if siglip:
+    vision = dataclasses.replace(
+      vision, class_token=False, pre_norm=False, patch_bias=True,
+      activation="gelu_tanh", layer_norm_eps=1e-6, feature_layer=-1,
+      mean=(0.5,) * 3, std=(0.5,) * 3,
+    )  # fmt: skip
+  layout = LayoutConfig(
+    "anyres",
+    pinpoints=((size, 2 * size), (2 * size, size)),
+    max_tiles=9 if siglip else 0,
+    several="square" if siglip else "tiles",
+  )
+  config = dataclasses.replace(model, vision=vision, layout=layout)
+  restore.save_model_folder(
+    tmp_path / "model",
+    config,
+    small_world.arrays(config),
+    template="short",
+    tokenizer=small_tokenizer.write(tmp_path / "words"),
+  )
+  out = tmp_path / "llava-tiles"
+  _run("to-llava", tmp_path / "model", out)
+  c = json.loads((out / "config.json").read_text())
+  assert c["mm_patch_merge_type"] == "spatial_unpad"
+  assert c["image_aspect_ratio"] == ("anyres_max_9" if siglip else "anyres")
+  assert "model.image_newline" in shards.read_folder(out)
+  # the tower beside the weights is found without a flag
+  _run("from-torch", out, tmp_path / "back", "--dtype=float32")
+  assert restore.describe(tmp_path / "back") == config
+  got = restore.load(tmp_path / "back").params
+  for path, value in restore.load(tmp_path / "model").params.items():
+    np.testing.assert_array_equal(got[path], value, err_msg=path)
 
 
 def test_scaled_positions_as_old_transformers_read_them():

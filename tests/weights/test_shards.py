@@ -81,8 +81,15 @@ def test_torch_files(tmp_path: Path, new_format: bool, turned: bool):
   _same(shards.read_folder(tmp_path), want)
 
 
+@pytest.mark.parametrize("start", [b"", b"x\n", b"<!DOCTYPE html>"])
+def test_what_torch_did_not_write(tmp_path: Path, start: bytes):
+  (tmp_path / "pytorch_model.bin").write_bytes(start)
+  with pytest.raises(UserError, match="not a file that torch.save wrote"):
+    shards.read_folder(tmp_path)
+
+
 def test_torch_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-  (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+  (tmp_path / "pytorch_model.bin").write_bytes(b"PK\x03\x04")
   real = builtins.__import__
 
   def without_torch(name: str, *rest):
