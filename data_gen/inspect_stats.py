@@ -1,12 +1,12 @@
 """What is in a set of pairs: lengths, edits, duplicates, what was left out."""
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from povid_jax.files import parse_json
 from povid_jax.report.html import split_words, word_spans
 
 _DIFF_AT_MOST = 4000  # exact differences are quadratic in the words
@@ -139,7 +139,7 @@ def left_out(*files: Path) -> list[tuple[str, int]]:
       continue
     for line in path.read_text(encoding="utf-8").splitlines():
       try:
-        row = json.loads(line)
+        row = parse_json(line)
       except ValueError:
         row = {"reason": "(a line that is not JSON)"}
       reason = row.get("reason") if isinstance(row, dict) else None

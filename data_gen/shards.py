@@ -78,6 +78,13 @@ def load(
   samples = read_samples(options.pairs, on_bad, options.layout, announce)
   if not samples:
     raise UserError(f"{options.pairs}: no sample that can be used")
+  if announce is not None and (
+    told := sum(s.system is not None for s in samples)
+  ):
+    announce(
+      f"{told:,} samples bring words of the system: training uses them where "
+      "its template has a place for them"
+    )
   return samples, skipped
 
 

@@ -177,6 +177,16 @@ def json_lines(
       raise
 
 
+def json_objects(
+  path: str | Path, torn: bool = False
+) -> Iterator[dict[str, Any]]:
+  """The objects of a JSON-lines file; UserError for a line that is none."""
+  for number, row in json_lines(path, torn):
+    if not isinstance(row, dict):
+      raise UserError(f"{path}, line {number}: not a JSON object")
+    yield row
+
+
 def read_json(path: Path, what: str) -> dict[str, Any]:
   """A JSON object from a file; UserError says which file and why not."""
   if not path.exists():

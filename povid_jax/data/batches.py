@@ -238,6 +238,14 @@ class Loader:
           f"stored noisy picture has step {record.noise_step}, the config "
           f"asks for noise.step={noise.step}"
         )
+      held = getattr(self.source, "noisy_overflow", None)
+      # A seed of 0: the sample brought the picture, made we know not how.
+      if record.noise_seed and held not in (None, noise.overflow):
+        raise UserError(
+          f"stored noisy picture has overflow {held!r}, the config asks for "
+          f"noise.overflow={noise.overflow!r}; write the records anew, or set "
+          "noise.per_epoch"
+        )
       stored = open_image(record.image_noisy, "image_noisy")
       row.images_noisy[0] = self._prepare(stored)
       for i, picture in enumerate(pictures[1:], start=1):

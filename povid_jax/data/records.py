@@ -19,7 +19,7 @@ from typing import Any, Protocol, SupportsIndex, TypeVar, cast
 from povid_jax.data import example, record_index
 from povid_jax.data.record_index import masked_crc
 from povid_jax.errors import UserError
-from povid_jax.files import atomic_write
+from povid_jax.files import atomic_write, read_json
 
 T = TypeVar("T")
 _FOOTER = struct.Struct("<I")  # CRC of the data
@@ -287,6 +287,18 @@ class Records(Protocol):
   def __getitem__(self, index: int, /) -> Record: ...
 
 
+def _stored_overflow(folder: Path) -> str | None:
+  """wrap or clip: how `data_gen write` made the noisy pictures of a folder.
+
+  None where it made none, or where the folder does not tell.
+  """
+  facts = folder / "povid.json"
+  if not facts.is_file():
+    return None
+  held = read_json(facts, "data_gen write makes it")
+  return held.get("overflow") if held.get("store_noisy") else None
+
+
 class RecordSource:
   """Random access to all records of a split: `len(source)`, `source[i]`.
 
@@ -308,6 +320,7 @@ class RecordSource:
   def __init__(self, path: str | Path, split: str = "train") -> None:
     self._index = record_index.open_index(record_index.find_shards(path, split))
     record_index.check_counts(path, split, self._index)
+    self.noisy_overflow = _stored_overflow(Path(path))
     self._starts: list[int] = self._index.starts.tolist()
     self._fingerprint: str | None = None
     self._files: dict[int, int] = {}

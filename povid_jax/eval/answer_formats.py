@@ -61,12 +61,7 @@ def _json_rows(path: Path) -> list[Row]:
         raise UserError(f"{path}: not JSON: {error}") from error
     else:
       return _from_json(value, path)
-  rows = []
-  for number, row in files.json_lines(path):
-    if not isinstance(row, dict):
-      raise UserError(f"{path}, line {number}: not a JSON object")
-    rows.append(row)
-  return rows
+  return list(files.json_objects(path))
 
 
 def _from_json(value: Any, path: Path) -> list[Row]:

@@ -1,6 +1,5 @@
 """Finds a benchmark's files, and says what is missing and where it is from."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +53,7 @@ def image_folder(folder: Path, options: Options) -> Path:
 
 
 read_text, read_json = files.read_text, files.load_json
-
-
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-  """The objects of a file with one JSON object per line; blank lines pass."""
-  for number, row in files.json_lines(path):
-    if not isinstance(row, dict):
-      raise UserError(f"{path}, line {number}: not a JSON object")
-    yield row
+read_jsonl = files.json_objects
 
 
 def field(row: dict[str, Any], name: str, path: Path, number: int) -> Any:

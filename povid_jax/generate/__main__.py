@@ -66,15 +66,8 @@ def read_questions(path: Path, image_dir: Path | None) -> list[Question]:
   Raises:
     UserError: names the line, the field and what was expected.
   """
-  try:
-    # not splitlines: JSON strings may hold the other line ends of Unicode
-    lines = path.read_text(encoding="utf-8").split("\n")
-  except (OSError, ValueError) as error:
-    raise UserError(f"--questions={path} cannot be read: {error}") from error
   questions = []
-  for number, line in enumerate(lines, 1):
-    if not line.strip():
-      continue
+  for number, line in files.text_lines(path):
     try:
       questions.append(_question(line, image_dir))
     except UserError as error:
@@ -85,10 +78,7 @@ def read_questions(path: Path, image_dir: Path | None) -> list[Question]:
 
 
 def _question(line: str, image_dir: Path | None) -> Question:
-  try:
-    row = json.loads(line)
-  except ValueError as error:
-    raise UserError(f"not JSON ({error})") from error
+  row = files.decode_json(line, "question")
   if not isinstance(row, dict):
     raise UserError("want a JSON object {question_id, image, text}")
   asked, text = row.pop("question_id", None), row.pop("text", None)

@@ -8,7 +8,7 @@ from typing import Any
 from povid_jax.data.pairs import Sample
 from povid_jax.data.samples import read_samples
 from povid_jax.errors import UserError
-from povid_jax.report.files import read_json, read_lines
+from povid_jax.files import json_objects, load_json
 from povid_jax.report.pictures import Pictures
 from povid_jax.training import metrics
 
@@ -181,7 +181,7 @@ def _stages(folder: Path) -> Iterator[Stage]:
       name=str(home.relative_to(folder)) if home != folder else folder.name,
       folder=home,
       rows=metrics.read(log),
-      config=read_json(config) if config.exists() else None,
+      config=load_json(config) if config.exists() else None,
       scored=_scored_steps(home),
     )
 
@@ -194,7 +194,7 @@ def _scored_steps(home: Path) -> dict[int, dict[str, Score]]:
     if path.parent.name.isdigit()
   }
   return {
-    step: _scores(read_json(path).get("results", []), path)
+    step: _scores(load_json(path).get("results", []), path)
     for step, path in sorted(found.items())
   }
 
@@ -208,7 +208,7 @@ def _evaluations(folder: Path) -> Iterator[Evaluation]:
 
 def _evaluation(home: Path, stage: str, split: str) -> Evaluation:
   results = home / "results.json"
-  content = read_json(results)
+  content = load_json(results)
   return Evaluation(
     stage=stage,
     split=split,
@@ -229,7 +229,7 @@ def _results_near(run: Path) -> Iterator[Evaluation]:
   config = run / "config.json"
   if not config.exists():
     return
-  init = str(read_json(config).get("init", ""))
+  init = str(load_json(config).get("init", ""))
   wanted = {run.resolve()}
   if init:
     wanted.add(Path(init.partition("@")[0]).resolve())
@@ -238,7 +238,7 @@ def _results_near(run: Path) -> Iterator[Evaluation]:
   for place in dict.fromkeys(path.resolve() for path in places):
     for results in sorted(place.glob("*/results.json")):
       home = results.parent
-      asked = (read_json(results).get("settings") or {}).get("checkpoint")
+      asked = (load_json(results).get("settings") or {}).get("checkpoint")
       if asked and Path(asked.partition("@")[0]).resolve() in wanted:
         found[home] = _evaluation(home, home.name, "")
   yield from sorted(found.values(), key=lambda e: stage_key(e.stage))
@@ -264,7 +264,7 @@ def _by_id(path: Path, needs: str = "") -> dict[str, dict[str, Any]]:
     return {}
   return {
     str(row.get("question_id")): row
-    for row in read_lines(path)
+    for row in json_objects(path, torn=True)
     if row.get("benchmark", "chair") == "chair" and (not needs or needs in row)
   }
 
@@ -272,7 +272,7 @@ def _by_id(path: Path, needs: str = "") -> dict[str, dict[str, Any]]:
 def _summary(folders: Sequence[Path]) -> dict[str, Any]:
   for folder in folders:
     if (path := folder / "summary.json").exists():
-      return read_json(path)
+      return load_json(path)
   return {}
 
 
@@ -316,6 +316,6 @@ def _commands(folder: Path) -> list[Command]:
     return []
   return [
     Command(str(row["command"]), str(row.get("title", "")), row.get("seconds"))
-    for row in read_lines(path)
+    for row in json_objects(path, torn=True)
     if "command" in row
   ]

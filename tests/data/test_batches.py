@@ -206,6 +206,30 @@ def test_stored_noisy_pictures(tokenizer, tmp_path):
     _loader(source, tokenizer, (0,), noise=other)(step)
 
 
+@pytest.mark.parametrize(
+  ("seed", "stored", "refused"),
+  [(7, "clip", True), (7, "wrap", False), (0, "clip", False)],
+)
+def test_stored_noise_of_another_overflow(
+  tokenizer, tmp_path, seed, stored, refused
+):
+  """The folder says how `write` made its noise; seed 0: the sample's own."""
+  made = small_world.record(
+    0, image_noisy=small_world.png(50), noise_step=500, noise_seed=seed
+  )
+  folder = small_world.data_folder(tmp_path, [made], shards=1)
+  facts = {"store_noisy": True, "overflow": stored}
+  (folder / "povid.json").write_text(json.dumps(facts))
+  fixed = dataclasses.replace(NOISE, per_epoch=False)
+  loader = _loader(RecordSource(folder), tokenizer, (0,), noise=fixed)
+  step = batches.Step(0, 64, 32, (0,))
+  if refused:
+    with pytest.raises(UserError, match="overflow 'clip'.*overflow='wrap'"):
+      loader(step)
+  else:
+    loader(step)
+
+
 def test_a_stored_noisy_picture_is_of_the_first_of_two(tokenizer, tmp_path):
   two = small_world.record(
     0,

@@ -147,7 +147,7 @@ def test_a_question_may_hold_other_line_ends(tmp_path):
 
 GOOD = {"question_id": 1, "text": "What?", "image": "a.jpg"}
 BAD_ROWS = {
-  "not json": ("{", "line 1: not JSON"),
+  "not json": ("{", "line 1: question: not JSON"),
   "a list": ("[]", "line 1: want a JSON object"),
   "no id": ({"text": "a"}, "question_id: want a text or a number, got None"),
   "no text": ({"question_id": 1}, "question 1: text: want a question"),
