@@ -131,7 +131,7 @@ def _open(
     injector=injector,
     tries=args.tries,
     max_cost=getattr(args, "max_cost", None),
-    patience=getattr(args, "patience", None) or None,
+    patience=(args.patience or None) if injector.asks else None,
   )
 
 

@@ -52,6 +52,8 @@ class Injector(abc.ABC):
       quality gates apply.
     whole_input: it learns from all samples, also from those that `--limit`
       leaves out.
+    asks: it asks a server, whose fault it may be that nothing is accepted:
+      `--patience` applies.
     looks: it sees the pictures, so each must be within reach.
     price_known: False where replies cost money and nobody says how much.
     world: set by `prepare`.
@@ -61,6 +63,7 @@ class Injector(abc.ABC):
   summary: ClassVar[str]
   gated: ClassVar[bool] = True
   whole_input: ClassVar[bool] = False
+  asks: ClassVar[bool] = False
   looks: ClassVar[bool] = False
   price_known: bool = True
 
@@ -87,7 +90,7 @@ class Injector(abc.ABC):
   @property
   @abc.abstractmethod
   def label(self) -> str:
-    """Who made a pair, with a version ("rules/3"): goes into every pair."""
+    """Who made a pair, with a version ("rules/4"): goes into every pair."""
 
   def settings(self) -> dict[str, Any]:
     """All that decides an answer. The journal keeps it, and a run with other

@@ -47,6 +47,7 @@ class OpenAI(Injector):
 
   name = "openai"
   summary = "a vision model behind any OpenAI-compatible server"
+  asks = True
   looks = True
 
   def __init__(self, args: argparse.Namespace):

@@ -7,7 +7,7 @@ from typing import Any
 
 from data_gen.gates import Refused
 from data_gen.injectors.base import Injector, World, want_at_least
-from data_gen.items import Annotations, Item, make_items
+from data_gen.items import REASONING, Annotations, Item, make_items
 from data_gen.job import Job
 from data_gen.rules.corpus import Answer, Corpus, learn
 from data_gen.rules.injector import (
@@ -102,12 +102,19 @@ class Rules(Injector):
       finished = False
       while not finished:
         rejected, edits = rewrite(self._corpus, self._rules, item, attempt)
-        nothing = None if edits else Refused("no_edit", "no place for an edit")
+        nothing = None if edits else Refused("no_edit", _nothing(item))
         # Where there is no place for an edit, another seed finds none either.
         finished = job.settle(
           item, rejected, edits, nothing, again=nothing is None
         )
         attempt += 1
+
+
+def _nothing(item: Item) -> str:
+  """Why an item without an edit has none."""
+  if item.category == REASONING:
+    return "no edit leads its reasoning to a wrong conclusion"
+  return "no edit leaves an answer that agrees with itself and the question"
 
 
 def learn_corpus(
@@ -136,7 +143,8 @@ def rewrite(
     zip(item.questions, item.answers, strict=True)
   ):
     rng = generator(settings, item.key, attempt, turn)
-    found = inject(corpus, settings, rng, image, question, answer)
+    reasons = item.category == REASONING
+    found = inject(corpus, settings, rng, image, question, answer, reasons)
     rejected.append(found.text if found else answer)
     for edit in found.edits if found else ():
       edits.append(edit | ({"turn": turn} if len(item.answers) > 1 else {}))

@@ -6,30 +6,44 @@ import re
 from collections.abc import Iterator
 
 from data_gen.rules.changes import Change, Proposal, pick, swap
+from data_gen.rules.coherence import argued, everywhere, sentence_at
 from data_gen.rules.corpus import Corpus
 from data_gen.rules.english import number_word
 from data_gen.rules.lexicon import WORD, Mention, Noun, vocabulary
-from data_gen.rules.objects import Scene
+from data_gen.rules.scene import Scene
 
 _NUMBERS = {number_word(n): n for n in range(2, 13)} | {
   word: n
   for word, n in zip("twenty thirty fifty".split(), (20, 30, 50), strict=True)
 }
 _COUNTED_ON = re.compile(
-  r"\b(both|the other|another|former|latter|third)\b", re.I
+  r"\b(both|the other|another|others|former|latter|first|second|third|each"
+  r"|either|neither|pair|respectively|total"
+  r"|one (?:of|is|are|person|on|in|near))\b",
+  re.I,
 )
 _BLACK_AND_WHITE = re.compile(r"\bblack[ -]and[ -]white\b", re.I)
 _SHADES = frozenset("light dark bright pale deep vivid vibrant".split())
 # Of people and animals; an apple that sits on a table does not stand there.
 _POSTURES = frozenset("sitting standing seated sits stands lying".split())
 _ANIMATE = frozenset("person pet livestock wild bird breed".split())
-_ANIMATE_WORDS = frozenset("couple people friend friends folks".split())
+_SEATS = frozenset("furniture park_seat board cycle storage table".split())
+_ANY_POSTURE = re.compile(
+  r"\b(sit|sits|sitting|seated|stand|stands|standing|lie|lies|lying|walk\w*"
+  r"|run|runs|running|rid(?:e|es|ing)|kneel\w*|crouch\w*|asleep|sleep\w*)\b",
+  re.I,
+)
 _NOUNS_TOO = frozenset(
   "glass square baseball football basketball volleyball".split()
 )
 # "orange juice" has its name from the fruit.
 _OF_FRUIT = frozenset("juice slice slices peel peels zest".split())
 _NO_COUNT = frozenset("the of at to between".split())
+_NATURAL = frozenset(
+  """fruit vegetable dish sweet plant blossom pet livestock wild bird sea mass
+  person terrain inland_water in_sky outdoors room breed""".split()
+)
+_IS = re.compile(r"\s+(?:is|are|was|were|looks?|appears?)\s+(?:\w+ly\s+)?$")
 _TIME = re.compile(r"\b(1[0-2]|[1-9]):([0-5]\d)\b")
 
 
@@ -52,14 +66,20 @@ def _swap_pattern() -> re.Pattern[str]:
 def attributes(
   corpus: Corpus, scene: Scene, rng: random.Random
 ) -> list[Proposal]:
-  """All single attribute changes of the answer."""
-  return [
+  """All attribute changes of the answer, each wherever it is said."""
+  single = [
     *_colors(corpus, scene, rng),
     *_simple(scene, rng),
     *_numbers(scene, rng),
     *_times(scene, rng),
-    *_people(scene, rng),
   ]
+  found: dict[Proposal, None] = {}
+  for (change,) in single:
+    if not argued(scene.text, change.start):
+      changed = everywhere(scene, change)
+      if changed and not any(argued(scene.text, c.start) for c in changed):
+        found[changed] = None
+  return [*found, *_people(scene, rng)]
 
 
 def _around(text: str, start: int, end: int) -> tuple[str, str]:
@@ -81,16 +101,15 @@ def _simple(scene: Scene, rng: random.Random) -> Iterator[Proposal]:
     before, after = _around(text, match.start(), match.end())
     if not _fits(word, before, after):
       continue
-    if word in _POSTURES and not _has_posture(scene, match.start()):
-      continue
+    noun = _noun_after(scene, match.end())
+    if word in _POSTURES:
+      if not _free_posture(scene, match):
+        continue
+    elif noun is None:
+      continue  # of a thing that we do not know nothing is known either
     if word in _NOUNS_TOO and _is_noun(scene, match, after):
       continue
     new = rng.choice(_swaps()[word])
-    noun = _noun_after(scene, match.end())
-    if word == "old" and (
-      after in _ANIMATE_WORDS or (noun and noun.group in _ANIMATE)
-    ):
-      new = "young"
     if new == "wooden" and before in ("of", "from", "with"):
       new = "wood"
     yield (swap(*match.span(), new, "attribute", text),)
@@ -119,11 +138,19 @@ def _is_noun(scene: Scene, match: re.Match, after: str) -> bool:
   return found or not (after or match.group().lower() != "square")
 
 
-def _has_posture(scene: Scene, start: int) -> bool:
-  """Whether the last noun before is a person or an animal, or unknown."""
-  sentence = scene.text.rfind(".", 0, start)
-  before = [m for m in scene.mentions if sentence < m.start < start]
-  return not before or before[-1].noun.group in _ANIMATE
+def _free_posture(scene: Scene, match: re.Match) -> bool:
+  """Whether somebody could as well have the other posture: the last noun
+  before is a person or an animal, it is the only posture of the answer, and
+  nothing to sit or lie on is near."""
+  start, sentence = sentence_at(scene.text, match.start())
+  end = start + len(sentence)
+  before = [m for m in scene.mentions if start <= m.start < match.start()]
+  after = [m for m in scene.mentions if match.end() <= m.start < end]
+  if not before or before[-1].noun.group not in _ANIMATE:
+    return False
+  if any(m.noun.group in _SEATS for m in after):
+    return False
+  return len(_ANY_POSTURE.findall(scene.text)) == 1
 
 
 def _colors(
@@ -139,8 +166,11 @@ def _colors(
       continue  # a kind of photograph
     if after in _OF_FRUIT or _is_fruit(match, scene):
       continue
+    if not _may_be_colored(corpus, scene, match):
+      continue
     options = _other_colors(corpus, scene, match, before in _SHADES)
-    options = [c for c in options if c not in _listed_with(match)]
+    said = set(re.findall(r"[a-z]+", scene.text.lower()))
+    options = [c for c in options if c not in said]
     if not options:
       continue
     noun = _described(scene, match.end())
@@ -149,10 +179,20 @@ def _colors(
     yield (swap(*match.span(), new, "attribute", scene.text),)
 
 
-def _listed_with(match: re.Match) -> set[str]:
-  """Words near a colour: "tan and black" must not become "black and black"."""
-  start = max(0, match.start() - 14)
-  return set(re.findall(r"\w+", match.string[start : match.end() + 14]))
+def _may_be_colored(corpus: Corpus, scene: Scene, match: re.Match) -> bool:
+  """Whether any colour is possible (a thing that people make), or which ones
+  are is known."""
+  noun = _noun_after(scene, match.end())
+  _, word = _around(scene.text, *match.span())
+  special = vocabulary()["colors_of"]
+  if word in special or word.removesuffix("s") in special:
+    return True
+  noun = noun or _subject_before(scene, match.start())
+  if noun is None or noun.name == "stop sign":
+    return False
+  made = noun.group not in _NATURAL
+  seen = sum(1 for name, _ in corpus.colors if name == noun.category)
+  return made or noun.category in special or seen > 1
 
 
 def _is_fruit(match: re.Match, scene: Scene) -> bool:
@@ -166,6 +206,15 @@ def _noun_after(scene: Scene, end: int) -> Noun | None:
   """The noun right after an adjective, if it is one we know."""
   after = (m for m in scene.mentions if 0 < m.start - end <= 14)
   return next((m.noun for m in after), None)
+
+
+def _subject_before(scene: Scene, start: int) -> Noun | None:
+  """What is said to be of a colour: "her dress is orange"."""
+  verb = _IS.search(scene.text[:start])
+  if not verb:
+    return None
+  before = [m for m in scene.mentions if m.end == verb.start()]
+  return before[0].noun if before else None
 
 
 def _described(scene: Scene, end: int) -> str:
@@ -238,6 +287,11 @@ def _people(scene: Scene, rng: random.Random) -> Iterator[Proposal]:
     return
   name = names.pop()
   if name not in data["people"] or name in scene.question.lower():
+    return
+  told = set(re.findall(r"\w+", scene.text.lower()))
+  if told & set(data["gendered"].split()):
+    return  # a beard, a husband: they would stay
+  if any(argued(scene.text, m.start) for m in people):
     return
   new = rng.choice(data["people"][name].split())
   renames = [swap(m.start, m.end, new, "attribute", scene.text) for m in people]

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from data_gen.rules.frames import Frames
 from data_gen.rules.lexicon import (
   WORD,
   Lexicon,
@@ -85,6 +86,8 @@ class Corpus:
   sentences: dict[str, list[Said]] = field(
     default_factory=lambda: collections.defaultdict(list)
   )
+  # What is said around each noun.
+  frames: Frames = field(default_factory=Frames, repr=False)
   _candidates: dict = field(default_factory=dict, repr=False)
   # Every word of the corpus, lower case.
   words: set[str] = field(default_factory=set)
@@ -103,7 +106,7 @@ class Corpus:
     scores = [
       (
         self.pairs[other, category]
-        + _PRIOR * base * self._near(category, other)
+        + _PRIOR * base * (1.0 if self.near(category, other) else 0.05)
       )
       / (self.counts[other] + _PRIOR)
       for other in present
@@ -111,12 +114,12 @@ class Corpus:
     ]
     return sum(scores) / len(scores) if scores else base
 
-  def _near(self, one: str, other: str) -> float:
-    """Prior: things of one place meet; matters where the corpus is small."""
+  def near(self, one: str, other: str) -> bool:
+    """Whether two things are found in one kind of place; unknown ones are."""
     nouns = self.lexicon.by_category
     if one not in nouns or other not in nouns:
-      return 1.0
-    return 1.0 if meet(nouns[one].group, nouns[other].group) else 0.05
+      return True
+    return meet(nouns[one].group, nouns[other].group)
 
   def known(self, image: str, present: set[str]) -> frozenset[str]:
     """Categories that would be no error: annotated in the image, or in its
@@ -214,6 +217,7 @@ def learn(
         if not (color and m.noun.name in colors)
       }
     corpus.names.update(m.noun.name for m in mentions)
+    corpus.frames.learn(answer.text, mentions)
     _learn_colors(corpus, answer.text, mentions)
     _learn_sentences(corpus, answer)
     _learn_reply(corpus, answer)

@@ -16,12 +16,15 @@ from data_gen.rules.changes import (
   pick,
   swap,
 )
+from data_gen.rules.coherence import concludes
 from data_gen.rules.corpus import FINAL, LONGEST, Corpus, words
-from data_gen.rules.objects import Scene, insertions, replacements, scene
+from data_gen.rules.english import plural
+from data_gen.rules.objects import insertions, replacements
 from data_gen.rules.relations import relations
+from data_gen.rules.scene import Scene, scene
 from povid_jax.errors import UserError
 
-VERSION = 3
+VERSION = 4
 KINDS = ("replace", "insert", "attribute", "relation")
 
 
@@ -102,6 +105,7 @@ def inject(
   image: str,
   question: str,
   answer: str,
+  reasons: bool = False,
 ) -> Injected | None:
   """A plausible wrong version of one answer; None: nothing to change, or an
   answer of more than `LONGEST` characters.
@@ -110,6 +114,7 @@ def inject(
     image: name under which the corpus knows the image's objects.
     question: the human turn before the answer.
     answer: the correct answer.
+    reasons: it argues for a conclusion; an edit that leaves that right is none.
   """
   if len(answer) > LONGEST:
     return None
@@ -126,8 +131,12 @@ def inject(
   end = final.start() if final else len(answer) + 1
   if final and not taken:
     taken = _inside_final(corpus, settings, rng, found, final)
+    if not taken:
+      return None  # whatever else is changed, the answer stays right
   changes = _plan(corpus, settings, rng, found, end, taken)
-  return Injected(*apply(answer, changes)) if changes else None
+  if not changes or (reasons and not final and not concludes(answer, changes)):
+    return None
+  return Injected(*apply(answer, changes))
 
 
 def _whole(old: str, new: str) -> Injected:
@@ -216,9 +225,6 @@ class _Pools:
 
   def __post_init__(self) -> None:
     self._made: dict[str, list[Proposal]] = {}
-    # The same of words that the question holds: "the red couch" is not black
-    # in the answer to a question about the red couch.
-    self.asked: dict[str, list[Proposal]] = {}
 
   def __getitem__(self, kind: str) -> list[Proposal]:
     if kind not in self._made:
@@ -228,8 +234,9 @@ class _Pools:
         if all(change.end < self.end for change in proposal)
         and _allowed(self.corpus, self.settings, proposal)
       ]
+      # "The red couch" is not black in the answer to a question about the red
+      # couch.
       self._made[kind] = [p for p in found if not self._asked(p)]
-      self.asked[kind] = [p for p in found if self._asked(p)]
     return self._made[kind]
 
   def _asked(self, proposal: Proposal) -> bool:
@@ -247,15 +254,18 @@ class _Pools:
       return insertions(self.corpus, self.found, self.rng, above)
     if kind == "attribute":
       return attributes(self.corpus, self.found, self.rng)
-    return relations(self.found.text, self.rng)
+    return relations(self.found, self.rng)
 
   def take(self, kind: str, taken: list[Change]) -> Proposal:
     """One proposal of a kind that goes with what is taken; () if none."""
+    # Two things do not become the same one: no "buses, a bus and a bicycle".
     used = {change.new.lower() for change in taken}
+    used |= {plural(new) for new in used}
     free = [
       proposal
       for proposal in self[kind]
-      if disjoint(proposal, taken) and proposal[0].new.lower() not in used
+      if disjoint(proposal, taken)
+      and not used & {proposal[0].new.lower(), plural(proposal[0].new.lower())}
     ]
     return self.rng.choice(free) if free else ()
 
@@ -271,9 +281,11 @@ def _at_least_one(
 ) -> list[Change]:
   """One edit of any allowed kind that is possible."""
   made = {kind: pools[kind] for kind in KINDS if settings.edits[kind]}
-  for found in (made, pools.asked):
-    kinds = [kind for kind in KINDS if found.get(kind)]
-    if kinds:
-      kind = pick(rng, kinds, [settings.edits[k] for k in kinds])
-      return list(rng.choice(found[kind]))
-  return []
+  kinds = [kind for kind in KINDS if made.get(kind)]
+  if not kinds:
+    return []
+  # Nothing is added where something can be changed: pairs that mostly insert
+  # teach a model to say less.
+  kinds = [kind for kind in kinds if kind != "insert"] or kinds
+  kind = pick(rng, kinds, [settings.edits[k] for k in kinds])
+  return list(rng.choice(made[kind]))

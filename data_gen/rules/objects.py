@@ -3,12 +3,13 @@
 import collections
 import random
 import re
-from dataclasses import dataclass
 
 from data_gen.rules.changes import Change, Proposal, pick, swap
+from data_gen.rules.coherence import ARGUES, object_fits
 from data_gen.rules.corpus import Corpus, Said
 from data_gen.rules.english import article, plural
 from data_gen.rules.lexicon import Mention, Noun, match_case, vocabulary
+from data_gen.rules.scene import Scene
 
 _INDEFINITE = frozenset(
   "a an two three four five several some many few multiple".split()
@@ -16,7 +17,13 @@ _INDEFINITE = frozenset(
 _DEFINITE = frozenset(
   "the this that these those its his her their both another other".split()
 )
-_WORN = frozenset("clothing footwear wear_plural jewelry".split())
+_PORTABLE = frozenset(
+  "bag handheld small pocket grooming cutlery tableware fruit dish sweet"
+  " vegetable board thrown sports reading figure toy".split()
+)
+_WORN = frozenset(
+  "clothing headwear neckwear outfit footwear wear_plural jewelry".split()
+)
 # "talking on his phone" needs a phone, "walk-in" a shower.
 _FIXED = re.compile(
   r"\b((talking|speaking|chatting|riding) (on|in) \w+|walk-in|high|home|license"
@@ -36,12 +43,6 @@ _DESCRIBES = re.compile(
   r")\b",
   re.I,
 )
-_ARGUES = re.compile(
-  r"\b(may|might|could|would|should|likely|suggests?|infer\w*|reasons?|because"
-  r"|indicat\w+|measures|first|second|finally|therefore|provid\w+|helps?"
-  r"|serves?|purposes?)\b",
-  re.I,
-)
 _LIST_END = re.compile(r",? and (?=(?:an?|the|two|three|several) )")
 _LISTED = re.compile(
   r", (?:an?|the|two|three|several)(?: (?!is|are|was|were|has|have)[\w-]+)"
@@ -58,28 +59,6 @@ _ASKS_WHY = re.compile(
   re.I,
 )
 _SENTENCE_END = re.compile(r"[.](?=\s|$)")
-
-
-@dataclass(frozen=True)
-class Scene:
-  """One answer that is to be edited, and what is known of its image."""
-
-  text: str
-  image: str
-  question: str
-  mentions: tuple[Mention, ...]
-  present: frozenset[str]
-  # Categories that a wrong answer must not use for this image.
-  known: frozenset[str]
-
-
-def scene(corpus: Corpus, image: str, question: str, text: str) -> Scene:
-  """Finds the nouns of an answer."""
-  mentions = tuple(corpus.lexicon.find(text))
-  present = {m.noun.category for m in mentions}
-  asked = corpus.lexicon.categories(question)
-  known = corpus.known(image, present | asked)
-  return Scene(text, image, question, mentions, frozenset(present), known)
 
 
 def replacements(
@@ -109,8 +88,8 @@ def replacements(
 def _chains(scene: Scene) -> list[list[Mention]]:
   """Mentions grouped by the thing they speak of.
 
-  A noun with a definite mention ("the cat") is one thing all through the
-  answer; two indefinite ones ("a cup ... a cup") are two things.
+  A noun is one thing all through the answer, and what is said of one of several
+  is said of all: only singular indefinite ones ("a cup ... a cup") are two.
   """
   groups = collections.defaultdict(list)
   for mention in scene.mentions:
@@ -120,7 +99,10 @@ def _chains(scene: Scene) -> list[list[Mention]]:
     names = {mention.noun.name for mention in group}
     if len(names) > 1 and names & young:
       continue  # "the sheep and its lamb": not one thing
-    loose = all(_introduces(scene.text, mention) for mention in group)
+    loose = all(
+      _introduces(scene.text, mention) and not mention.plural
+      for mention in group
+    )
     chains += [[mention] for mention in group] if loose else [group]
   return chains
 
@@ -165,11 +147,15 @@ def _candidate(
     if noun.category not in scene.known
     and (not noun.plural_only or all(_plain_plural(m) for m in chain))
   ]
+  options = [n for n in options if object_fits(corpus, scene, chain, n)]
   if not options:
     return None
-  return pick(
-    rng, options, [corpus.likelihood(n.category, others) for n in options]
-  )
+  usual = set(vocabulary()["common"].split())
+  weights = [
+    corpus.likelihood(n.category, others) * (3.0 if n.name in usual else 1.0)
+    for n in options
+  ]
+  return pick(rng, options, weights)
 
 
 def _plain_plural(mention: Mention) -> bool:
@@ -202,13 +188,14 @@ def insertions(
     # A shirt is not seen "in the background", unless the corpus says how.
     and (n.group not in _WORN or n.category in corpus.sentences)
   ]
-  # A small corpus may have nothing else to offer.
-  options = [n for n in nouns if corpus.counts[n.category]] or nouns
-  if not options:
-    return []
   present = sorted(scene.present)
+  # Only what the corpus has seen beside one of the things that are there.
   options = [
-    n for n in options if corpus.likelihood(n.category, present) >= above
+    n
+    for n in nouns
+    if corpus.likelihood(n.category, present) >= above
+    and any(corpus.pairs[other, n.category] for other in present)
+    and all(corpus.near(n.category, other) for other in present)
   ]
   if not options:
     return []
@@ -216,10 +203,8 @@ def insertions(
   # from everything that was ever seen beside it.
   weights = [corpus.likelihood(n.category, present) ** 3 for n in options]
   new = corpus.spoken(pick(rng, options, weights))
-  return [
-    *_into_lists(scene, new),
-    *_as_sentence(corpus, scene.question, scene.text, new, rng),
-  ]
+  sentences = _as_sentence(corpus, scene.question, scene.text, new, rng)
+  return [*_into_lists(scene, new), *sentences]
 
 
 def _into_lists(scene: Scene, new: Noun) -> list[Proposal]:
@@ -230,7 +215,14 @@ def _into_lists(scene: Scene, new: Noun) -> list[Proposal]:
     # "..., and the man ..." opens a clause; in a list a comma came before.
     if _LISTED.search(scene.text[max(0, (at := match.start()) - 40) : at])
     and _ends_list(scene, match.end())
+    and _listed_group(scene, match.end()) == new.group
   ]
+
+
+def _listed_group(scene: Scene, start: int) -> str:
+  """The group of the last thing of a list; "" for one that we do not know."""
+  last = next((m for m in scene.mentions if m.start >= start), None)
+  return last.noun.group if last else ""
 
 
 def _ends_list(scene: Scene, start: int) -> bool:
@@ -253,12 +245,13 @@ def _as_sentence(
   ends = [
     end
     for start, end in zip(starts, ends, strict=True)
-    if _DESCRIBES.search(text[start:end])
-    and not _ARGUES.search(text[start:end])
+    if _DESCRIBES.search(text[start:end]) and not ARGUES.search(text[start:end])
   ]
   own = corpus.sentences.get(new.category, [])
   # A prompt may ask for a style; its other answers have that style.
   own = [said for said in own if said.question == question] or own
+  if not own and new.group in _PORTABLE:
+    return []  # somebody carries it, it does not lie around in a street
   if not own or not ends:
     sentence = _template(new, rng)
     return [(Change(end, end, f" {sentence}", "object"),) for end in ends]

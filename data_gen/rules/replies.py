@@ -8,7 +8,8 @@ from data_gen.rules.changes import pick
 from data_gen.rules.corpus import Corpus, question_form
 from data_gen.rules.english import article, number_word
 from data_gen.rules.lexicon import match_case
-from data_gen.rules.objects import Scene, replacements
+from data_gen.rules.objects import replacements
+from data_gen.rules.scene import Scene
 
 _YES_NO = re.compile(r"\s*(yes|no)\b(?P<rest>.*)", re.I | re.S)
 _BE = r"is|are|was|were|can|could|has|have|does|do|will|would|appears?|seems?"

@@ -64,7 +64,7 @@ def test_pairs_in_the_released_format(source, out, capsys):
   for pair in pairs:
     assert pair.rejected[0] == pair.turns[0]
     assert pair.rejected[1] != pair.turns[1]
-    assert pair.extra["injector"] == "rules/3"
+    assert pair.extra["injector"] == "rules/4"
     assert pair.extra["category"] == "captioning"
     assert all(e["span"] in pair.rejected[1] for e in pair.extra["edits"])
   summary = json.loads((out.parent / "summary.json").read_text())

@@ -127,6 +127,7 @@ class Grumble(Shout):
   """Says what its flag says: items whose number is not in it are refused."""
 
   name = "grumble"
+  asks = True
 
   @staticmethod
   def add_flags(parser):
