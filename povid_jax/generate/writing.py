@@ -210,7 +210,7 @@ class _Group:
         decoding=self._decoding,
         stops=self._stops,
       )
-    over = np.asarray(state.over).all(axis=1)
+    over = np.all(np.asarray(state.over), axis=1)
     done = [slot for slot in at_work if over[slot]]
     tokens, counts = np.asarray(state.out), np.asarray(state.count)
     found = []

@@ -6,7 +6,8 @@ decided in this module and nowhere else.
 """
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -242,6 +243,7 @@ def _encode_noisy(
   def draw(seed: Array) -> Array:
     return jax.random.normal(jax.random.key(seed), images.shape[1:])
 
+  assert batch.noise_seed is not None  # the pixels site has one a row
   eps = jax.vmap(draw)(batch.noise_seed)
   noise = (jnp.array(spec.noise_scale), eps)
   return model.encode_images(images, noise, adapter=adapter)
@@ -367,7 +369,9 @@ def _hidden(
   ids = batch.branch_ids[:, branches]
   batch_size, count, width = ids.shape
   shared = spec.share_prefix or count == 1
-  repeat = lambda x: x if x is None or shared else jnp.repeat(x, count, axis=0)
+  repeat: Callable[[Any], Any] = lambda x: (
+    x if x is None or shared else jnp.repeat(x, count, axis=0)
+  )
   hidden = model.branches(
     repeat(batch.prefix_ids),
     repeat(batch.prefix_len),

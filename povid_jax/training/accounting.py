@@ -107,7 +107,7 @@ class Accounting:
       "tokens": real,
       "padding": 1.0 - real / padded,
       "input_wait_seconds": waited,
-      "bad_samples": int(host.skipped.sum()),
+      "bad_samples": int(np.sum(host.skipped)),
       "flops": work.model,
     }
 

@@ -120,7 +120,7 @@ def cast(value: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
   """
   out = np.empty(value.shape, dtype)
   with np.errstate(over="ignore"):  # an error below says more than a warning
-    if out.ndim != 2 or value.flags.c_contiguous:
+    if len(out.shape) != 2 or value.flags.c_contiguous:
       out[...] = value
     else:
       for i in range(0, out.shape[0], _BLOCK):

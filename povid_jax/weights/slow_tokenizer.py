@@ -60,7 +60,8 @@ def _pieces(spec: dict[str, Any]) -> list[Piece]:
   ):
     return []
   rank: dict[str, int] = {}
-  for i, merge in enumerate(model.get("merges") or ()):
+  merges: list[Any] = model.get("merges") or []
+  for i, merge in enumerate(merges):
     left, right = merge.split(" ") if isinstance(merge, str) else merge
     rank.setdefault(left + right, i)
   special = {

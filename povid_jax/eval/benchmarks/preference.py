@@ -191,7 +191,7 @@ def _logps(
   name = "policy" if adapter else "reference"
   bar = progress.bar(total=len(source), desc=f"{name} log-probs", unit="pair")
   for batch in _batches(policy, source, size):
-    rows = batch.index
+    rows = np.asarray(batch.index)
     with jax.set_mesh(policy.mesh):
       out = run(
         policy.graph,
