@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from povid_jax.data import samples
+from povid_jax.data import samples, text
 from povid_jax.data.pairs import (
   Sample,
   dump,
@@ -106,7 +106,7 @@ def _read(args: argparse.Namespace) -> Iterator[Sample]:
 
 def _whole(turns: tuple[str, ...], context: str) -> tuple[str, ...]:
   """The turns with the context in front of the last answer."""
-  return (*turns[:-1], f"{context} {turns[-1].lstrip()}") if context else turns
+  return (*turns[:-1], text.join(context, turns[-1])) if context else turns
 
 
 def plain(sample: Sample, lost: collections.Counter[str]) -> Iterator[Sample]:

@@ -1,10 +1,15 @@
 """The system's words of a sample go where the template has its own."""
 
+import dataclasses
+
 import pytest
 
 from povid_jax.data import text
+from povid_jax.data.lengths import TextSpec, encode_record
 from povid_jax.data.system import has_place, with_system
+from povid_jax.data.tokenizer import load_tokenizer
 from povid_jax.errors import UserError
+from tests import small_tokenizer, small_world
 
 
 @pytest.mark.parametrize(
@@ -37,3 +42,16 @@ def test_templates_without_a_place_stay(name):
 def test_words_that_a_template_would_read_are_refused(words):
   with pytest.raises(UserError, match="system turn holds"):
     with_system("chatml", words)
+
+
+def test_a_record_is_encoded_with_its_own_words(tmp_path):
+  tokenizer = load_tokenizer(small_tokenizer.write(tmp_path / "words"))
+  spec = TextSpec("vicuna_v1", 4, 2)
+  plain = small_world.record(0)
+  own = dataclasses.replace(plain, system="a cat")
+  ids = [encode_record(r, tokenizer, spec).prefix_ids for r in (plain, own)]
+  assert len(ids[1]) < len(ids[0])
+  assert "a cat USER:" in tokenizer.decode([i for i in ids[1] if i >= 0])
+  short = dataclasses.replace(spec, template="short")  # no place: as before
+  ids = [encode_record(r, tokenizer, short).prefix_ids for r in (plain, own)]
+  assert ids[0].tolist() == ids[1].tolist()
