@@ -171,6 +171,12 @@ BOUNDS: dict[str, Bound] = {
 }
 
 
+def table() -> str:
+  """One line per field with its valid values, for --help."""
+  lines = [f"  {path}: {bound.wanted()}" for path, bound in BOUNDS.items()]
+  return "\n".join(line for line in lines if not line.endswith(": "))
+
+
 def check(
   fields: dict[str, Any], skip: Callable[[str], bool] = lambda path: False
 ) -> None:

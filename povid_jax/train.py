@@ -18,10 +18,8 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from povid_jax import (
-  config as config_lib,
-)
-from povid_jax import errors, files
+from povid_jax import bounds, errors, files
+from povid_jax import config as config_lib
 from povid_jax.checkpoints import restore
 from povid_jax.data import batches
 from povid_jax.errors import UserError
@@ -155,7 +153,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     prog="povid_jax.train",
     description=__doc__,
     epilog="Fields, to be set with --config.NAME=VALUE:\n\n"
-    + inspect.getsource(config_lib.default),
+    + inspect.getsource(config_lib.default)
+    + "\nWhat they may hold:\n\n"
+    + bounds.table(),
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add = parser.add_argument

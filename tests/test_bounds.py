@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from povid_jax import bounds, config, objectives
+from povid_jax import bounds, config, objectives, train
 from povid_jax.errors import UserError
 from povid_jax.models import backends, llama
 from povid_jax.training import build, optim
@@ -73,6 +73,15 @@ def test_numbers_that_no_field_takes(path, value):
 def test_values_that_make_no_sense(path, value, wanted):
   with pytest.raises(UserError, match=rf"config\.{path}.*{wanted}"):
     build.check(_made(path, value))
+
+
+def test_help_has_the_bounds(capsys):
+  with pytest.raises(SystemExit):
+    train.main(["--help"])
+  said = capsys.readouterr().out
+  assert "  lora.rank: a number of at least 1, at most 4096" in said
+  assert "  remat: one of full, attention, mlp, dots, none" in said
+  assert "log.tensorboard: " not in said  # any of its type
 
 
 _ANY = st.one_of(
