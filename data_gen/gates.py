@@ -128,6 +128,18 @@ def check(
   )
 
 
+def check_texts(
+  before: Sequence[str], after: Sequence[str], limits: Limits
+) -> Refused | None:
+  """The first gate for texts that new answers do not pass: empty, a refusal,
+  mark-up, another language, length, likeness."""
+  for old, new in zip(before, after, strict=True):
+    refused = _check_text(old, new, limits) if old != new else None
+    if refused:
+      return refused
+  return None
+
+
 def _words(text: str) -> list[str]:
   return _WORD.findall(text.lower())
 

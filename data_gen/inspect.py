@@ -238,6 +238,8 @@ def report(stats: Stats, chosen: Sequence[Pair]) -> str:
     lines.append(name)
     lines += [f"  {count:>9,}  {label}" for label, count in rows]
     lines.append("")
+  if stats.text_only:
+    lines += [stats.text_only, ""]
   width = max(10, min(shutil.get_terminal_size().columns, 80) - 24)
   for histogram in stats.histograms:
     lines += [*histogram_lines(histogram, width), ""]

@@ -229,8 +229,9 @@ def _counts(stats: Stats) -> str:
     f"<div><h3>{html.escape(name)}</h3>" + html.table([], rows) + "</div>"
     for name, rows in stats.tables.items()
   ]
+  told = f"<p>{html.escape(stats.text_only)}</p>" if stats.text_only else ""
   return (
-    f'<h2>Counts</h2><div class="counts">{"".join(tables)}</div>'
+    f'<h2>Counts</h2><div class="counts">{"".join(tables)}</div>{told}'
     '<h2>Lengths and changes</h2><div class="counts">'
     f"{''.join(map(_bars, stats.histograms))}</div>"
   )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data_gen import text_only
 from povid_jax.files import parse_json
 from povid_jax.report.html import split_words, word_spans
 
@@ -42,10 +43,19 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Stats:
+  """What `measure` finds.
+
+  Attributes:
+    seen, total: records that were read, and that there are.
+    text_only: a line about telling rejected answers by language alone, "" for
+      too few pairs.
+  """
+
   seen: int
   total: int
   tables: dict[str, list[tuple[str, int]]]
   histograms: list[Histogram]
+  text_only: str = ""
 
 
 def text_of(turns: Sequence[str]) -> str:
@@ -225,4 +235,24 @@ def measure(
   differences, histograms = _difference_tables(pairs)
   shown = [h for h in _lengths(pairs) + histograms if h is not None]
   tables = {k: v for k, v in (tables | differences).items() if v}
-  return Stats(len(pairs), total, tables, shown)
+  return Stats(len(pairs), total, tables, shown, _text_only(pairs))
+
+
+def _text_only(pairs: Sequence[Pair]) -> str:
+  found = text_only.accuracy(
+    [
+      (p.picture_key or p.id, text_of(p.chosen), text_of(p.rejected))
+      for p in pairs
+      if p.rejected
+    ]
+  )
+  if found is None:
+    return ""
+  mean, error = found
+  verdict = (
+    "the pairs teach style as well as sight" if mean > 0.65 else "little style"
+  )
+  return (
+    f"told by words alone: {mean:.1%} +- {error:.1%} of answers are put on the "
+    f"right side without the picture (50% is chance; {verdict})"
+  )

@@ -154,6 +154,10 @@ class Injector(abc.ABC):
     Args:
       chosen: the right answers, where they are not the item's own.
     """
+    if chosen is not None:  # a right answer from elsewhere is looked at too
+      refused = gates.check_texts(rejected, chosen, limits(self.args))
+      if refused:
+        return refused
     return gates.check(
       item.answers if chosen is None else chosen,
       rejected,

@@ -10,6 +10,7 @@ from typing import Any
 from data_gen.injectors import prompts, server_flags
 from data_gen.injectors.asking import Asker, Task
 from data_gen.injectors.base import Injector, World
+from data_gen.injectors.correct import CORRECT
 from data_gen.items import Item
 from data_gen.job import Job
 from povid_jax import progress
@@ -55,7 +56,7 @@ class OpenAI(Injector):
     self.options = server_flags.server_options(args, self.name)
     self.price_known = self.options.price.known
     self.asker = Asker(
-      INJECT,
+      CORRECT if args.correct else INJECT,
       args.image_size,
       self.options.price,
       args.reply_tokens,

@@ -62,8 +62,8 @@ _STRUCTURED = (
   + ", ".join(KINDS)
   + ") and `change` (what is now wrong, in a few words)."
 )
-_PLAIN_ONE = "Reply with the wrong answer only, nothing before or after it."
-_PLAIN_MANY = (
+PLAIN_ONE = "Reply with the wrong answer only, nothing before or after it."
+PLAIN_MANY = (
   "Reply with the wrong answers only, in order, each after a line that reads "
   "`[[answer N]]`, N being 0 for the first."
 )
@@ -121,7 +121,7 @@ def task(item: Item, structured: bool, seed: int = 0) -> str:
     {"question": question, "answer": answer}
     for question, answer in zip(item.questions, item.answers, strict=True)
   ]
-  plain = _PLAIN_ONE if len(conversation) == 1 else _PLAIN_MANY
+  plain = PLAIN_ONE if len(conversation) == 1 else PLAIN_MANY
   parts = [
     _CAPTIONING if describes(item) else _REASONING,
     _RULES,
@@ -180,13 +180,14 @@ def read(item: Item, reply: Reply) -> Proposal:
 def refused_reply(reply: Reply) -> Proposal | None:
   """The proposal of a reply that is none: declined, cut off, empty."""
   if reply.declined:
-    return _refuse("refusal", reply.declined)
+    return refuse("refusal", reply.declined)
   if reply.defect:
-    return _refuse("empty" if reply.whole else "schema", reply.defect)
+    return refuse("empty" if reply.whole else "schema", reply.defect)
   return None
 
 
-def _refuse(reason: str, detail: str) -> Proposal:
+def refuse(reason: str, detail: str) -> Proposal:
+  """The proposal of a reply that cannot be used, with the gate for it."""
   return Proposal([], [], Refused(reason, detail[:300]))
 
 
@@ -197,19 +198,19 @@ def _looks_structured(parsed: Any) -> bool:
 def _read_structured(item: Item, reply: Reply) -> Proposal:
   data = reply.parsed
   if not _looks_structured(data):
-    return _refuse("schema", reply.text)
+    return refuse("schema", reply.text)
   rejected, edits = data["rejected"], data.get("edits", [])
   if isinstance(rejected, str):
     rejected = [rejected]
   wrong = not isinstance(rejected, list) or not isinstance(edits, list)
   if wrong or not all(isinstance(text, str) for text in rejected):
-    return _refuse("schema", reply.text)
+    return refuse("schema", reply.text)
   if len(rejected) != len(item.answers):
-    return _refuse(
+    return refuse(
       "schema", f"{len(rejected)} answers, want {len(item.answers)}"
     )
   if not all(isinstance(e, dict) and "span" in e for e in edits):
-    return _refuse("schema", reply.text)
+    return refuse("schema", reply.text)
   rejected = [text.strip() for text in rejected]
   # A reply without a list of edits is as good; they are found by comparing.
   found = [_edit(item, e) for e in edits] or _found(item, rejected)
@@ -241,17 +242,20 @@ def _edit(item: Item, edit: dict) -> dict:
 
 def _read_plain(item: Item, text: str) -> Proposal:
   """Plain text: the answers, with edits found by comparing words."""
-  pieces = _MARK.split(text)
-  if len(pieces) > 1:
-    found = {
-      int(n): t.strip() for n, t in zip(pieces[1::2], pieces[2::2], strict=True)
-    }
-    rejected = [found.get(i, "") for i in range(len(item.answers))]
-  else:
-    rejected = [text.strip().strip('"')]
+  rejected = plain_answers(item, text)
   if len(rejected) != len(item.answers):
-    return _refuse("schema", f"no marks between {len(item.answers)} answers")
+    return refuse("schema", f"no marks between {len(item.answers)} answers")
   return Proposal(rejected, _found(item, rejected))
+
+
+def plain_answers(item: Item, text: str) -> list[str]:
+  """The answers of a reply in plain text, by the marks between them."""
+  pieces = _MARK.split(text)
+  if len(pieces) == 1:
+    return [text.strip().strip('"')]
+  marked = zip(pieces[1::2], pieces[2::2], strict=True)
+  found = {int(number): answer.strip() for number, answer in marked}
+  return [found.get(i, "") for i in range(len(item.answers))]
 
 
 def differences(old: str, new: str) -> list[dict]:

@@ -36,6 +36,10 @@ def add_server(parser: argparse.ArgumentParser) -> None:
   add("--backoff", type=float, default=options.backoff, metavar="SECONDS",
       help="before the first new attempt; then doubled")  # fmt: skip
   add("--temperature", type=float, help="default: the server's")
+  add("--correct", action="store_true", help=(
+    "the answers in --input are a model's own: have them corrected; chosen is "
+    "the corrected answer, rejected the model's"
+  ))  # fmt: skip
   add("--plain", action="store_true", help=(
     "never ask for a JSON schema (a server that refuses or ignores it is found "
     "out anyway, for the price of a request)"

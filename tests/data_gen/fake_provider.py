@@ -304,6 +304,8 @@ def content(body: dict, fault: str) -> str:
     )
     return json.dumps({"rejected": answers, "edits": []})
   wrong = [a if fault == "same" else exchange(a) for a in answers]
+  if "correct what" in str(body["messages"][0]["content"]):
+    return json.dumps({"corrected": wrong})
   if "response_format" not in body:
     marks = [f"[[answer {i}]]\n{text}" for i, text in enumerate(wrong)]
     return wrong[0] if len(wrong) == 1 else "\n".join(marks)

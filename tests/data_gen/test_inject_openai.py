@@ -428,6 +428,24 @@ def test_thoughts_before_the_answer_are_left_out(world):
     assert pair.rejected[1].startswith("A brown zebra")
 
 
+@pytest.mark.parametrize("engine", ["openai", "openai-batch"])
+def test_a_models_own_answers_are_corrected(world, engine):
+  folder, samples = world
+  samples(4)
+  with serving(faults={"same": 0.3}, row_faults={"same": 0.3}) as server:
+    args = ("--injector", engine, "--poll", 0.05, "--correct", "--tries", 9)
+    run(folder, server, *args)
+  pairs = read_samples(folder / "pairs.jsonl")
+  assert len(pairs) == 4
+  for pair in pairs:
+    assert pair.turns[1].startswith("A brown zebra")
+    assert pair.rejected[1] == pair.turns[1].replace("zebra", "dog")
+    assert pair.extra["edits"] == [
+      {"span": "dog", "original": "zebra", "kind": "other"}
+    ]
+    assert pair.extra["injector"].endswith("/correct-1")
+
+
 def test_an_error_in_a_200_costs_nothing(world):
   folder, samples = world
   samples(10)

@@ -83,7 +83,7 @@ def test_edits_of_a_conversation_name_their_turn():
 @pytest.mark.parametrize(
   "text",
   [
-    '{"answer": 42}', "[]", "null", "", "no json", good(), good("a", "b"),
+    '{"answer": 42}', "[]", "null", "no json", good(), good("a", "b"),
     '{"rejected": [1], "edits": []}', '{"rejected": {}, "edits": []}',
     '{"rejected": ["a"], "edits": 3}', '{"rejected": ["a"], "edits": [3]}',
     good("A cat.")[:-4],
