@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from data_gen import verify
 from data_gen.verify.base import Agreement, Asked, Setting
 from povid_jax.data.picture import Picture
 from povid_jax.errors import UserError
 from povid_jax.eval.benchmarks import chair_words
+from tests.eval.judge_server import JudgeServer
 
 WORDS = ("dog", "cat", "car", "bus")
 
@@ -159,6 +161,38 @@ def test_commands_that_do_not_answer(tmp_path, code, message):
   found = _verifier(tmp_path, "command", "--verify-command=/no/such/program")
   with pytest.raises(UserError, match="cannot be run"):
     _ask(found)
+
+
+def _picture(folder: Path) -> Picture:
+  Image.new("RGB", (8, 8)).save(folder / "a.png")
+  return Picture("a.png", str(folder))
+
+
+def test_a_language_model_looks_at_the_picture(tmp_path):
+  """One request a picture; what was said is read from the log again."""
+  said = {"present": ["Dog"], "absent": ["cat", "car"], "uncertain": ["car"]}
+  asked = [Asked(_picture(tmp_path), WORDS)]
+  want = {"dog": True, "cat": False, "car": None, "bus": None}
+  with JudgeServer(lambda _: json.dumps(said)) as server:
+    flags = ("--judge-model=m", f"--judge-base-url={server.url}")
+    for _ in range(2):
+      found = _verifier(tmp_path, "llm", *flags)
+      assert found.present(asked) == [want]
+      assert found.present(asked) == [want]
+    (body,) = server.bodies
+  picture, text = body["messages"][0]["content"]
+  assert picture["image_url"]["url"].startswith("data:image/png")
+  assert "dog, cat, car, bus" in text["text"]
+  with pytest.raises(UserError, match="needs --judge-model"):
+    _verifier(tmp_path, "llm")
+
+
+def test_a_reply_that_cannot_be_read_leaves_all_uncertain(tmp_path):
+  asked = [Asked(_picture(tmp_path), WORDS)]
+  with JudgeServer(lambda _: "I see a dog.") as server:
+    flags = ("--judge-model=m", f"--judge-base-url={server.url}")
+    found = _verifier(tmp_path, "llm", *flags).present(asked)
+  assert found == [dict.fromkeys(WORDS)]
 
 
 class _Says:
