@@ -143,6 +143,10 @@ class Sample(Injector):
       args.vocabulary, args.singular, clean=True, categories=categories
     )
     if args.objects == "annotated":
+      if not categories:
+        raise UserError(
+          "--objects=annotated needs --annotations instances_*.json"
+        )
       self._vocabulary.keep(categories)
     setting = Setting(args, self._vocabulary, self._stem)
     self._agreement = verify.build(setting)

@@ -220,6 +220,10 @@ def street(world, tmp_path):
   for name in ("input.jsonl", *(f"{i}.png" for i in range(PICTURES))):
     (tmp_path / name).write_bytes((world / name).read_bytes())
   _annotate(tmp_path, ["dog", "cat", "car", "bus"])
+  images = [{"id": i, "file_name": f"{i}.png"} for i in range(PICTURES)]
+  said = [{"image_id": i, "caption": "A dog."} for i in range(PICTURES)]
+  captions = {"images": images, "annotations": said}
+  (tmp_path / "captions.json").write_text(json.dumps(captions))
   return tmp_path
 
 
@@ -268,9 +272,19 @@ def _interrupt(*_):
     (("--checkpoint=x", "--length-ratio=nan"), "want 1 or more"),
     (("--checkpoint=x", "--verify=detections"), "needs --detections"),
     (("--base-url=http://127.0.0.1:9",), "needs --model"),
+    (
+      (
+        "--checkpoint=x",
+        "--annotations",
+        "captions.json",
+        "--objects=annotated",
+      ),
+      "needs --annotations instances",
+    ),
   ],
 )
-def test_flags_that_make_no_sense(street, flags, message):
+def test_flags_that_make_no_sense(street, flags, message, monkeypatch):
+  monkeypatch.chdir(street)
   with pytest.raises(UserError, match=message):
     _run(street, "bad.jsonl", *flags)
 
