@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_gen import verify
+from data_gen.encode import check_picture
 from data_gen.gates import Refused
 from data_gen.injectors.base import Injector, World, want_at_least
 from data_gen.items import Item
@@ -130,7 +131,8 @@ class Sample(Injector):
   def check_sample(self, sample: Pair) -> None:
     if not sample.images:
       raise UserError("has no picture to look at")
-    super().check_sample(sample)
+    for picture in sample.images:
+      check_picture(picture.read(), f"image {picture.name!r}")
 
   def wants(self, item: Item) -> bool:
     return zlib.crc32(item.key.encode()) % self._parts == self._part
@@ -226,7 +228,8 @@ class Sample(Injector):
   def task(self, item: Item, number: int, context: str) -> Task:
     """The context number `number` of an item."""
     pictures, question = item.sample.images, self._question(item)
-    return Task(f"{item.key}/{number}", pictures, question, context)
+    key = f"{item.key}/{number}"
+    return Task(item.sample.id, key, pictures, question, context)
 
   def named(self, text: str) -> tuple[str, ...]:
     """The objects that a text names, each once."""

@@ -60,6 +60,7 @@ class Loop:
     # what earlier runs wrote and learnt: context -> number -> candidate
     self._held: dict[str, dict[int, Candidate]] = defaultdict(dict)
     self._made = 0
+    self._written = 0
     self._started = time.monotonic()
 
   def run(self, items: Sequence[Item]) -> None:
@@ -118,6 +119,7 @@ class Loop:
         candidates=rows,
       )
       self._keep(task.key, rows)
+      self._written += len(rows)
       self._show()
 
   def _judge(self, work: Sequence[tuple[_Work, Task]]) -> list[list[Judged]]:
@@ -198,4 +200,6 @@ class Loop:
 
   def _show(self) -> None:
     rate = self._made / max(time.monotonic() - self._started, 1e-9)
-    self._job.note(f"{self._made:,} pairs, {rate:.2f} pairs/s")
+    self._job.note(
+      f"{self._written:,} candidates, {self._made:,} pairs, {rate:.2f} pairs/s"
+    )

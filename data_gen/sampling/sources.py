@@ -25,6 +25,7 @@ class Task:
   """One context whose candidates are wanted.
 
   Attributes:
+    name: of the sample, for errors.
     key: names picture, question and context.
     pictures: of the question.
     question: without <image>.
@@ -32,6 +33,7 @@ class Task:
     known: numbers of the candidates that are there already.
   """
 
+  name: str
   key: str
   pictures: tuple[Picture, ...]
   question: str
@@ -93,21 +95,30 @@ class OwnDecoder:
     from povid_jax.generate import answering, writing
 
     by_sentence = self._args.unit == "sentence"
-    prompts = []
+    prompts, asked = [], []
+    numbers = range(self._args.candidates)
     for task in tasks:
-      question = Question(task.key, task.pictures, task.question)
-      numbers = range(self._args.candidates)
+      question = Question(task.name, task.pictures, task.question)
       seeds = tuple(seed_of(task.key, n) for n in numbers)
-      prompts.append(
-        answering.to_prompt(self._policy, question, seeds, context=task.context)
-      )
+      try:
+        prompt = answering.to_prompt(
+          self._policy, question, seeds, context=task.context
+        )
+      except UserError:
+        if not task.context:
+          raise
+        # the answer has filled the model's positions: it ends here
+        yield task, [Candidate(n, "", "length") for n in numbers]
+        continue
+      prompts.append(prompt)
+      asked.append(task)
     decode = self._policy.tokenizer.decode
     for found in writing.write(
       self._policy, prompts, self._how, sentence=by_sentence
     ):
       for i, branches in found:
         yield (
-          tasks[i],
+          asked[i],
           [
             Candidate(n, decode(branch.ids).strip(), branch.end)
             for n, branch in enumerate(branches)

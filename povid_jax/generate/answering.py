@@ -266,15 +266,12 @@ def _prompt_ids(
   turn = "<image>\n" * len(question.images) + question.text
   try:
     ids = text.encode_prompt(
-      (turn,), policy.tokenizer, policy.template, policy.config.image_tokens
+      (turn,),
+      policy.tokenizer,
+      policy.template,
+      policy.config.image_tokens,
+      context,
     )
-    if context:
-      begun = text.encode(
-        *((turn,), ((context,),), policy.tokenizer, policy.template),
-        policy.config.image_tokens,
-      )
-      (answer,) = begun.branch_ids
-      ids = np.concatenate([ids, answer[: _open_end(policy, answer)]])
     if len(ids) >= (most := policy.config.decoder.context_length):
       raise UserError(
         f"too long: {len(ids)} tokens with its pictures, the model has {most} "
@@ -283,19 +280,6 @@ def _prompt_ids(
   except UserError as error:
     raise UserError(f"question {question.question_id!r}: {error}") from error
   return ids
-
-
-def _open_end(policy: Policy, answer: np.ndarray) -> int:
-  """How many tokens of a whole answer belong to one that goes on: not its stop
-  token, nor the blank that a template puts in front of it."""
-  end = len(answer)
-  stops = text.stop_ids(policy.tokenizer, text.find_template(policy.template))
-  while end and (
-    answer[end - 1] in stops
-    or not policy.tokenizer.decode([int(answer[end - 1])]).strip()
-  ):
-    end -= 1
-  return end
 
 
 def _images(

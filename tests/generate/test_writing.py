@@ -154,3 +154,17 @@ def test_decode_attention_is_branch_attention(window):
         window,
       )
       np.testing.assert_allclose(got[s, n], want[0, 0, 0], rtol=2e-5, atol=1e-6)
+
+
+def test_a_context_is_continued_as_training_scores_it(policy):
+  """The prompt is the prefix of a context pair, for every border."""
+  question = answering.Question(0, ("x",), "What?")
+  for context in ("A cat.", "A cat", 'Cats "sit". Dogs,'):
+    prompt = answering.to_prompt(policy, question, (1,), context=context)
+    encoded = text.encode(
+      ("<image>\nWhat?",),
+      (("And a dog.",), ("Birds.",)),
+      *(policy.tokenizer, policy.template, policy.config.image_tokens),
+      context=context,
+    )
+    assert prompt.ids.tolist() == encoded.prefix_ids.tolist()
