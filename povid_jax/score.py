@@ -291,7 +291,8 @@ def _not_finite(row: dict[str, Any]) -> str:
   for name, value in row.items():
     if isinstance(value, dict) and (bad := _not_finite(value)):
       return f"{name} {bad}"
-    if isinstance(value, float) and not math.isfinite(value):
+    numbers = value if isinstance(value, list) else [value]
+    if any(isinstance(x, float) and not math.isfinite(x) for x in numbers):
       return name
   return ""
 

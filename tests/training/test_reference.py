@@ -162,6 +162,9 @@ STALE = {
   "token rule": ({"noise.tokens": "argmax_exclude_gold"}, "its noise is"),
   "seed": ({"seed": 1}, "its noise_seed is 0, this run has 1"),
   "objective": ({"objective.name": "dpo"}, "its terms is"),
+  "weights": (
+    {"data.changed_weight": 3.0}, "its changed_weight is None, this run has 3.0"
+  ),
   "limit": ({"data.limit": 3}, "its records is 5, this run has 3"),
   "new noise each epoch": (
     {"noise.per_epoch": True, "steps": 9}, "noise drawn anew each epoch"

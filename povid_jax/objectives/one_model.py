@@ -1,0 +1,214 @@
+"""The log-probs of one model for a batch, from its pictures and its tokens.
+
+`objectives.logps` decides what is run for policy and reference; this module
+runs it.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from povid_jax.data.batch import Batch
+from povid_jax.models.llava import Llava
+from povid_jax.models.scoring import argmax_tokens, token_logps
+from povid_jax.objectives.core import Array, Logps, Needs
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+  """How batches are run; hashable, so that it can be a static argument.
+
+  Attributes:
+    needs: the objective's.
+    exclude_gold: the noise token is the runner-up where the argmax is gold.
+    noise_scale: (sqrt(alpha_bar), sqrt(1 - alpha_bar)) for the `pixels` site,
+      or None: noisy pictures come with the batch.
+    head_chunk: rows of logits held at one time.
+    share_prefix: False runs image and question once per answer.
+  """
+
+  needs: Needs
+  exclude_gold: bool = False
+  noise_scale: tuple[float, float] | None = None
+  head_chunk: int = 256
+  share_prefix: bool = True
+
+  def of(self, needs: Needs) -> "Spec":
+    """The same way to run for other needs."""
+    return dataclasses.replace(self, needs=needs)
+
+
+class Pictures(NamedTuple):
+  """Image tokens of a batch, float[B, M, D]; None where nobody needs them."""
+
+  clean: Array
+  noisy: Array | None
+
+
+def encode(
+  model: Llava, batch: Batch, spec: Spec, *, adapter: bool
+) -> Pictures:
+  """Image tokens of the clean and, where needed, of the noisy pictures.
+
+  Args:
+    adapter: whether LoRA of tower and projector takes part.
+  """
+  clean = model.encode_images(batch.images, adapter=adapter)
+  if not spec.needs.noisy_picture:
+    return Pictures(clean, None)
+  return Pictures(clean, _encode_noisy(model, batch, spec, adapter))
+
+
+def _encode_noisy(
+  model: Llava, batch: Batch, spec: Spec, adapter: bool
+) -> Array:
+  """Image tokens of the noisy pictures, float[B, M, D]."""
+  if spec.noise_scale is None:
+    return model.encode_images(batch.images_noisy, adapter=adapter)
+  images = batch.images
+
+  def draw(seed: Array) -> Array:
+    return jax.random.normal(jax.random.key(seed), images.shape[1:])
+
+  assert batch.noise_seed is not None  # the pixels site has one a row
+  eps = jax.vmap(draw)(batch.noise_seed)
+  noise = (jnp.array(spec.noise_scale), eps)
+  return model.encode_images(images, noise, adapter=adapter)
+
+
+def noise_tokens(
+  model: Llava, batch: Batch, pictures: Pictures, spec: Spec, *, adapter: bool
+) -> Array:
+  """The tokens a model prefers under the noisy picture.
+
+  Position by position of the chosen answer, which is teacher-forced: the
+  argmax is over the vocabulary given the true words before. No gradient.
+  Source: `_get_noisy_batch_logps` of the released trainer, see docs/design.md.
+
+  Returns:
+    int32[B, C].
+  """
+  assert pictures.noisy is not None
+  hidden = _hidden(model, batch, pictures.noisy, slice(0, 1), spec, adapter)
+  gold = batch.branch_ids[:, 0]
+  chosen = argmax_tokens(
+    model.decoder.logits,
+    hidden.reshape(-1, hidden.shape[-1]),
+    gold.reshape(-1) if spec.exclude_gold else None,
+    spec.head_chunk,
+  )
+  return jax.lax.stop_gradient(chosen.reshape(gold.shape))
+
+
+def score(
+  model: Llava,
+  batch: Batch,
+  pictures: Pictures,
+  spec: Spec,
+  *,
+  adapter: bool,
+  noise_ids: Array | None = None,
+) -> Logps:
+  """Summed log-probs of every answer of the batch under one model.
+
+  Args:
+    model: the policy (adapter on) or the reference (adapter off).
+    batch: arrays [B, ...].
+    pictures: image tokens, from `encode`.
+    noise_ids: int32[B, C] tokens to score beside the chosen ones.
+
+  Returns:
+    Logps of float32[B], rejected [B, R]; terms that `spec.needs` does not
+    name are None.
+  """
+  every = slice(None) if spec.needs.rejected else slice(0, 1)
+  per_token = _per_token(
+    model, batch, pictures.clean, every, spec, adapter, noise_ids
+  )
+  mask = batch.loss_mask[:, every, :, None]
+  weight = None
+  if batch.branch_weight is not None:
+    weight = batch.branch_weight[:, every, :, None]
+  sums = _sum(per_token, mask, weight)  # [B, n, J]
+  corrupted = None
+  if spec.needs.corrupted:
+    assert pictures.noisy is not None
+    one = slice(0, 1)
+    distorted = _per_token(
+      model, batch, pictures.noisy, one, spec, adapter, None
+    )
+    first = None if weight is None else weight[:, :1]
+    corrupted = _sum(distorted, mask[:, :1], first)[:, 0, 0]
+  return Logps(
+    chosen=sums[:, 0, 0],
+    rejected=sums[:, 1:, 0] if spec.needs.rejected else None,
+    noise=None if noise_ids is None else sums[:, 0, 1],
+    corrupted=corrupted,
+  )
+
+
+def _sum(per_token: Array, mask: Array, weight: Array | None) -> Array:
+  """Over the scored tokens, each times its weight: [B, n, C, J] to [B, n, J].
+
+  Weights act on policy and reference alike, so that a reward stays a weighted
+  sum of log-ratios of tokens.
+  """
+  if weight is not None:
+    per_token = per_token * weight
+  return jnp.where(mask, per_token, 0.0).sum(axis=2)
+
+
+def _per_token(
+  model: Llava,
+  batch: Batch,
+  embeds: Array,
+  branches: slice,
+  spec: Spec,
+  adapter: bool,
+  noise_ids: Array | None,
+) -> Array:
+  """float32[B, n, C, J]: log-probs of the branch tokens and, J = 2, of the
+  noise tokens at the chosen answer's positions."""
+  hidden = _hidden(model, batch, embeds, branches, spec, adapter)
+  gold = batch.branch_ids[:, branches]
+  targets = gold[..., None]
+  if noise_ids is not None:
+    second = gold.at[:, 0].set(noise_ids)
+    targets = jnp.stack([gold, second], axis=-1)
+  scored = token_logps(
+    model.decoder.logits,
+    hidden.reshape(-1, hidden.shape[-1]),
+    targets.reshape(-1, targets.shape[-1]),
+    spec.head_chunk,
+  )
+  return scored.reshape(targets.shape)
+
+
+def _hidden(
+  model: Llava,
+  batch: Batch,
+  embeds: Array,
+  branches: slice,
+  spec: Spec,
+  adapter: bool,
+) -> Array:
+  """float[B, n, C, D] states that predict the tokens of some branches."""
+  ids = batch.branch_ids[:, branches]
+  batch_size, count, width = ids.shape
+  shared = spec.share_prefix or count == 1
+  repeat: Callable[[Any], Any] = lambda x: (
+    x if x is None or shared else jnp.repeat(x, count, axis=0)
+  )
+  hidden = model.branches(
+    repeat(batch.prefix_ids),
+    repeat(batch.prefix_len),
+    ids if shared else ids.reshape(batch_size * count, 1, width),
+    repeat(embeds),
+    adapter=adapter,
+    positions=repeat(batch.positions),
+    position_start=repeat(batch.position_start),
+  )
+  return hidden.reshape(batch_size, count, width, -1)
