@@ -210,7 +210,7 @@ class Servers:
         image_tokens=tokens,
         context=(task, number),
         extra={**extra, "seed": seed},
-        any_reply=True,
+        any_reply=True,  # a sentence is cut out of what was cut off
       )
 
   def _ask(self, requests: Sequence[Request]) -> dict[str, Reply]:
@@ -246,9 +246,9 @@ class Servers:
   def _candidate(self, number: int, reply: Reply) -> Candidate:
     """A whole answer, or the first sentence of what came."""
     text = reply.text.strip()
-    if reply.refusal or reply.finish not in ("stop", "length"):
+    if reply.declined:
       return Candidate(number, "", "length")
-    end = "stop" if reply.finish == "stop" else "length"
+    end = "stop" if reply.whole else "length"
     if self._args.unit == "sentence":
       head, whole = sentences.first(text)
       if whole and head != text:

@@ -109,6 +109,7 @@ class LlmVerifier(Verifier):
         {"role": "user", "content": [part, {"type": "text", "text": text}]}
       ],
       schema=_SCHEMA,
+      any_reply=True,  # a refusal leaves the objects uncertain
       image_tokens=self._options.price.image_tokens(width, height),
     )
 
