@@ -4,7 +4,7 @@ import dataclasses
 import statistics
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -190,8 +190,16 @@ def random_batch(structs: Batch, described: LlavaConfig) -> Batch:
       value = jax.random.randint(one, leaf.shape, 0, top).astype(leaf.dtype)
     found.append(jax.device_put(value, leaf.sharding))
   out: Batch = jax.tree.unflatten(tree, found)
-  width, images = out.prefix_ids.shape[-1], out.images.shape[2]
-  is_image = jnp.arange(width) < images * described.image_tokens
+  width = out.prefix_ids.shape[-1]
+  if isinstance(out.images, Mapping):  # tiles: which feature is which token
+    index = out.images["index"]
+    tokens = index.shape[-2]
+    features = out.images["pixels"].shape[2] * described.image_tokens
+    index = jnp.broadcast_to(jnp.arange(tokens)[:, None], index.shape)
+    out = out._replace(images={**out.images, "index": index % features})
+  else:
+    tokens = out.images.shape[2] * described.image_tokens
+  is_image = jnp.arange(width) < tokens
   return out._replace(
     prefix_ids=jnp.where(is_image, IMAGE_TOKEN, out.prefix_ids),
     prefix_len=jnp.full_like(out.prefix_len, width),

@@ -24,15 +24,18 @@ from PIL import Image
 
 from povid_jax import errors, files, objectives, progress
 from povid_jax.checkpoints import restore
+from povid_jax.data import layout as layouts
 from povid_jax.data import noise as noise_lib
 from povid_jax.data import pairs, samples
 from povid_jax.data.batch import Batch
-from povid_jax.data.image import open_image, preprocess
+from povid_jax.data.image import open_image
+from povid_jax.data.layout import Layout
 from povid_jax.data.lengths import TextSpec, encode_record
 from povid_jax.data.tokenizer import Tokenizer, load_tokenizer
 from povid_jax.errors import UserError
 from povid_jax.models import params as params_lib
 from povid_jax.models.config import LoraConfig
+from povid_jax.models.pictures import pixels_of
 from povid_jax.objectives import Logps, Needs, logps
 from povid_jax.weights import peft_load
 
@@ -138,14 +141,11 @@ def _noisy(
   ]
 
 
-def _pictures(
-  images: Sequence[Image.Image], weights: restore.Weights
-) -> np.ndarray:
-  """uint8[1, I, S, S, 3]."""
-  size = weights.config.square_tower.image_size
-  ready = [preprocess(image, size, weights.image_mode) for image in images]
-  empty = np.zeros((0, size, size, 3), np.uint8)
-  return np.stack(ready)[None] if ready else empty[None]
+def _pictures(images: Sequence[Image.Image], layout: Layout) -> Any:
+  """What the model takes of the pictures of one row, [1, ...]."""
+  room = layouts.room_of(layout, images, _MULTIPLE)
+  row = layout.pack(layout.cut(images), room)
+  return jax.tree.map(lambda x: x[None], row)
 
 
 def _padded(rows: Sequence[np.ndarray], dtype: Any) -> np.ndarray:
@@ -164,14 +164,19 @@ def make_batch(sample: pairs.Sample, scorer: Scorer, options: Options) -> Batch:
   """
   if sample.rejected is None:
     raise UserError("no rejected_conversations; want pairs")
+  layout = layouts.of(scorer.weights.config)
   spec = TextSpec(
     template=scorer.weights.template,
-    image_tokens=scorer.weights.config.image_tokens,
+    layout=layout,
     num_branches=2,
     changed_weight=options.changed_weight,
   )
-  # pictures are opened below; only their number matters here
-  record = pairs.to_record(sample, (b"",) * len(sample.images))
+  encodings = tuple(picture.read() for picture in sample.images)
+  pictures = [
+    open_image(encoding, str(picture))
+    for encoding, picture in zip(encodings, sample.images, strict=True)
+  ]
+  record = pairs.to_record(sample, encodings)
   encoded = encode_record(record, scorer.tokenizer, spec)
   longest = len(encoded.prefix_ids) + max(map(len, encoded.branch_ids))
   if longest > (most := scorer.weights.config.decoder.context_length):
@@ -179,15 +184,16 @@ def make_batch(sample: pairs.Sample, scorer: Scorer, options: Options) -> Batch:
       f"too long: {longest} tokens with its pictures, the model has {most} "
       "positions"
     )
-  pictures = [open_image(picture) for picture in sample.images]
   noisy = _noisy(sample, pictures, options) if pictures else None
+  for clean, other in zip(pictures, noisy or (), strict=False):
+    layouts.check_noisy(layout, clean.size, other.size)
   return Batch(
     prefix_ids=_padded([encoded.prefix_ids], np.int32),
     prefix_len=np.array([len(encoded.prefix_ids)], np.int32),
     branch_ids=_padded(encoded.branch_ids, np.int32)[None],
     loss_mask=_padded(encoded.loss_mask, bool)[None],
-    images=_pictures(pictures, scorer.weights),
-    images_noisy=None if noisy is None else _pictures(noisy, scorer.weights),
+    images=_pictures(pictures, layout),
+    images_noisy=None if noisy is None else pixels_of(_pictures(noisy, layout)),
     branch_weight=(
       None
       if encoded.weights is None

@@ -18,6 +18,7 @@ from PIL import Image
 from povid_jax import config as config_lib
 from povid_jax.checkpoints import restore, stream
 from povid_jax.data import batches, lengths
+from povid_jax.data import layout as layouts
 from povid_jax.data.batch import Batch
 from povid_jax.data.records import (
   Record,
@@ -278,13 +279,14 @@ def batch_of(
   num_branches: int = 2,
   changed_weight: float = 1.0,
   fillers: int = 0,
+  config: LlavaConfig = MODEL,
 ) -> Batch:
   """One batch [B, ...] of these records, made as a run makes it."""
   folder = data_folder(root / f"data-{site}-{num_branches}", records, shards=1)
   source = RecordSource(folder)
   tokenizer = load_tokenizer(small_tokenizer.write(root / "words"))
   text = lengths.TextSpec(
-    TEMPLATE, MODEL.image_tokens, num_branches, changed_weight
+    TEMPLATE, layouts.of(config), num_branches, changed_weight
   )
   measured = lengths.measure(source, tokenizer, text)
   text = text.for_records(measured)
@@ -296,9 +298,7 @@ def batch_of(
     source=source,
     tokenizer=tokenizer,
     text=text,
-    image_size=MODEL.vision.image_size,
-    image_mode="pad",
-    max_images=int(measured.images.max()),
+    rooms=buckets.rooms,
     noise=batches.NoiseSpec(500, "wrap", site, seed=0, per_epoch=False),
     local_rows=tuple(range(len(rows))),
     weighted=bool(measured.weighted.any()),

@@ -23,7 +23,7 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 from povid_jax import files, folders
 from povid_jax.checkpoints import arrays, checksums, model_json
@@ -56,10 +56,6 @@ class Weights:
   template: str
   tokenizer: Path
   fingerprint: str
-
-  @property
-  def image_mode(self) -> Literal["pad", "resize"]:
-    return cast(Literal["pad", "resize"], self.config.layout.mode)
 
   def merged(self) -> "Weights":
     """The same model with its adapters folded into the kernels."""

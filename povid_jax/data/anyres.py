@@ -44,6 +44,7 @@ class AnyRes:
   rounds: bool = True
   background: tuple[int, int, int] = BACKGROUND
   same_size = False
+  position_axes = 0
 
   def best(self, size: Size) -> tuple[int, int]:
     """(height, width) of the canvas that a picture is fitted into."""

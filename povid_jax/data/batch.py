@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from povid_jax.models.pictures import pixels_of
+
 Array = Any  # a NumPy or JAX array, or a jax.ShapeDtypeStruct
 FILLER = -1  # index of a row that only fills a batch
 
@@ -49,7 +51,8 @@ class Batch(NamedTuple):
     loss_mask: bool[B, N, C], true where a token is scored.
     images: what the picture layout of the model makes, any pytree of arrays
       [B, ...]; LLaVA-1.5: uint8[B, I, S, S, 3].
-    images_noisy: the same of the noisy pictures (noise site `image`).
+    images_noisy: the pixels of the noisy pictures, see `models.pictures`
+      (noise site `image`).
     noise_seed: uint32[B], draws the noise on the device (noise site `pixels`).
     branch_weight: float32[B, N, C], multiplies each log-prob before the sum,
       of policy and reference alike; None: 1.
@@ -98,7 +101,7 @@ def describe(
     branch: C.
     branches: N.
     pictures: ShapeDtypeStructs of the pictures of one row, see
-      `square_pictures`.
+      `Layout.describe`.
     noise: "image" where noisy pictures come with the batch, "pixels" where
       they are drawn on the device, None where there are none.
     weighted: whether tokens have weights.
@@ -117,7 +120,7 @@ def describe(
     branch_ids=of((branches, branch), np.int32),
     loss_mask=of((branches, branch), np.bool_),
     images=pictures,
-    images_noisy=pictures if noise == "image" else None,
+    images_noisy=pixels_of(pictures) if noise == "image" else None,
     noise_seed=of((), np.uint32) if noise == "pixels" else None,
     branch_weight=of((branches, branch), np.float32) if weighted else None,
     positions=of((prefix, position_axes), np.int32) if position_axes else None,
@@ -126,11 +129,6 @@ def describe(
     index=number,
     skipped=number,
   )
-
-
-def square_pictures(count: int, side: int) -> jax.ShapeDtypeStruct:
-  """The pictures of one row for LLaVA-1.5: uint8[I, S, S, 3]."""
-  return jax.ShapeDtypeStruct((count, side, side, 3), np.uint8)
 
 
 def filler(described: Batch) -> Batch:

@@ -13,7 +13,7 @@ import multiprocessing.connection
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,14 @@ from povid_jax import files
 from povid_jax.data import batch as batch_lib
 from povid_jax.data import noise as noise_lib
 from povid_jax.data.batch import FILLER, Batch, Logps
-from povid_jax.data.image import Mode, open_image, preprocess
+from povid_jax.data.image import open_image
+from povid_jax.data.layout import Extent, check_noisy
 from povid_jax.data.lengths import Buckets, TextSpec, encode_record
 from povid_jax.data.records import Record, Records
+from povid_jax.data.text import IMAGE_TOKEN
 from povid_jax.data.tokenizer import Tokenizer
 from povid_jax.errors import UserError
+from povid_jax.models.pictures import pixels_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,9 +129,7 @@ class Loader:
   Attributes:
     source: the records.
     tokenizer, text: see `encode_record`.
-    image_size: pixels of the square that the tower sees.
-    image_mode: pad | resize.
-    max_images: I, the most images of any sample.
+    rooms: P -> what the images of a row may take.
     noise: None where no objective asks for a distorted picture.
     local_rows: the rows of a global batch that this process loads.
     skipped: None to raise on a bad sample; else a file to which its id and
@@ -141,9 +142,7 @@ class Loader:
   source: Records
   tokenizer: Tokenizer
   text: TextSpec
-  image_size: int
-  image_mode: Mode
-  max_images: int
+  rooms: Mapping[int, Extent]
   noise: NoiseSpec | None
   local_rows: tuple[int, ...]
   skipped: Path | None = None
@@ -164,7 +163,7 @@ class Loader:
     try:
       record = self.source[index]
       name = record.id
-      row = self._fill(row, record, step.epoch)
+      row = self._fill(row, record, step)
       row = row._replace(reference=self._cached(index))
     except UserError as error:
       if self.skipped is None:
@@ -190,14 +189,15 @@ class Loader:
       prefix=step.prefix,
       branch=step.branch,
       branches=self.text.num_branches,
-      pictures=batch_lib.square_pictures(self.max_images, self.image_size),
+      pictures=self.text.layout.describe(self.rooms[step.prefix]),
       noise=self.noise.site if self.noise else None,
       weighted=self.weighted,
+      position_axes=self.text.layout.position_axes,
       reference=[name for name, x in cached.items() if x is not None],
     )
     return batch_lib.filler(described)
 
-  def _fill(self, row: Batch, record: Record, epoch: int) -> Batch:
+  def _fill(self, row: Batch, record: Record, step: Step) -> Batch:
     encoded = encode_record(record, self.tokenizer, self.text)
     length = len(encoded.prefix_ids)
     row.prefix_ids[:length] = encoded.prefix_ids
@@ -211,27 +211,48 @@ class Loader:
     pictures = [
       open_image(data, f"image {i}") for i, data in enumerate(record.images)
     ]
-    for i, picture in enumerate(pictures):
-      row.images[i] = self._prepare(picture)
-    row = row._replace(prefix_len=np.int32(length))
-    return (
-      row
-      if self.noise is None
-      else self._distort(row, self.noise, record, pictures, epoch)
+    row = row._replace(
+      prefix_len=np.int32(length), images=self._pack(pictures, step)
     )
+    row = self._place(row, encoded.prefix_ids, pictures)
+    if self.noise is None:
+      return row
+    if self.noise.site == "pixels":
+      seed = self._seed(self.noise, record, step) & 0xFFFFFFFF
+      return row._replace(noise_seed=np.uint32(seed))
+    noisy = self._noisy(self.noise, record, pictures, step)
+    return row._replace(images_noisy=pixels_of(self._pack(noisy, step)))
 
-  def _distort(
+  def _pack(self, pictures: Sequence[Image.Image], step: Step) -> Any:
+    layout = self.text.layout
+    return layout.pack(layout.cut(pictures), self.rooms[step.prefix])
+
+  def _place(
+    self, row: Batch, prefix: np.ndarray, pictures: Sequence[Image.Image]
+  ) -> Batch:
+    """The row with the positions of its prefix, where the layout has any."""
+    sizes = [picture.size for picture in pictures]
+    found = self.text.layout.positions(prefix == IMAGE_TOKEN, sizes)
+    if found is None:
+      return row
+    positions, start = found
+    assert row.positions is not None
+    row.positions[: len(positions)] = positions
+    return row._replace(position_start=np.int32(start))
+
+  def _seed(self, noise: NoiseSpec, record: Record, step: Step) -> int:
+    drawn = step.epoch if noise.per_epoch else None
+    return noise_lib.seed_for(noise.seed, record.id, drawn)
+
+  def _noisy(
     self,
-    row: Batch,
     noise: NoiseSpec,
     record: Record,
     pictures: list[Image.Image],
-    epoch: int,
-  ) -> Batch:
-    drawn = epoch if noise.per_epoch else None
-    seed = noise_lib.seed_for(noise.seed, record.id, drawn)
-    if noise.site == "pixels":
-      return row._replace(noise_seed=np.uint32(seed & 0xFFFFFFFF))
+    step: Step,
+  ) -> list[Image.Image]:
+    """Pictures with noise on them, before they are cut: all that is made of
+    one shows the same noise, and takes the room of the clean one."""
     if record.image_noisy is not None and not noise.per_epoch:
       if record.noise_step != noise.step:
         raise UserError(
@@ -247,19 +268,17 @@ class Loader:
           "noise.per_epoch"
         )
       stored = open_image(record.image_noisy, "image_noisy")
-      row.images_noisy[0] = self._prepare(stored)
-      for i, picture in enumerate(pictures[1:], start=1):
-        row.images_noisy[i] = self._prepare(picture)  # as they are
-      return row
-    for i, picture in enumerate(pictures):
-      distorted = noise_lib.distort(
-        np.asarray(picture), noise.step, seed + i, noise.overflow
+      check_noisy(self.text.layout, pictures[0].size, stored.size)
+      return [stored, *pictures[1:]]  # the others as they are
+    seed = self._seed(noise, record, step)
+    return [
+      Image.fromarray(
+        noise_lib.distort(
+          np.asarray(picture), noise.step, seed + i, noise.overflow
+        )
       )
-      row.images_noisy[i] = self._prepare(Image.fromarray(distorted))
-    return row
-
-  def _prepare(self, picture: Image.Image) -> np.ndarray:
-    return preprocess(picture, self.image_size, self.image_mode)
+      for i, picture in enumerate(pictures)
+    ]
 
 
 def note_skipped(path: Path, index: int, name: str, error: UserError) -> None:

@@ -7,7 +7,6 @@ the device by the function of the same name in models/pictures.py.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import cast
 
 import jax
@@ -15,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from povid_jax.data.anyres import anyres
-from povid_jax.data.image import Mode, preprocess, size_of
+from povid_jax.data.image import Mode, Source, preprocess, size_of
 from povid_jax.data.qwen_layout import native
 from povid_jax.data.room import (
   Extent,
@@ -26,6 +25,7 @@ from povid_jax.data.room import (
   pad,
   total,
 )
+from povid_jax.errors import UserError
 from povid_jax.models.config import LlavaConfig
 
 __all__ = [
@@ -34,16 +34,16 @@ __all__ = [
   "Pictures",
   "Size",
   "Square",
+  "check_noisy",
   "cover",
   "measure_encoded",
   "of",
+  "room_of",
   "total",
 ]
 
 
-def measure_encoded(
-  layout: Layout, sources: Sequence[bytes | str | Path]
-) -> list[Extent]:
+def measure_encoded(layout: Layout, sources: Sequence[Source]) -> list[Extent]:
   """Room of each encoded picture of a row, by its header.
 
   Raises:
@@ -58,6 +58,25 @@ def measure_encoded(
   return layout.measure(list(map(size_of, sources, names)))
 
 
+def room_of(
+  layout: Layout, pictures: Sequence[Image.Image], multiple: int = 1
+) -> Extent:
+  """Room of the pictures of one row; tokens padded to a multiple."""
+  room = total(layout.measure([picture.size for picture in pictures]))
+  return room._replace(tokens=-(-room.tokens // multiple) * multiple)
+
+
+def check_noisy(layout: Layout, clean: Size, noisy: Size) -> None:
+  """Raises UserError where a noisy picture cannot take the clean one's place:
+  both share one map from features to tokens."""
+  if layout.same_size or clean == noisy:
+    return
+  raise UserError(
+    f"the noisy picture has {noisy[0]}x{noisy[1]} pixels, the clean one "
+    f"{clean[0]}x{clean[1]}; this model wants them alike"
+  )
+
+
 @dataclasses.dataclass(frozen=True)
 class Square:
   """LLaVA-1.5's: one picture, one square of `size` pixels, `tokens` tokens."""
@@ -66,6 +85,7 @@ class Square:
   tokens: int
   mode: Mode = "pad"
   same_size = True
+  position_axes = 0
 
   def measure(self, sizes: Sequence[Size]) -> list[Extent]:
     return [Extent(1, self.tokens)] * len(sizes)

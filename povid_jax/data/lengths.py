@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from povid_jax import files, progress
 from povid_jax.data import changes, system, text
+from povid_jax.data import layout as layouts
+from povid_jax.data.layout import Extent, Layout
 from povid_jax.data.records import Record, Records
 from povid_jax.data.tokenizer import Tokenizer
 from povid_jax.errors import UserError
@@ -19,14 +21,14 @@ class TextSpec:
 
   Attributes:
     template: name of the conversation template.
-    image_tokens: tokens that one image takes.
+    layout: how many tokens an image takes.
     num_branches: N of a batch. 1: only the chosen answers are used; otherwise
       at least 2, see `for_records`.
     changed_weight: of the tokens in which chosen and rejected answer differ.
   """
 
   template: str
-  image_tokens: int
+  layout: Layout
   num_branches: int
   changed_weight: float = 1.0
 
@@ -34,6 +36,11 @@ class TextSpec:
     """With room for all rejected answers of these records."""
     most = int(measured.answers.max(initial=1))
     return dataclasses.replace(self, num_branches=max(self.num_branches, most))
+
+
+def measure_images(record: Record, spec: TextSpec) -> list[Extent]:
+  """Room of each image of a record; UserError for one that is no picture."""
+  return layouts.measure_encoded(spec.layout, record.images)
 
 
 def encode_record(
@@ -61,7 +68,7 @@ def encode_record(
       [record.chosen, *(answer.turns for answer in rejected)],
       tokenizer,
       template,
-      spec.image_tokens,
+      [extent.tokens for extent in measure_images(record, spec)],
       context=record.context,
       end_scored=record.scores_end,
     )
@@ -117,7 +124,7 @@ class Lengths:
     prefix: tokens.
     branch: tokens of the longest branch.
     scored: branch tokens in all.
-    images: pictures.
+    tiles, image_tokens, taps: of its images together, see `data.room.Extent`.
     answers: branches.
     weighted: 1 where tokens do not all weigh 1.
   """
@@ -125,9 +132,16 @@ class Lengths:
   prefix: np.ndarray
   branch: np.ndarray
   scored: np.ndarray
-  images: np.ndarray
+  tiles: np.ndarray
+  image_tokens: np.ndarray
+  taps: np.ndarray
   answers: np.ndarray
   weighted: np.ndarray
+
+  def room(self, samples: np.ndarray) -> Extent:
+    """The least room in which the images of each of these samples fit."""
+    columns = (self.tiles, self.image_tokens, self.taps)
+    return Extent(*(int(column[samples].max()) for column in columns))
 
 
 def measure(
@@ -145,11 +159,12 @@ def measure(
       objective cannot use; None raises the error.
   """
   count = min(limit, len(source)) if limit else len(source)
-  table = np.zeros((count, 6), np.int32)
+  table = np.zeros((count, 8), np.int32)
   for i in progress.bar(range(count), desc="measuring lengths", unit="rec"):
     try:
       record = source[i]
       encoded = encode_record(record, tokenizer, spec)
+      room = layouts.total(measure_images(record, spec))
     except UserError as error:
       if on_bad is None:
         raise
@@ -160,7 +175,7 @@ def measure(
       len(encoded.prefix_ids),
       max(branches),
       sum(branches),
-      len(record.images),
+      *room,
       len(branches),
       encoded.weights is not None,
     )
@@ -200,6 +215,7 @@ class Buckets:
   kept: np.ndarray  # indices of the samples that fit
   of: np.ndarray  # int[n, 2]: prefix and branch bucket of each sample
   padding: float  # share of the tokens of a row that is padding
+  rooms: Mapping[int, Extent]  # P -> what the images of its rows may take
 
 
 def assign(
@@ -211,6 +227,7 @@ def assign(
   max_prefix: int = 0,
   max_branch: int = 0,
   max_positions: int = 0,
+  one_room: bool = True,
 ) -> Buckets:
   """Chooses bucket lengths from the data; samples over the maxima are left
   out of `kept` (the caller reports them).
@@ -218,6 +235,8 @@ def assign(
   Args:
     max_positions: of prefix and longest branch together: what the model was
       made for. 0 is no limit, as for the others.
+    one_room: images take as much in every bucket, so that fewer shapes are
+      compiled: for layouts in which all have one size.
   """
   fits = lengths.prefix > 0
   if max_positions:
@@ -249,7 +268,13 @@ def assign(
   rows = rows + num_branches * np.array(branch)[of[kept, 1]]
   real = lengths.prefix[kept] + lengths.scored[kept]
   padding = 1.0 - real.sum() / rows.sum()
-  return Buckets(prefix, branch, kept, of, float(padding))
+  rooms, room = {}, Extent(0, 0)
+  for number, length in enumerate(prefix):
+    # not less than in shorter ones: the last bucket takes rows of all
+    members = kept if one_room else kept[of[kept, 0] == number]
+    room = layouts.cover([room, lengths.room(members)])
+    rooms[length] = room
+  return Buckets(prefix, branch, kept, of, float(padding), rooms)
 
 
 def report_too_long(

@@ -54,6 +54,7 @@ class Native:
   min_pixels: int = 56 * 56
   max_pixels: int = 12_845_056
   same_size = False
+  position_axes = 3
 
   def measure(self, sizes: Sequence[Size]) -> list[Extent]:
     """Room of each picture; `tiles` are patches."""

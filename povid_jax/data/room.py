@@ -57,9 +57,11 @@ class Layout(Protocol):
 
   Attributes:
     same_size: every picture takes the same room, whatever its size.
+    position_axes: 3 where `positions` gives something, else 0.
   """
 
   same_size: bool
+  position_axes: int
 
   def measure(self, sizes: Sequence[Size]) -> list[Extent]:
     """Room of each picture of a row, from their sizes alone."""

@@ -17,9 +17,11 @@ from PIL import Image
 
 from povid_jax import files, progress
 from povid_jax.checkpoints import restore
+from povid_jax.data import layout as layouts
 from povid_jax.data import noise as noise_lib
 from povid_jax.data import text
-from povid_jax.data.image import Mode, open_image, preprocess
+from povid_jax.data.image import open_image
+from povid_jax.data.layout import Extent
 from povid_jax.data.questions import Question
 from povid_jax.data.tokenizer import Tokenizer, load_tokenizer
 from povid_jax.errors import UserError
@@ -60,10 +62,6 @@ class Policy:
   @property
   def template(self) -> str:
     return self.weights.template
-
-  @property
-  def image_mode(self) -> Mode:
-    return self.weights.image_mode
 
   @property
   def fingerprint(self) -> str:
@@ -250,27 +248,37 @@ def to_prompt(
   Raises:
     UserError: the model cannot take the question, which is named.
   """
+  layout = layouts.of(policy.config)
+  try:
+    measured = layouts.measure_encoded(layout, question.images)
+  except UserError as error:
+    raise UserError(f"question {question.question_id!r}: {error}") from error
+  counts = [extent.tokens for extent in measured]
+  ids = _prompt_ids(policy, question, counts, context)
+  # no more image tokens than the prefix is long: one shape for each length
+  padded = writing.padded_length(len(ids))
+  room = layouts.total(measured)._replace(tokens=padded)
   return Prompt(
     name=f"question {question.question_id!r}",
-    ids=_prompt_ids(policy, question, context),
-    pictures=functools.partial(_images, policy, question, noise),
-    kind=len(question.images),
+    ids=ids,
+    pictures=functools.partial(_images, policy, question, noise, room),
+    kind=room,
     seeds=seeds,
   )
 
 
 def _prompt_ids(
-  policy: Policy, question: Question, context: str = ""
+  policy: Policy, question: Question, counts: list[int], context: str = ""
 ) -> np.ndarray:
-  """The prompt; UserError where the model cannot take it."""
+  """The prompt; UserError where the model cannot take it.
+
+  Args:
+    counts: tokens of each picture.
+  """
   turn = "<image>\n" * len(question.images) + question.text
   try:
     ids = text.encode_prompt(
-      (turn,),
-      policy.tokenizer,
-      policy.template,
-      policy.config.image_tokens,
-      context,
+      (turn,), policy.tokenizer, policy.template, counts, context
     )
     if len(ids) >= (most := policy.config.decoder.context_length):
       raise UserError(
@@ -283,10 +291,10 @@ def _prompt_ids(
 
 
 def _images(
-  policy: Policy, question: Question, noise: Noise | None
-) -> np.ndarray:
-  """uint8[I, S, S, 3] of one question."""
-  size = policy.config.square_tower.image_size
+  policy: Policy, question: Question, noise: Noise | None, room: Extent
+) -> Any:
+  """What the model takes of the pictures of one question."""
+  layout = layouts.of(policy.config)
   pictures = []
   for path in question.images:
     try:
@@ -297,10 +305,10 @@ def _images(
           np.asarray(image), noise.step, seed, noise.overflow
         )
         image = Image.fromarray(distorted)
-      pictures.append(preprocess(image, size, policy.image_mode))
+      pictures.append(image)
     except UserError as error:
       raise UserError(f"question {question.question_id!r}: {error}") from error
-  return np.stack(pictures) if pictures else np.zeros((0, size, size, 3), "u1")
+  return layout.pack(layout.cut(pictures), room)
 
 
 def facts(decoding: Decoding) -> dict[str, Any]:

@@ -27,6 +27,17 @@ _READERS = 4  # threads that read pictures
 End = Literal["stop", "sentence", "length"]
 
 
+def padded_length(length: int) -> int:
+  """Tokens of the row that a prompt of this length is padded to.
+
+  The prompts of models that cut pictures into tiles are thousands of tokens
+  long, and no two alike: steps grow with them, by a sixteenth of the power of
+  two below.
+  """
+  step = max(LENGTH_MULTIPLE, 1 << max(0, length.bit_length() - 5))
+  return -(-length // step) * step
+
+
 @dataclasses.dataclass(frozen=True)
 class Prompt:
   """What N branches are written from.
@@ -83,8 +94,7 @@ def write(
   groups: dict[Any, list[int]] = {}
   order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
   for i in order:
-    length = len(prompts[i].ids)
-    padded = -(-length // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    padded = padded_length(len(prompts[i].ids))
     groups.setdefault((padded, prompts[i].kind), []).append(i)
   template = text.find_template(policy.template)
   stops = Stops(text.stop_ids(policy.tokenizer, template), sentence)

@@ -117,8 +117,8 @@ class Model:
   masked: bool = True
 
 
-def vision(model: Model, images: float, gradient: bool = True) -> Work:
-  """The vision tower up to its feature layer, for `images` distinct images.
+def vision(model: Model, tiles: float, gradient: bool = True) -> Work:
+  """The vision tower up to its feature layer, for so many distinct squares.
 
   With `gradient` a backward pass is counted where the tower is trained.
   """
@@ -129,17 +129,20 @@ def vision(model: Model, images: float, gradient: bool = True) -> Work:
   layer = 2 * tokens * weights + 4 * tokens**2 * dim
   forward = patch + config.num_used_layers * layer
   trained = gradient and model.trains("vision/layers/self_attn/q_proj/kernel")
-  return Work(forward, 2 * forward if trained else 0.0) * images
+  backward = 2 * forward if trained else 0.0
+  # tiles that are seen few at a time keep nothing for the backward pass
+  again = trained and model.config.layout.newline and model.remat != "none"
+  return Work(forward, backward, forward if again else 0.0) * tiles
 
 
-def projector(model: Model, images: float, gradient: bool = True) -> Work:
-  """The projector over the tokens of `images` images."""
+def projector(model: Model, tiles: float, gradient: bool = True) -> Work:
+  """The projector over the features of so many squares."""
   config = model.config
   inputs, dim = config.vision.hidden_size, config.decoder.hidden_size
   first, second = inputs * dim, dim**2
   if config.projector == "linear":
     second = 0
-  tokens = images * config.image_tokens
+  tokens = tiles * config.image_tokens
   forward = 2 * tokens * (first + second)
   if not gradient or not model.trains("projector/linear_1/kernel"):
     return Work(forward)
@@ -217,7 +220,8 @@ class Step:
     batch: examples of the step (all devices, all microbatches).
     prefix, branches, length: P, N, C; N counts what the policy scores with a
       gradient under the clean image (2 for a preference pair).
-    images: images per example, on average.
+    tiles: squares that the tower sees per example, on average: images, or
+      the tiles that they are cut into.
     reference: none | online | cached.
     noise: None, or whose noise tokens the reference scores: own | policy.
     corrupted: the chosen answer is scored under a distorted image (mdpo).
@@ -228,7 +232,7 @@ class Step:
   prefix: int
   branches: int
   length: int
-  images: float = 1
+  tiles: float = 1
   reference: str = "none"
   noise: str | None = None
   corrupted: bool = False
@@ -262,8 +266,8 @@ def of(model: Model, step: Step) -> dict[str, Work]:
   The clean image is encoded once for policy and reference (image tokens do
   not depend on the adapters); a noisy or distorted image is one more.
   """
-  clean = step.batch * step.images
-  extra = step.batch * step.images * (bool(step.noise) + step.corrupted)
+  clean = step.batch * step.tiles
+  extra = step.batch * step.tiles * (bool(step.noise) + step.corrupted)
   parts = {
     "vision": vision(model, clean) + vision(model, extra, step.corrupted),
     "projector": projector(model, clean)

@@ -22,6 +22,7 @@ class Load:
     config, lora: the network.
     rows: pairs of a microbatch on this device.
     prefix, branch, branches: P, C and N.
+    tiles: squares of a row that the tower sees at a time.
     tensor: devices that a layer is cut over.
     itemsize: bytes of an activation.
     remat, head_chunk, attention: of the config.
@@ -38,6 +39,7 @@ class Load:
   remat: str
   head_chunk: int
   attention: str
+  tiles: int = 1
 
   @property
   def tokens(self) -> int:
@@ -110,8 +112,9 @@ def _head(load: Load) -> int:
 
 def _vision(load: Load) -> int:
   config = load.config.square_tower
-  tokens = load.rows * config.num_tokens
-  square = 4 * load.rows * config.num_heads * config.num_tokens**2
+  count = load.rows * load.tiles
+  tokens = count * config.num_tokens
+  square = 4 * count * config.num_heads * config.num_tokens**2
   width = 6 * config.hidden_size + 2 * config.intermediate_size
   return int(tokens * width * load.itemsize + 3 * square)
 

@@ -57,6 +57,74 @@ def _qwen(decoder: DecoderConfig) -> LlavaConfig:
   )
 
 
+# LLaVA-1.6-34B: Nous-Hermes-2-Yi-34B
+_YI_34B = DecoderConfig(
+  vocab_size=64064,
+  hidden_size=7168,
+  intermediate_size=20480,
+  num_layers=60,
+  num_heads=56,
+  num_kv_heads=8,
+  rope_theta=5_000_000.0,
+)
+_LLAMA3_8B = DecoderConfig(
+  vocab_size=128320,
+  intermediate_size=14336,
+  num_kv_heads=8,
+  rope_theta=500_000.0,
+  max_positions=8192,
+)
+
+
+def _qwen2(width: int, wide: int, layers: int, heads: int, kv: int, head: int):
+  return DecoderConfig(
+    vocab_size=152000 if width == 896 else 152128,
+    hidden_size=width,
+    intermediate_size=wide,
+    num_layers=layers,
+    num_heads=heads,
+    num_kv_heads=kv,
+    head_dim=head,
+    rope_theta=1_000_000.0,
+    max_positions=32768,
+    rms_norm_eps=1e-6,
+    attention_bias=True,
+    tie_embeddings=width == 896,
+  )
+
+
+_NEXT = LayoutConfig(
+  "anyres",
+  pinpoints=((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)),
+)
+_SO400M = VisionConfig(
+  hidden_size=1152,
+  intermediate_size=4304,
+  num_layers=26,
+  num_heads=16,
+  image_size=384,
+  patch_size=14,
+  feature_layer=-1,
+  layer_norm_eps=1e-6,
+  activation="gelu_tanh",
+  class_token=False,
+  pre_norm=False,
+  patch_bias=True,
+  mean=(0.5, 0.5, 0.5),
+  std=(0.5, 0.5, 0.5),
+)
+_STEPS = range(384, 2305, 384)
+_ONEVISION = LayoutConfig(
+  "anyres",
+  pinpoints=tuple((h, w) for h in _STEPS for w in _STEPS),
+  max_tiles=9,
+  several="square",
+)
+_next = lambda decoder: LlavaConfig(decoder=decoder, layout=_NEXT)
+_onevision = lambda decoder: LlavaConfig(
+  vision=_SO400M, decoder=decoder, layout=_ONEVISION
+)
+
 PRESETS: dict[str, LlavaConfig] = {
   "llava-1.5-7b": LlavaConfig(decoder=_LLAMA_7B),
   "llava-1.5-13b": LlavaConfig(decoder=_LLAMA_13B),
@@ -64,6 +132,14 @@ PRESETS: dict[str, LlavaConfig] = {
   "llava-mistral-7b": LlavaConfig(decoder=_MISTRAL_7B),
   "qwen2.5-vl-3b": _qwen(_QWEN_3B),
   "qwen2.5-vl-7b": _qwen(_QWEN_7B),
+  "llava-next-7b": _next(_LLAMA_7B),
+  "llava-next-13b": _next(_LLAMA_13B),
+  "llava-next-mistral-7b": _next(_MISTRAL_7B),
+  "llava-next-llama3-8b": _next(_LLAMA3_8B),
+  "llava-next-34b": _next(_YI_34B),
+  "llava-onevision-0.5b": _onevision(_qwen2(896, 4864, 24, 14, 2, 64)),
+  "llava-onevision-7b": _onevision(_qwen2(3584, 18944, 28, 28, 4, 128)),
+  "llava-onevision-72b": _onevision(_qwen2(8192, 29568, 80, 64, 8, 128)),
   # for tests: every mechanism, almost no arithmetic
   "test": LlavaConfig(
     vision=VisionConfig(

@@ -88,7 +88,8 @@ def both(
   # A trained tower: the policy's pictures need a gradient, and the reference
   # sees others. Otherwise all three share what was encoded once.
   trains_vision = any(
-    path.startswith(("vision/", "projector/")) for path in params
+    path.startswith(("vision/", "projector/", "image_newline"))
+    for path in params
   )
   theirs = None
   if needs.reference:

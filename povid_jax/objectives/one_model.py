@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from povid_jax.data.batch import Batch
 from povid_jax.models.llava import Llava
+from povid_jax.models.pictures import pixels_of, with_pixels
 from povid_jax.models.scoring import argmax_tokens, token_logps
 from povid_jax.objectives.core import Array, Logps, Needs
 
@@ -67,11 +68,13 @@ def _encode_noisy(
 ) -> Array:
   """Image tokens of the noisy pictures, float[B, M, D]."""
   if spec.noise_scale is None:
-    return model.encode_images(batch.images_noisy, adapter=adapter)
+    images = with_pixels(batch.images, batch.images_noisy)
+    return model.encode_images(images, adapter=adapter)
   images = batch.images
+  shape = pixels_of(images).shape[1:]
 
   def draw(seed: Array) -> Array:
-    return jax.random.normal(jax.random.key(seed), images.shape[1:])
+    return jax.random.normal(jax.random.key(seed), shape)
 
   assert batch.noise_seed is not None  # the pixels site has one a row
   eps = jax.vmap(draw)(batch.noise_seed)

@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   config = config_lib.load(args.config, overrides)
   model, described = planning.dimensions(args.preset, config.init, args.config)
-  shape = Shape(args.prefix, args.branch, args.images)
+  shape = Shape(1, args.branch, args.images, _size(args.image))
+  # room for a question of 128 tokens
+  prefix = args.prefix or -(-(shape.room(described).tokens + 128) // 64) * 64
+  shape = shape._replace(prefix=prefix)
   plan = planning.make(config, described, topology, shape)
   if not args.no_suggestions:
     plan = suggest.complete(plan, config, described, topology, shape)
@@ -80,10 +84,14 @@ def _parser() -> argparse.ArgumentParser:
     help="dimensions by name, llava-1.5-7b for example; without it those of "
     "config.init, or of a variant such as 7b",
   )
-  add("--prefix", type=int, default=704, help="P, tokens of image and question")
+  add("--prefix", type=int, help="P, tokens of images and question; without "
+      "it, those of the images and 128")  # fmt: skip
   add("--branch", type=int, default=256, help="C, tokens of an answer")
   add("--num-images", "--images", dest="images", type=int, default=1,
       help="pictures per pair")  # fmt: skip
+  add("--image", default="640x480", metavar="WxH",
+      help="size of a picture in pixels, for models that cut pictures into "
+      "tiles (640x480, COCO's)")  # fmt: skip
   add(
     "--mfu",
     type=float,
@@ -99,11 +107,21 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
+def _size(text: str) -> tuple[int, int]:
+  """640x480 as numbers."""
+  found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+  if found is None:
+    raise UserError(f"--image={text}: want WIDTHxHEIGHT in pixels, 640x480 say")
+  return int(found[1]), int(found[2])
+
+
 def _check(args: argparse.Namespace) -> None:
   """Raises UserError for what would fail only after minutes of compiling."""
   for name, least in (("prefix", 1), ("branch", 1), ("images", 0)):
-    if getattr(args, name) < least:
-      raise UserError(f"--{name}={getattr(args, name)}: want at least {least}")
+    value = getattr(args, name)
+    if value is not None and value < least:
+      raise UserError(f"--{name}={value}: want at least {least}")
+  _size(args.image)
   if not 0 < args.mfu <= 1:
     raise UserError(f"--mfu={args.mfu}: want a share of the peak, 0.4 say")
   if args.json:

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from povid_jax.data import batch as batch_lib
+from povid_jax.data import layout as layouts
 from povid_jax.data.batch import Batch
 from povid_jax.errors import UserError
 from povid_jax.models import sharding
@@ -24,11 +25,17 @@ from povid_jax.training.step import Frozen, State, StepFn
 
 
 class Shape(NamedTuple):
-  """Static lengths of a batch: P, C and pictures per pair."""
+  """Static lengths of a batch: P, C, pictures per pair, and their size."""
 
   prefix: int = 704
   branch: int = 256
   images: int = 1
+  size: layouts.Size = (640, 480)  # COCO's
+
+  def room(self, described: LlavaConfig) -> layouts.Extent:
+    """Tiles and image tokens of a pair."""
+    layout = layouts.of(described)
+    return layouts.total(layout.measure([self.size] * self.images))
 
 
 def make_mesh(
@@ -133,16 +140,16 @@ def abstract_batch(
   lead = (config.grad_accum, config.batch_size // config.grad_accum)
   needs = step.spec.needs
   cached = config.reference == "cached" and needs.reference
+  layout = layouts.of(described)
   row = batch_lib.describe(
     prefix=shape.prefix,
     branch=shape.branch,
     branches=needs.branches,
-    pictures=batch_lib.square_pictures(
-      shape.images, described.square_tower.image_size
-    ),
+    pictures=layout.describe(shape.room(described)),
     noise=config.noise.site if needs.noisy_picture else None,
     weighted=config.data.changed_weight != 1.0,
     reference=needs.fixed.terms if cached else (),
+    position_axes=layout.position_axes,
   )
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype, sharding=cut),

@@ -14,6 +14,7 @@ from povid_jax.checkpoints import restore
 from povid_jax.errors import UserError
 from povid_jax.models import footprint, sharding
 from povid_jax.models.config import LlavaConfig
+from povid_jax.models.pictures import chunk_of
 from povid_jax.models.presets import PRESETS, preset
 from povid_jax.plan.abstract import (
   Shape,
@@ -74,7 +75,8 @@ def dimensions(name: str, init: str, spec: str) -> tuple[str, LlavaConfig]:
   Args:
     name: of a preset, or "".
     init: config.init, or "".
-    spec: FILE:VARIANT; 13b, or 13b_8gpu, means LLaVA-1.5 13B.
+    spec: FILE:VARIANT; a preset's name, or 13b, 13b_8gpu and the like for
+      LLaVA-1.5 13B.
 
   Raises:
     UserError: none of them names a model.
@@ -85,7 +87,7 @@ def dimensions(name: str, init: str, spec: str) -> tuple[str, LlavaConfig]:
     return init, restore.describe(init)
   variant = spec.rpartition(":")[2]
   size = re.match(r"[0-9]+b(?![a-z0-9])", variant.replace("_", " "))
-  known = f"llava-1.5-{size[0]}" if size else ""
+  known = f"llava-1.5-{size[0]}" if size else variant
   if known in PRESETS:
     return f"preset {known}, by the variant", preset(known)
   raise UserError(
@@ -133,11 +135,11 @@ def make(
     UserError: a config that cannot run there, however large the memory.
   """
   config, notes = complete(config, topology)
-  pictures = shape.images * described.image_tokens
-  if shape.prefix <= pictures:
+  room = shape.room(described)
+  if shape.prefix <= room.tokens:
     raise UserError(
       f"--prefix={shape.prefix} leaves no room for a question: its pictures "
-      f"are {pictures} tokens"
+      f"are {room.tokens} tokens"
     )
   sketch = outline(config, described, topology.platform)
   compiled &= topology.platform != "gpu"
@@ -162,7 +164,12 @@ def make(
     )
   kinds = by_kind(held, load, temporary)
   total = sum(kinds.values())
-  work, runs = step_flops(config, described, sketch, step, **shape._asdict())
+  work, runs = step_flops(
+    *(config, described, sketch, step),
+    prefix=shape.prefix,
+    branch=shape.branch,
+    tiles=room.tiles,
+  )
   # the run with a gradient reads the weights three times: there, again, back
   moved = footprint.traffic(load, kinds, (runs + 2) * config.grad_accum)
   chip = topology.chip
@@ -238,6 +245,9 @@ def load_of(
 ) -> footprint.Load:
   """What one device runs at a time."""
   rows = config.grad_accum * mesh.shape["data"] * mesh.shape["fsdp"]
+  tiles = 1
+  if described.layout.newline and (cut := shape.room(described).tiles):
+    tiles = chunk_of(config.batch_size // config.grad_accum, cut)
   return footprint.Load(
     config=described,
     lora=sketch.lora,
@@ -250,4 +260,5 @@ def load_of(
     remat=config.remat,
     head_chunk=config.head_chunk,
     attention=sketch.attention,
+    tiles=tiles,
   )

@@ -25,14 +25,14 @@ def step_flops(
   *,
   prefix: int,
   branch: int,
-  images: float = 1.0,
+  tiles: float = 1.0,
   masked: bool = True,
 ) -> tuple[flops.Work, int]:
   """Work of a step, and how many times the decoder runs in it.
 
   Args:
     prefix, branch: P and C of the batch.
-    images: pictures per pair, on average.
+    tiles: squares that the tower sees per pair, on average.
     masked: False: without the pairs of tokens that the attention mask closes.
   """
   needs = step.spec.needs
@@ -41,7 +41,7 @@ def step_flops(
     prefix=prefix,
     branches=needs.branches,
     length=branch,
-    images=images,
+    tiles=tiles,
     reference=config.reference if needs.reference else "none",
     noise=needs.noise,
     corrupted=needs.corrupted,
@@ -99,7 +99,7 @@ class Accounting:
       self._step,
       prefix=plan.prefix,
       branch=plan.branch,
-      images=int(lengths.images[used].sum()) / len(plan.rows),
+      tiles=int(lengths.tiles[used].sum()) / len(plan.rows),
     )
     return {
       **self._rates_of(number),

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from povid_jax import config as config_lib
 from povid_jax.checkpoints import restore
 from povid_jax.data import batches, lengths
+from povid_jax.data import layout as layouts
 from povid_jax.data.batch import Batch, Logps
 from povid_jax.data.lengths import Buckets, Lengths, TextSpec
 from povid_jax.data.records import RecordSource
@@ -121,7 +122,7 @@ def build_data(
   tokenizer = load_tokenizer(weights.tokenizer, rows)
   text = lengths.TextSpec(
     template=weights.template,
-    image_tokens=weights.config.image_tokens,
+    layout=layouts.of(weights.config),
     num_branches=get_objective(config).needs.branches,
     changed_weight=config.data.changed_weight,
   )
@@ -146,6 +147,7 @@ def build_data(
     max_prefix=config.data.max_prefix,
     max_branch=config.data.max_branch,
     max_positions=weights.config.decoder.context_length,
+    one_room=text.layout.same_size,
   )
   lengths.report_too_long(
     source,
@@ -189,9 +191,7 @@ def build_loader(
     source=data.source,
     tokenizer=data.tokenizer,
     text=data.text,
-    image_size=weights.config.square_tower.image_size,
-    image_mode=weights.image_mode,
-    max_images=int(data.lengths.images[data.buckets.kept].max()),
+    rooms=data.buckets.rooms,
     noise=noise if get_objective(config).needs.noisy_picture else None,
     local_rows=batches.local_rows(
       [s[0] for s in shards if s is not None], microbatch, config.grad_accum

@@ -22,11 +22,19 @@ from povid_jax.checkpoints import restore
 from povid_jax.data import batches
 from povid_jax.data.batch import Batch, Logps
 from povid_jax.errors import UserError
+from povid_jax.models.config import LayoutConfig
 from povid_jax.models.params import Params
 from povid_jax.objectives import logps
 from povid_jax.training import build
 from povid_jax.training.reference_part import Part
 from povid_jax.training.step import Frozen, StepFn
+
+
+def _layout_of(layout: LayoutConfig) -> dict[str, Any]:
+  """How pictures are taken; squares as older caches have it."""
+  if layout.kind == "square":
+    return {"image_mode": layout.mode}
+  return {"layout": layout.to_dict()}
 
 
 def key_of(
@@ -40,7 +48,7 @@ def key_of(
     "data": data.source.fingerprint(),
     "records": len(data.lengths.prefix),
     "template": model.weights.template,
-    "image_mode": model.weights.image_mode,
+    **_layout_of(model.weights.config.layout),
     "dtype": config.dtype,
     "noise": config.noise.to_dict() if needs_noise else None,
     "noise_seed": config.seed if needs_noise else None,

@@ -17,12 +17,13 @@ from povid_jax.data import batches, lengths, noise
 from povid_jax.data.batch import Logps
 from povid_jax.data.batches import FILLER, Loader, NoiseSpec, Plan
 from povid_jax.data.image import open_image, preprocess
+from povid_jax.data.layout import Extent, Square
 from povid_jax.data.records import RecordSource
 from povid_jax.data.tokenizer import load_tokenizer
 from povid_jax.errors import UserError
 from tests import small_tokenizer, small_world
 
-TEXT = lengths.TextSpec("short", 4, 2)
+TEXT = lengths.TextSpec("short", Square(28, 4), 2)
 NOISE = NoiseSpec(500, "wrap", "image", seed=3, per_epoch=True)
 
 
@@ -44,14 +45,23 @@ def buckets(source, tokenizer):
   return lengths.assign(measured, count=3, multiple=4, num_branches=2)
 
 
+class _Rooms(dict):
+  """The same room for every length of prefix."""
+
+  def __init__(self, pictures):
+    super().__init__()
+    self.pictures = pictures
+
+  def __missing__(self, prefix):
+    return Extent(self.pictures, 0)
+
+
 def _loader(source, tokenizer, rows, **changes):
   usual = Loader(
     source=source,
     tokenizer=tokenizer,
     text=TEXT,
-    image_size=28,
-    image_mode="pad",
-    max_images=1,
+    rooms=_Rooms(1),
     noise=None,
     local_rows=tuple(rows),
   )
@@ -241,7 +251,7 @@ def test_a_stored_noisy_picture_is_of_the_first_of_two(tokenizer, tmp_path):
   source = RecordSource(small_world.data_folder(tmp_path, [two], shards=1))
   fixed = dataclasses.replace(NOISE, per_epoch=False)
   step = batches.Step(0, 64, 32, (0,))
-  loader = _loader(source, tokenizer, (0,), noise=fixed, max_images=2)
+  loader = _loader(source, tokenizer, (0,), noise=fixed, rooms=_Rooms(2))
   noisy = loader(step).images_noisy[0]
   for i, number in enumerate((50, 2)):
     want = preprocess(small_world.picture(number), 28)

@@ -9,11 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from povid_jax.data import lengths
+from povid_jax.data.layout import Square
 from povid_jax.data.lengths import Lengths, TextSpec, assign, choose_buckets
 from povid_jax.data.records import RecordSource
 from povid_jax.data.tokenizer import load_tokenizer
 from povid_jax.errors import UserError
 from tests import small_tokenizer, small_world
+
+SQUARE = Square(28, 4)
 
 TABLE = [
   ([1, 1, 1, 9], 2, 4, (4, 12)),
@@ -57,7 +60,7 @@ def test_no_other_buckets_pad_less(values, count, multiple):
 
 def _lengths(prefix, branch, scored):
   return Lengths(
-    *map(np.array, (prefix, branch, scored, *3 * [[1] * len(prefix)]))
+    *map(np.array, (prefix, branch, scored, *5 * [[1] * len(prefix)]))
   )
 
 
@@ -93,13 +96,14 @@ def tokenizer(tmp_path_factory):
 
 
 def test_measured_lengths_are_those_of_the_tokens(source, tokenizer):
-  pairs, single = TextSpec("short", 4, 2), TextSpec("short", 4, 1)
+  pairs, single = TextSpec("short", SQUARE, 2), TextSpec("short", SQUARE, 1)
   measured = lengths.measure(source, tokenizer, pairs)
   for i in range(len(source)):
     encoded = lengths.encode_record(source[i], tokenizer, pairs)
     sizes = [len(ids) for ids in encoded.branch_ids]
     got = [int(column[i]) for column in dataclasses.astuple(measured)]
-    assert got == [len(encoded.prefix_ids), max(sizes), sum(sizes), 1, 2, 0]
+    lengths_of = [len(encoded.prefix_ids), max(sizes), sum(sizes)]
+    assert got == [*lengths_of, 1, SQUARE.tokens, 1, 2, 0]
   chosen = lengths.measure(source, tokenizer, single, limit=2)
   assert len(chosen.prefix) == 2
   np.testing.assert_array_equal(chosen.branch, chosen.scored)
@@ -142,7 +146,7 @@ def test_records_that_cannot_be_used(case, tokenizer, tmp_path):
   fields, message = BAD[case]
   made = [small_world.record(0), small_world.record(1, **fields)]
   source = RecordSource(small_world.data_folder(tmp_path, made, shards=1))
-  spec = TextSpec("short", 4, 2)
+  spec = TextSpec("short", SQUARE, 2)
   with pytest.raises(UserError, match=f"record 'r1'.*{message}"):
     lengths.measure(source, tokenizer, spec)
   bad = []

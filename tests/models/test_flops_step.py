@@ -13,6 +13,7 @@ import pytest
 
 from povid_jax import objectives
 from povid_jax.data import batch as batch_lib
+from povid_jax.data.layout import Extent, Square
 from povid_jax.models import flops, params
 from povid_jax.models.config import (
   DecoderConfig,
@@ -65,7 +66,7 @@ def compiled_flops(objective, reference, share_prefix, remat):
     prefix=P,
     branch=C,
     branches=2,
-    pictures=batch_lib.square_pictures(1, 112),
+    pictures=Square(112, 64).describe(Extent(1, 64)),
     noise="image" if objective.needs.noisy_picture else None,
     reference=objective.needs.fixed.terms if reference == "cached" else (),
   )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from povid_jax import bounds, train
-from povid_jax.data import lengths
+from povid_jax.data import layout, lengths
 from povid_jax.data.records import RecordSource, RecordWriter, shard_name
 from povid_jax.data.tokenizer import load_tokenizer
 from povid_jax.errors import UserError
@@ -239,7 +239,7 @@ def test_samples_longer_than_the_models_positions(world, one_device, tmp_path):
   measured = lengths.measure(
     RecordSource(world / "data"),
     load_tokenizer(model / "tokenizer"),
-    lengths.TextSpec("short", small_world.MODEL.image_tokens, 2),
+    lengths.TextSpec("short", layout.of(small_world.MODEL), 2),
   )
   tokens = measured.prefix + measured.branch
   limit = int(tokens.max()) - 1

@@ -134,19 +134,19 @@ def _look(run: Any, policy: Any, question: Question, answer: str) -> Seen:
   import jax
 
   from povid_jax.data import image, text
+  from povid_jax.data import layout as layouts
 
+  layout = layouts.of(policy.config)
+  pictures = [image.open_image(path) for path in question.images]
   encoded = text.encode(
     ("<image>\n" * len(question.images) + question.text,),
     ((answer,),),
     policy.tokenizer,
     policy.template,
-    policy.config.image_tokens,
+    [extent.tokens for extent in layout.measure([p.size for p in pictures])],
   )
-  size = policy.config.vision.image_size
-  pictures = [
-    image.preprocess(image.open_image(path), size, policy.image_mode)
-    for path in question.images
-  ]
+  room = layouts.room_of(layout, pictures, MULTIPLE)
+  packed = layout.pack(layout.cut(pictures), room)
   prompt, response = encoded.prefix_ids, encoded.branch_ids[0]
   with jax.set_mesh(policy.mesh):
     looks = run(
@@ -155,7 +155,7 @@ def _look(run: Any, policy: Any, question: Question, answer: str) -> Seen:
       _padded(prompt)[None],
       np.array([len(prompt)], np.int32),
       _padded(response)[None],
-      np.stack(pictures)[None],
+      jax.tree.map(lambda x: x[None], packed),
     )
   return Seen(np.concatenate([prompt, response]), len(prompt), looks)
 

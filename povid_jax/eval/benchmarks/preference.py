@@ -233,8 +233,9 @@ def _batches(
 ) -> Iterator["Batch"]:
   """Pairs of like length together; the last batch of a length is filled up."""
   from povid_jax.data import batches, lengths
+  from povid_jax.data import layout as layouts
 
-  text = lengths.TextSpec(policy.template, policy.config.image_tokens, 2)
+  text = lengths.TextSpec(policy.template, layouts.of(policy.config), 2)
   measured = lengths.measure(source, policy.tokenizer, text)
   most = policy.config.decoder.context_length
   for row in np.flatnonzero(measured.prefix + measured.branch > most)[:1]:
@@ -243,14 +244,18 @@ def _batches(
       f"{measured.prefix[row]} + {measured.branch[row]} tokens, the model has "
       f"{most} positions"
     )
-  buckets = lengths.assign(measured, count=4, multiple=32, num_branches=2)
+  buckets = lengths.assign(
+    measured,
+    count=4,
+    multiple=32,
+    num_branches=2,
+    one_room=text.layout.same_size,
+  )
   loader = batches.Loader(
     source=source,
     tokenizer=policy.tokenizer,
     text=text,
-    image_size=policy.config.vision.image_size,
-    image_mode=policy.image_mode,
-    max_images=int(measured.images.max()),
+    rooms=buckets.rooms,
     noise=None,
     local_rows=tuple(range(size)),
     weighted=bool(measured.weighted.any()),
