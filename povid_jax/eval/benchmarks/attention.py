@@ -13,7 +13,8 @@ end token included), then over responses.
 
 OUT/attention/<question_id>.png shows the first --heat-maps responses as in the
 paper's analysis: one row per generated token, image tokens to the left, text to
-the right. OUT/attention/heads.json has the share of every layer and head.
+the right; of a picture that is cut into tiles the tokens of the whole picture,
+which come first, and the share of the tiles in the title. OUT/attention/heads.json has the share of every layer and head.
 """
 
 import functools
@@ -184,9 +185,14 @@ def _count(scored: Scored, question: Question, seen: Seen) -> None:
 def _draw(policy: Any, question: Question, seen: Seen, out: Path) -> None:
   name = re.sub(r"[^\w.-]", "_", str(question.question_id))
   share = f"{seen.heads.mean():.1%} of attention on image tokens"
+  shown = np.ones(len(seen.ids), bool)
+  if policy.config.layout.newline:
+    tiles = np.flatnonzero(seen.is_image)[policy.config.image_tokens :]
+    shown[tiles] = False
+    share += f", {seen.weights[:, tiles].sum(1).mean():.1%} on its tiles"
   picture = heat_map.draw(
-    seen.weights,
-    seen.is_image,
+    seen.weights[:, shown],
+    seen.is_image[shown],
     _pieces(policy.tokenizer, seen.ids[seen.start :]),
     f"{question.text.splitlines()[0][:80]}  ({share})",
   )
