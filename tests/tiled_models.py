@@ -207,6 +207,14 @@ def processor(family: str) -> Any:
   )
 
 
+def pixels(family: str, row: list[Image.Image]) -> dict[str, Any]:
+  """The processor's tensors; a nested list is one sample of several."""
+  given = [row] if family == "onevision" else row
+  made = processor(family)(given, return_tensors="pt")
+  names = ("pixel_values", "image_sizes", "batch_num_images")
+  return {name: made[name] for name in names if name in made}
+
+
 @dataclasses.dataclass(frozen=True)
 class Ours:
   """The same model here."""

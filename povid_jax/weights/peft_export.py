@@ -1,6 +1,7 @@
 """PEFT adapters out: what a run trained, as a LoRA folder."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,29 @@ from povid_jax.weights import keys
 from povid_jax.weights.export import write_safetensors
 from povid_jax.weights.original_export import torch_name
 
-# where the decoder's modules live, by the class that will read the adapter
-_MODULES = {
-  "llava-hf": "model.language_model.",
-  "original": "model.",
+# where modules live in the classes of transformers that read the adapter;
+# 5 has no `vision_model.` between a tower and its layers
+_PARTS = {
+  "decoder": "model.language_model.",
+  "vision": "model.vision_tower.",
+  "projector": "model.multi_modal_projector.",
 }
 
 
+def _module(
+  entry: keys.Entry, name: str, layout: str, config: LlavaConfig
+) -> str:
+  """Name of the linear layer behind a kernel."""
+  if layout == "original":
+    name = torch_name(entry, name, config)
+  else:
+    name = _PARTS[entry.part] + name
+  return name.removesuffix(".weight")
+
+
 def _adapter_config(
-  lora: LoraConfig, modules: list[str], layout: str, base: str
+  lora: LoraConfig, modules: list[str], base: str
 ) -> dict[str, Any]:
-  inner = _MODULES[layout].replace(".", r"\.")
-  names = "|".join(modules)
   return {
     "peft_type": "LORA",
     "task_type": "CAUSAL_LM",
@@ -31,8 +43,8 @@ def _adapter_config(
     "r": lora.rank,
     "lora_alpha": lora.alpha,
     "lora_dropout": 0.0,
-    # a pattern: bare names would also match the vision tower's q_proj
-    "target_modules": rf"{inner}layers\.\d+\.({names})",
+    # a pattern: bare names would match other parts' q_proj too
+    "target_modules": "|".join(modules),
     "bias": "none",
     "fan_in_fan_out": False,
     "init_lora_weights": True,
@@ -64,7 +76,9 @@ def write_adapter(
   Raises:
     UserError: something else than adapters and projector was trained.
   """
-  inner, tensors, modules = _MODULES[layout], {}, set()
+  tensors: dict[str, np.ndarray] = {}
+  modules = set()
+  kernels = {e.path.removesuffix("/kernel"): e for e in keys.entries(config)}
   projector = {e.path: e for e in keys.projector_entries(config)}
   loose = {}
   for path, array in sorted(trained.items()):
@@ -72,17 +86,20 @@ def write_adapter(
       loose[path] = np.asarray(array)
       continue
     stem, _, side = path.rpartition("/")
-    if side not in ("lora_a", "lora_b") or not stem.startswith("decoder/"):
+    if side not in ("lora_a", "lora_b"):
       raise UserError(
-        f"{path} was trained; a PEFT folder can hold only adapters of the "
-        "decoder and the projector: use to-hf"
+        f"{path} was trained; a PEFT folder can hold only adapters and the "
+        "projector: use to-hf"
       )
-    block = stem.removeprefix("decoder/layers/").replace("/", ".")
-    modules.add(block)
-    for layer, one in enumerate(np.asarray(array, np.float32)):
-      name = f"base_model.model.{inner}layers.{layer}.{block}"
+    entry = kernels[stem]
+    pattern = re.escape(_module(entry, entry.name, layout, config))
+    modules.add(pattern.replace(r"\{\}", r"\d+"))
+    whole = np.asarray(array, np.float32)
+    for name, layer in entry.names():
+      name = f"base_model.model.{_module(entry, name, layout, config)}"
+      one = whole if layer is None else whole[layer]
       tensors[f"{name}.lora_{side[-1].upper()}.weight"] = one.T
-  described = _adapter_config(lora, sorted(modules), layout, base)
+  described = _adapter_config(lora, sorted(modules), base)
   if loose:
     _write_projector(folder, loose, config, layout, tensors, described)
   write_safetensors(folder / "adapter_model.safetensors", tensors)

@@ -101,20 +101,12 @@ def _theirs(family: str, row: list, ids: list[int]) -> np.ndarray:
   tokens = torch.tensor([[IMAGE_ID if i == IMAGE_TOKEN else i for i in ids]])
   extra = {}
   if row:
-    extra = dict(_pixels(family, row))
+    extra = tiled_models.pixels(family, row)
   with torch.no_grad():
     out = model(
       input_ids=tokens, attention_mask=torch.ones_like(tokens), **extra
     )
   return out.logits[0].numpy()
-
-
-def _pixels(family: str, row: list) -> dict:
-  """The processor's tensors; a nested list is one sample of several."""
-  given = [row] if family == "onevision" else row
-  made = tiled_models.processor(family)(given, return_tensors="pt")
-  names = ("pixel_values", "image_sizes", "batch_num_images")
-  return {name: made[name] for name in names if name in made}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -165,7 +157,7 @@ def test_greedy_answers_are_those_of_transformers(family, batch):
       max_new_tokens=12,
       do_sample=False,
       pad_token_id=0,
-      **_pixels(family, row),
+      **tiled_models.pixels(family, row),
     )
     assert mine.tolist() == written[0, -12:].tolist()
 

@@ -1,6 +1,7 @@
 """LLaVA-NeXT and LLaVA-OneVision there and back, and what transformers then
 makes of text and pixels."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from povid_jax.checkpoints import restore  # noqa: E402
 from povid_jax.data import layout, text  # noqa: E402
 from povid_jax.data.tokenizer import load_tokenizer  # noqa: E402
 from povid_jax.errors import UserError  # noqa: E402
+from povid_jax.models import params as params_lib  # noqa: E402
+from povid_jax.models.config import LoraConfig  # noqa: E402
+from povid_jax.weights import peft_export, peft_load  # noqa: E402
 from povid_jax.weights.load import open_checkpoint  # noqa: E402
 from tests import tiled_models  # noqa: E402
 from tests.tiled_models import FAMILIES, IMAGE_ID  # noqa: E402
@@ -257,3 +261,45 @@ def test_flags_of_pictures(tmp_path: Path):
   with pytest.raises(UserError, match="reader='original'"):
     convert.main(["to-hf", str(tmp_path / "dst"), str(tmp_path / "out")])
   assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adapters_on_every_part_for_peft(tmp_path: Path, family: str):
+  """Ours out, PEFT's model has the logits; PEFT's file in, ours again."""
+  peft = pytest.importorskip("peft")
+  ours = tiled_models.ours(family)
+  targets = r"(q_proj|fc1|linear_1|gate_proj)$"
+  lora = LoraConfig(rank=2, alpha=4.0, targets=targets)
+  _, shapes = params_lib.abstract(ours.config, lora)
+  rng = np.random.default_rng(0)
+  trained = {
+    path: (0.1 * rng.standard_normal(leaf.shape)).astype(np.float32)
+    for path, leaf in shapes.items()
+    if params_lib.is_lora(path)
+  }
+  parts = {path.split("/")[0] for path in trained}
+  assert parts == {"vision", "projector", "decoder"}
+  peft_export.write_adapter(tmp_path, lora, trained, ours.config)
+  back = peft_load.read_adapter(tmp_path, ours.config)
+  _same(trained, back.params)
+
+  wrapped = peft.PeftModel.from_pretrained(
+    copy.deepcopy(tiled_models.model(family)), tmp_path
+  ).eval()
+  picture = tiled_models.picture(40, 30)
+  prompt = [IMAGE_ID if i < 0 else i for i in ours.prompt([picture])]
+  tokens = torch.tensor([prompt])
+  with torch.no_grad():
+    want = wrapped(
+      input_ids=tokens,
+      attention_mask=torch.ones_like(tokens),
+      **tiled_models.pixels(family, [picture]),
+    ).logits[0]
+  graph, _ = params_lib.abstract(ours.config, lora)
+  model = params_lib.merge(graph, {**ours.params, **trained})
+  embeds = model.encode_images(ours.images([[picture]]))
+  ids = np.array([ours.prompt([picture])], np.int32)
+  got = model.decoder.logits(model.prefill(ids, embeds)[0])[0]
+  assert np.abs(got - want.numpy()).max() <= 2e-5
+  plain = model.encode_images(ours.images([[picture]]), adapter=False)
+  assert np.abs(plain - embeds).max() > 1e-3

@@ -92,7 +92,10 @@ def _arrays(config, lora=None):
   return out
 
 
-@pytest.fixture(scope="module", params=list(MODELS))
+@pytest.fixture(
+  scope="module",
+  params=["next", pytest.param("onevision", marks=pytest.mark.slow)],
+)
 def family(request, tmp_path_factory):
   """(config, folder with its model and data)."""
   config = MODELS[request.param]
@@ -108,15 +111,15 @@ def family(request, tmp_path_factory):
   return config, root
 
 
-def test_a_batch_of_mixed_sizes_is_each_alone(family, tmp_path):
-  config, _ = family
+@pytest.mark.parametrize("name", MODELS)
+def test_a_batch_of_mixed_sizes_is_each_alone(name, tmp_path):
+  config = MODELS[name]
   records = _records()
   batch = small_world.batch_of(tmp_path, records, fillers=1, config=config)
   assert set(batch.images) >= {"pixels", "index"}
   assert ("weight" in batch.images) == (config.layout.max_tiles > 0)
   graph, _ = params_lib.abstract(config)
-  needs = objectives.get("povid").needs
-  spec = Spec(needs, head_chunk=64)
+  spec = Spec(objectives.get("povid").needs, head_chunk=64)
 
   @jax.jit
   def run(params, batch):
@@ -164,8 +167,8 @@ def test_noise_comes_before_the_tiles(family, tmp_path):
   assert (want.pixels != clean.pixels).any()
 
 
-def _step(config, graph, share_prefix):
-  objective = objectives.get("povid")
+def _step(graph, share_prefix):
+  objective = objectives.get("dpo")
   spec = Spec(objective.needs, head_chunk=64, share_prefix=share_prefix)
   return StepFn(graph, objective, spec, optim.finite_guard(optax.sgd(1.0)))
 
@@ -183,7 +186,7 @@ def test_sharing_the_prefix_changes_no_gradient(family, tmp_path):
   batch = jax.tree.map(lambda x: jnp.asarray(x)[None], batch.for_model())
   moved = {}
   for share in (True, False):
-    step = _step(config, graph, share)
+    step = _step(graph, share)
     state = State(jnp.int32(0), params, step.optimizer.init(params))
     new, metrics = jax.jit(step)(state, Frozen({}, before), batch)
     moved[share] = {k: params[k] - x for k, x in new.params.items()}

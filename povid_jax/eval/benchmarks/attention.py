@@ -14,7 +14,8 @@ end token included), then over responses.
 OUT/attention/<question_id>.png shows the first --heat-maps responses as in the
 paper's analysis: one row per generated token, image tokens to the left, text to
 the right; of a picture that is cut into tiles the tokens of the whole picture,
-which come first, and the share of the tiles in the title. OUT/attention/heads.json has the share of every layer and head.
+which come first, and the share of the tiles in the title.
+OUT/attention/heads.json has the share of every layer and head.
 """
 
 import functools
