@@ -34,10 +34,14 @@ def world(tmp_path_factory):
     return answering.load_policy(str(folder)), questions
 
 
+def _prompt_length(policy, question):
+  return len(answering.to_prompt(policy, question, (0,)).ids)
+
+
 def _plain_greedy(policy, question):
   """Token ids: the whole sequence through the model for every token."""
-  prefix = answering._prompt_ids(policy, question)
-  images = answering._images(policy, question, None)[None]
+  prompt = answering.to_prompt(policy, question, (0,))
+  prefix, images = prompt.ids, prompt.pictures()[None]
   embeds = plain_model.image_embeds(policy.graph, policy.params, images)
   stops = text.stop_ids(policy.tokenizer, text.find_template(policy.template))
   ids = np.zeros((1, 64 + LENGTH), np.int32)
@@ -84,7 +88,7 @@ def test_logits_that_are_no_numbers_are_refused(world):
 def test_an_answer_ends_where_the_positions_end(world, greedy):
   policy, questions = world
   how = Decoding(max_new_tokens=LENGTH, batch_size=5)
-  longest = max(len(answering._prompt_ids(policy, q)) for q in questions)
+  longest = max(_prompt_length(policy, q) for q in questions)
 
   def ask(positions):
     decoder = dataclasses.replace(
@@ -98,7 +102,7 @@ def test_an_answer_ends_where_the_positions_end(world, greedy):
   for question, row, whole in zip(
     questions, ask(longest + 2), greedy, strict=True
   ):
-    room = longest + 2 - len(answering._prompt_ids(policy, question))
+    room = longest + 2 - _prompt_length(policy, question)
     tokens = whole["metadata"]["tokens"]
     assert row["metadata"]["tokens"] == min(tokens, room)
     assert whole["text"].startswith(row["text"])

@@ -44,7 +44,7 @@ def _prompt(policy, i: int, branches: int = 3) -> Prompt:
   question = answering.Question(i, ("x",), words)
   return Prompt(
     name=str(i),
-    ids=answering._prompt_ids(policy, question),
+    ids=answering._prompt_ids(policy, question, [policy.config.image_tokens]),
     pictures=lambda: image[None],
     kind=1,
     seeds=tuple(zlib.crc32(f"{i}#{n}".encode()) for n in range(branches)),

@@ -1,6 +1,7 @@
 """The key tables: every layout, both directions, strict."""
 
 import dataclasses
+import math
 
 import pytest
 
@@ -27,6 +28,8 @@ def _replaced(**fields: object) -> LlavaConfig:
     _replaced(attention_bias=True, output_bias=True),
     dataclasses.replace(TINY, projector="linear"),
     preset("llava-1.5-7b"),
+    preset("llava-next-mistral-7b"),
+    preset("llava-onevision-0.5b"),
   ],
 )
 def test_the_table_covers_the_model_exactly(config):
@@ -50,6 +53,21 @@ def test_seven_billion_counts():
   assert sizes["decoder"] + sizes["head"] == 6_738_415_616
   assert sizes["projector"] == 20_979_712
   assert sizes["vision"] == 303_507_456
+
+
+@pytest.mark.parametrize(
+  ("name", "tensors", "parameters"),
+  [
+    # the hub says 7.57, 0.894 and 8.03 billion
+    ("llava-next-mistral-7b", 687, 7_566_223_360),
+    ("llava-onevision-0.5b", 716, 893_675_552),
+    ("llava-onevision-7b", 765, 8_030_807_584),
+  ],
+)
+def test_published_sizes(name: str, tensors: int, parameters: int):
+  entries = keys.entries(preset(name))
+  assert sum(len(entry.names()) for entry in entries) == tensors
+  assert sum(math.prod(entry.our_shape) for entry in entries) == parameters
 
 
 @pytest.mark.parametrize(
