@@ -372,7 +372,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   if not 0 <= args.noise_step < noise_lib.NUM_STEPS:
     raise UserError(f"--noise-step={args.noise_step}: want 0 to 999")
   layout = samples.Layout(args.image_dir, args.format, args.columns)
-  read = samples.read_samples(args.pairs, layout=layout, announce=print)
+  found: list[str] = []
+  read = samples.read_samples(args.pairs, layout=layout, announce=found.append)
   if not read:
     raise UserError(f"{args.pairs} holds no pairs")
   files.check_writable(args.out)
@@ -382,6 +383,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   precision = "highest" if args.dtype == "float32" else "default"
   with jax.default_matmul_precision(precision):
     score(read, scorer, options, args.out)
+  print(*found, sep="\n")
   return 0
 
 

@@ -36,6 +36,8 @@ Source = bytes | str | Path | Picture
 def _name(source: Source, name: str | None) -> str:
   if name is not None:
     return name
+  if isinstance(source, Picture) and source.is_file and source.folder:
+    return f"{source.folder}/{source.name}"
   return "image bytes" if isinstance(source, bytes) else str(source)
 
 
