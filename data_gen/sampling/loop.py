@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from data_gen.gates import Refused
 from data_gen.items import Item
 from data_gen.sampling import pairs as pairs_lib
-from data_gen.sampling import sentences
 from data_gen.sampling.pairs import Candidate, Judged, Rules
 from data_gen.sampling.sources import Source, Task
 from data_gen.verify.base import Agreement, Asked
+from povid_jax.data.text import join
 
 if TYPE_CHECKING:
   from data_gen.job import Job
@@ -162,7 +162,7 @@ class Loop:
       before = set(self._sample.named(work.context))
       best = pairs_lib.go_on(judged, before)
       if best is not None and best.candidate.end == "sentence":
-        work.context = sentences.join(work.context, best.candidate.text)
+        work.context = join(work.context, best.candidate.text)
         work.number += 1
         if work.number < self._args.max_sentences:
           return True

@@ -35,8 +35,3 @@ def split(text: str) -> list[str]:
     found.append(head)
     rest = rest[len(head) :].strip()
   return found
-
-
-def join(context: str, sentence: str) -> str:
-  """The answer so far with one more sentence."""
-  return f"{context} {sentence}".strip()

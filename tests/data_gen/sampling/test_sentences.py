@@ -35,8 +35,3 @@ def test_sentences(text, want):
 def test_a_sentence_without_an_end_is_not_whole():
   assert sentences.first("A dog runs") == ("A dog runs", False)
   assert sentences.first(" A dog. ") == ("A dog.", True)
-
-
-def test_join_puts_one_blank_between():
-  assert sentences.join("", "A dog.") == "A dog."
-  assert sentences.join("A dog.", "A cat.") == "A dog. A cat."
