@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from povid_jax.data import changes, lengths, text
+from povid_jax.data import changes, layout, lengths, text
 from povid_jax.data.lengths import TextSpec
 from povid_jax.data.records import Rejected, decode, encode
 from povid_jax.data.tokenizer import load_tokenizer
@@ -135,7 +135,7 @@ def test_changed_words(one, other, want, tokenizer):
 
 def _encoded(record, tokenizer, **options):
   options = {"num_branches": 2, **options}
-  spec = TextSpec("short", small_world.MODEL.image_tokens, **options)
+  spec = TextSpec("short", layout.of(small_world.MODEL), **options)
   return lengths.encode_record(record, tokenizer, spec)
 
 
@@ -180,7 +180,7 @@ def test_several_rejected_answers_share_a_prefix(tokenizer):
   measured = lengths.measure(
     [record, small_world.record(1)],
     tokenizer,
-    TextSpec("short", small_world.MODEL.image_tokens, 2),
+    TextSpec("short", layout.of(small_world.MODEL), 2),
   )
   assert measured.answers.tolist() == [4, 2]
   assert measured.weighted.tolist() == [1, 0]

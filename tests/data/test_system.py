@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from povid_jax.data import text
+from povid_jax.data.layout import Square
 from povid_jax.data.lengths import TextSpec, encode_record
 from povid_jax.data.system import has_place, with_system
 from povid_jax.data.tokenizer import load_tokenizer
@@ -46,7 +47,7 @@ def test_words_that_a_template_would_read_are_refused(words):
 
 def test_a_record_is_encoded_with_its_own_words(tmp_path):
   tokenizer = load_tokenizer(small_tokenizer.write(tmp_path / "words"))
-  spec = TextSpec("vicuna_v1", 4, 2)
+  spec = TextSpec("vicuna_v1", Square(28, 4), 2)
   plain = small_world.record(0)
   own = dataclasses.replace(plain, system="a cat")
   ids = [encode_record(r, tokenizer, spec).prefix_ids for r in (plain, own)]
