@@ -9,10 +9,13 @@ All workers need this package: pass Beam a container or --setup_file with it.
 """
 
 import contextlib
+import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from data_gen import metadata, shards
 from data_gen.encode import Options
@@ -20,6 +23,8 @@ from data_gen.shards import Plan, Shard, Written
 from povid_jax.data.picture import Picture
 from povid_jax.errors import UserError
 from povid_jax.files import atomic_dir
+
+_STAGED = "writing-"  # begins the folder of shards that have no place yet
 
 
 def is_remote(path: str) -> bool:
@@ -40,7 +45,11 @@ def _local_pairs(options: Options) -> Iterator[Options]:
     path = Path(folder, options.pairs.rsplit("/", 1)[-1])
     with FileSystems.open(options.pairs) as source, path.open("wb") as file:
       shutil.copyfileobj(source, file)
-    yield dataclasses.replace(options, pairs=str(path))
+    try:
+      yield dataclasses.replace(options, pairs=str(path))
+    except UserError as error:  # nobody knows the copy
+      words = str(error).replace(str(path), options.pairs)
+      raise UserError(words) from error
 
 
 def pictures(options: Options) -> list[Picture]:
@@ -79,18 +88,56 @@ def write_shard(shard: Shard, options: Options, folder: str) -> Written:
 
 
 def finish(
-  written: Sequence[Written], plan: Plan, options: Options, folder: str
+  written: Sequence[Written],
+  plan: Plan,
+  options: Options,
+  staged: str,
+  folder: str,
 ) -> None:
-  """Pipeline step: the small files, dataset_info.json last."""
+  """Pipeline step: the shards get their place, then the small files,
+  dataset_info.json last.
+
+  Args:
+    staged: where the shards were written.
+    folder: where all belongs; shards of a run before this one (it may have had
+      another number of them) are removed from it.
+  """
   from apache_beam.io.filesystems import FileSystems
 
+  if staged != folder:
+    names = {shard.name for shard in plan.shards}
+    last = lambda path: path.rpartition("/")[2]
+    old = [p for p in _files(folder, "*-of-*") if last(p) not in names]
+    if old:
+      FileSystems.delete(old)
+    # A runner may try this step again: what has its place already keeps it.
+    ready = [last(path) for path in _files(staged, "*-of-*")]
+    FileSystems.rename(
+      [_join(staged, name) for name in ready],
+      [_join(folder, name) for name in ready],
+    )
   for name, text in shards.finish(written, plan, options).items():
     with FileSystems.create(_join(folder, name), "text/plain") as file:
       file.write(text.encode())
 
 
-def build(pipeline: object, options: Options, folder: str) -> None:
-  """Adds the steps to a beam.Pipeline."""
+def _files(folder: str, pattern: str) -> list[str]:
+  """The files of a remote folder that match a pattern."""
+  from apache_beam.io.filesystems import FileSystems
+
+  (found,) = FileSystems.match([_join(folder, pattern)])
+  return [file.path for file in found.metadata_list]
+
+
+def build(
+  pipeline: object, options: Options, folder: str, staged: str | None = None
+) -> None:
+  """Adds the steps to a beam.Pipeline.
+
+  Args:
+    staged: where shards are until all are there; None: in the folder itself.
+  """
+  staged = staged or folder
   import apache_beam as beam
   from apache_beam.pvalue import AsDict, AsSingleton
 
@@ -106,21 +153,45 @@ def build(pipeline: object, options: Options, folder: str) -> None:
     planned
     | "Shards" >> beam.FlatMap(lambda plan: plan.shards)
     | "Spread shards" >> beam.Reshuffle()
-    | "Write" >> beam.Map(write_shard, options, folder)
+    | "Write" >> beam.Map(write_shard, options, staged)
     | "Collect" >> beam.combiners.ToList()
-    | "Finish" >> beam.Map(finish, AsSingleton(planned), options, folder)
+    | "Finish"
+    >> beam.Map(finish, AsSingleton(planned), options, staged, folder)
   )
 
 
-def _user_error(error: BaseException | None) -> UserError | None:
-  """Our own error inside whatever a runner wraps around it."""
-  while error is not None and not isinstance(error, UserError):
-    error = error.__cause__ or error.__context__
-  return error
+def reason_of(error: BaseException) -> str:
+  """Our own words inside whatever a runner wraps around them.
+
+  Some runners pass on the error, others only the text of a worker's traceback,
+  hundreds of lines of it.
+  """
+  inner: BaseException | None = error
+  texts = []
+  while inner is not None:
+    if isinstance(inner, UserError):
+      return str(inner)
+    texts.append(str(inner))
+    inner = inner.__cause__ or inner.__context__
+  for text in texts:
+    if found := _OURS.search(text):
+      return found[1].replace("\\'", "'")
+  lines = [line.strip() for line in texts[0].splitlines() if line.strip()]
+  return lines[-1][:500] if lines else type(error).__name__
+
+
+_OURS = re.compile(
+  r"povid_jax\.errors\.UserError: (.+?)"
+  r"(?= \[while running|\\n|\n|\s*$)"
+)
 
 
 def _run(
-  options: Options, folder: str, runner: str, arguments: Sequence[str]
+  options: Options,
+  folder: str,
+  runner: str,
+  arguments: Sequence[str],
+  staged: str | None = None,
 ) -> None:
   import apache_beam as beam
   from apache_beam.options.pipeline_options import PipelineOptions
@@ -128,12 +199,11 @@ def _run(
   flags = PipelineOptions([f"--runner={runner}", *arguments])
   try:
     with beam.Pipeline(options=flags) as pipeline:
-      build(pipeline, options, folder)
+      build(pipeline, options, folder, staged)
   except Exception as error:
-    reason = _user_error(error)
-    raise UserError(
-      str(reason) if reason else f"{runner} failed: {error}"
-    ) from error
+    reason = reason_of(error)
+    ours = "UserError" in repr(error) or reason != str(error)
+    raise UserError(reason if ours else f"{runner}: {reason}") from error
 
 
 def run(
@@ -166,4 +236,23 @@ def run(
     raise UserError(f"{out}: {error}") from error
   if complete:
     raise UserError(f"{out} is complete already; name another folder")
-  _run(options, out, runner, arguments)
+  # Shards are beside their place until all are there: a run that fails leaves
+  # nothing that a reader, or a run with another --shards, would mix in.
+  staged = _join(out, f"{_STAGED}{uuid.uuid4().hex[:8]}")
+  _remove(FileSystems, out)
+  try:
+    FileSystems.mkdirs(staged)
+    _run(options, out, runner, arguments, staged)
+  finally:
+    _remove(FileSystems, out, staged)
+
+
+def _remove(filesystems: Any, out: str, *staged: str) -> None:
+  """Removes what this run, or one before it, has staged."""
+  left = _files(out, f"{_STAGED}*/*")
+  folders = {path.rpartition("/")[0] for path in left} | set(staged)
+  if left:
+    filesystems.delete(left)
+  for folder in folders:  # object stores have none
+    with contextlib.suppress(OSError):
+      filesystems.delete([folder])

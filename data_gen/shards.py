@@ -74,7 +74,11 @@ def load(
   skipped: list[tuple[str, str]] = []
   on_bad = None
   if options.on_bad_sample == "skip":
-    on_bad = lambda error: skipped.append(("", str(error)))
+    # By name: the folder is the same wherever the file lies.
+    name = Path(options.pairs).name
+    on_bad = lambda error: skipped.append(
+      ("", str(error).replace(options.pairs, name))
+    )
   samples = read_samples(options.pairs, on_bad, options.layout, announce)
   if not samples:
     raise UserError(f"{options.pairs}: no sample that can be used")

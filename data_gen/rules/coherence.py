@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 from data_gen.rules import frames
 from data_gen.rules.changes import Change, Proposal, swap
-from data_gen.rules.corpus import Corpus
-from data_gen.rules.lexicon import WORD, Mention, Noun
+from data_gen.rules.lexicon import WORD, Mention
 from data_gen.rules.scene import Scene
 
 # Sentences that argue from what is seen: what they say follows from it.
@@ -33,29 +32,28 @@ def argued(text: str, place: int) -> bool:
   return bool(ARGUES.search(sentence_at(text, place)[1]))
 
 
-def object_fits(
-  corpus: Corpus, scene: Scene, chain: Sequence[Mention], new: Noun
-) -> bool:
-  """Whether a new noun fits all that an answer says of the old one: what
-  stands around each mention, whole sentences where they argue, and no word
-  elsewhere that gives the old thing away."""
+def said_of(scene: Scene, chain: Sequence[Mention]) -> set[str] | None:
+  """Stems of all that an answer says of a thing, which another one in its place
+  must fit: what stands around each mention, whole sentences where they argue.
+
+  None where a word elsewhere, in the answer or its question, gives the old
+  thing away.
+  """
   old, text = chain[0].noun, scene.text
   elsewhere = set(
     frames.content(text, scene.mentions, 0)
     + frames.content(scene.question, (), 0)
   )
-  gone = frames.traces(old.name) | frames.traces(old.category)
-  if gone & (elsewhere - {frames.stem(new.name)}):
-    return False
+  if elsewhere & (frames.traces(old.name) | frames.traces(old.category)):
+    return None
+  said: set[str] = set()
   for mention in chain:
     start, sentence = sentence_at(text, mention.start)
     if ARGUES.search(sentence):
-      words = frames.content(sentence, scene.mentions, start)
+      said.update(frames.content(sentence, scene.mentions, start))
     else:
-      words = frames.frame(text, mention, scene.mentions)
-    if not all(corpus.frames.fits(word, new, old) for word in words):
-      return False
-  return True
+      said.update(frames.frame(text, mention, scene.mentions))
+  return said
 
 
 def everywhere(scene: Scene, change: Change) -> Proposal | None:

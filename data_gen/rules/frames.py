@@ -25,6 +25,7 @@ _RELATIVE = re.compile(r",? (?:which|that|who|where)\b[^.;]*")
 _ENDING = re.compile(r"(?:'s|ies|ing|ed|es|s)$")
 
 
+@functools.cache
 def stem(word: str) -> str:
   """The word without its ending: "parked", "parks" -> "park"."""
   word = word.lower()

@@ -5,7 +5,7 @@ import random
 import re
 
 from data_gen.rules.changes import Change, Proposal, pick, swap
-from data_gen.rules.coherence import ARGUES, object_fits
+from data_gen.rules.coherence import ARGUES, said_of
 from data_gen.rules.corpus import Corpus, Said
 from data_gen.rules.english import article, plural
 from data_gen.rules.lexicon import Mention, Noun, match_case, vocabulary
@@ -147,7 +147,9 @@ def _candidate(
     if noun.category not in scene.known
     and (not noun.plural_only or all(_plain_plural(m) for m in chain))
   ]
-  options = [n for n in options if object_fits(corpus, scene, chain, n)]
+  said = said_of(scene, chain)
+  fits = lambda new: all(corpus.frames.fits(w, new, old) for w in said or ())
+  options = [n for n in options if said is not None and fits(n)]
   if not options:
     return None
   usual = set(vocabulary()["common"].split())

@@ -69,7 +69,7 @@ def test_an_unknown_runner(tmp_path, photos):
     write(tmp_path, tmp_path / "out", "--runner=NoRunner")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def remote():
   """A Beam filesystem "store://", kept in local folders."""
   from apache_beam.io.localfilesystem import LocalFileSystem
@@ -88,6 +88,21 @@ def remote():
 
     def exists(self, path):
       return super().exists(path.removeprefix("store:/"))
+
+    def mkdirs(self, path):
+      super().mkdirs(path.removeprefix("store:/"))
+
+    def _list(self, prefix):
+      for found in super()._list(prefix.removeprefix("store:/")):
+        found.path = f"store:/{found.path}"
+        yield found
+
+    def rename(self, old, new):
+      bare = lambda paths: [path.removeprefix("store:/") for path in paths]
+      super().rename(bare(old), bare(new))
+
+    def delete(self, paths):
+      super().delete([path.removeprefix("store:/") for path in paths])
 
   # Beam finds it among the living subclasses, so the class is held here.
   yield lambda path, _=Store: f"store:/{path}"
@@ -122,3 +137,62 @@ def test_remote_names_stay_inside_their_folder(tmp_path, remote):
   for name in ("../a.jpg", "/a.jpg", "a/../../b.jpg", "gs://x/a.jpg"):
     with pytest.raises(UserError, match="want a name inside"):
       Picture(name, remote(tmp_path)).read()
+
+
+def test_a_failed_run_leaves_no_shards_for_the_next_one(
+  tmp_path, photos, remote
+):
+  photos.make_images(tmp_path / "images", 2)
+  rows = [photos.row(f"s{i}", "0.png", f"a {i}", "b") for i in range(6)]
+  bad = photos.row("bad", "gone.jpg", "a", "b")
+  source = tmp_path / "pairs.jsonl"
+  photos.write_rows(source, [*rows, bad])
+  (tmp_path / "far").mkdir()
+  where = {
+    "pairs": remote(source),
+    "images": remote(tmp_path / "images"),
+  }
+  out = remote(tmp_path / "far")
+  runner = "--runner=DirectRunner"
+  with pytest.raises(UserError, match=r"^store:/.*pairs.jsonl, id 'bad'"):
+    write(tmp_path, out, runner, "--val-fraction=0", **where)
+  files = lambda: [p for p in (tmp_path / "far").rglob("*") if p.is_file()]
+  assert files() == []
+  # As an older version left them: shards of another number.
+  (tmp_path / "far" / "x-train.tfrecord-00000-of-00009").write_bytes(b"old")
+  photos.write_rows(source, rows)
+  write(tmp_path, out, runner, "--val-fraction=0", "--shards=2", **where)
+  shards = [p.name for p in files() if "-of-" in p.name]
+  assert len(shards) == 2 and all(n.endswith("-of-00002") for n in shards)
+
+
+def test_what_is_skipped_is_named_without_its_place(tmp_path, photos, remote):
+  photos.make_images(tmp_path / "images", 1)
+  rows = [photos.row(f"s{i}", "0.png", f"a {i}", "b") for i in range(4)]
+  source = tmp_path / "pairs.jsonl"
+  source.write_text("".join(json.dumps(r) + "\n" for r in [*rows, {"id": 1}]))
+  skip = ("--on-bad-sample=skip", "--val-fraction=0")
+  assert write(tmp_path, tmp_path / "local", *skip, "--workers=1") == 0
+  (tmp_path / "far").mkdir()
+  out = remote(tmp_path / "far")
+  where = {"pairs": remote(source), "images": remote(tmp_path / "images")}
+  assert write(tmp_path, out, "--runner=DirectRunner", *skip, **where) == 0
+  (row,) = (tmp_path / "far/skipped.jsonl").read_text().splitlines()
+  assert json.loads(row)["reason"].startswith("pairs.jsonl")
+  assert content(tmp_path / "far") == content(tmp_path / "local")
+
+
+@pytest.mark.parametrize(
+  ("text", "reason"),
+  [
+    ("Traceback\n  File x\npovid_jax.errors.UserError: a.json, id 'x': gone "
+     "[while running 'Write-ptransform-3']\nmore", "a.json, id 'x': gone"),
+    ("RuntimeError: 'Traceback\\n..povid_jax.errors.UserError: a: no such "
+     "file\\nmore'", "a: no such file"),
+    ("first\n\nthe last line\n", "the last line"),
+  ],
+)  # fmt: skip
+def test_one_line_of_a_workers_traceback(text, reason):
+  from data_gen.beam import reason_of
+
+  assert reason_of(RuntimeError(text)) == reason
