@@ -8,34 +8,45 @@ from typing import Any
 import numpy as np
 
 from povid_jax.errors import UserError
-from povid_jax.models.config import LlavaConfig, LoraConfig
+from povid_jax.models.config import (
+  LlavaConfig,
+  LoraConfig,
+  QwenVisionConfig,
+  VisionConfig,
+)
 from povid_jax.weights import keys
 from povid_jax.weights.export import write_safetensors
 from povid_jax.weights.original_export import torch_name
 
-# where modules live in the classes of transformers that read the adapter;
-# 5 has no `vision_model.` between a tower and its layers
-_PARTS = {
-  "decoder": "model.language_model.",
+# Where the parts of a model live among the modules of transformers 4.52 and
+# later (towers of LLaVA: 5.x).
+_LLAVA = {
   "vision": "model.vision_tower.",
   "projector": "model.multi_modal_projector.",
+  "decoder": "model.language_model.",
+}
+_QWEN = {
+  "vision": "model.visual.",
+  "projector": "model.visual.merger.",
+  "decoder": "model.language_model.",
 }
 
 
-def _module(
-  entry: keys.Entry, name: str, layout: str, config: LlavaConfig
+def _name(
+  entry: keys.Entry, name: str, config: LlavaConfig, layout: str
 ) -> str:
-  """Name of the linear layer behind a kernel."""
+  """Name of a tensor among the modules of the class that reads an adapter."""
   if layout == "original":
-    name = torch_name(entry, name, config)
-  else:
-    name = _PARTS[entry.part] + name
-  return name.removesuffix(".weight")
+    return torch_name(entry, name, config)
+  if isinstance(config.vision, QwenVisionConfig):
+    return _QWEN[entry.part] + keys.merger_name(entry.part, name)
+  return _LLAVA[entry.part] + name
 
 
 def _adapter_config(
   lora: LoraConfig, modules: list[str], base: str
 ) -> dict[str, Any]:
+  names = "|".join(modules)
   return {
     "peft_type": "LORA",
     "task_type": "CAUSAL_LM",
@@ -43,8 +54,8 @@ def _adapter_config(
     "r": lora.rank,
     "lora_alpha": lora.alpha,
     "lora_dropout": 0.0,
-    # a pattern: bare names would match other parts' q_proj too
-    "target_modules": "|".join(modules),
+    # a pattern: bare names would also match the vision tower's q_proj
+    "target_modules": f"({names})",
     "bias": "none",
     "fan_in_fan_out": False,
     "init_lora_weights": True,
@@ -74,30 +85,33 @@ def write_adapter(
     base: what adapter_config.json names as the base model.
 
   Raises:
-    UserError: something else than adapters and projector was trained.
+    UserError: something else than adapters and projector was trained, or a
+      layout that the family does not have.
   """
+  if layout == "original" and not isinstance(config.vision, VisionConfig):
+    raise UserError(
+      "LLaVA's own code has no model of this family; want --layout=llava-hf"
+    )
+  entries = {e.path: e for e in keys.entries(config)}
   tensors: dict[str, np.ndarray] = {}
-  modules = set()
-  kernels = {e.path.removesuffix("/kernel"): e for e in keys.entries(config)}
-  projector = {e.path: e for e in keys.projector_entries(config)}
-  loose = {}
+  modules, loose = set(), {}
   for path, array in sorted(trained.items()):
-    if path in projector:
+    stem, _, side = path.rpartition("/")
+    entry = entries.get(path)
+    if entry is not None and entry.part == "projector":
       loose[path] = np.asarray(array)
       continue
-    stem, _, side = path.rpartition("/")
-    if side not in ("lora_a", "lora_b"):
+    entry = entries.get(f"{stem}/kernel")
+    if side not in ("lora_a", "lora_b") or entry is None:
       raise UserError(
         f"{path} was trained; a PEFT folder can hold only adapters and the "
         "projector: use to-hf"
       )
-    entry = kernels[stem]
-    pattern = re.escape(_module(entry, entry.name, layout, config))
-    modules.add(pattern.replace(r"\{\}", r"\d+"))
-    whole = np.asarray(array, np.float32)
-    for name, layer in entry.names():
-      name = f"base_model.model.{_module(entry, name, layout, config)}"
-      one = whole if layer is None else whole[layer]
+    module = _name(entry, entry.name, config, layout).removesuffix(".weight")
+    modules.add(re.escape(module).replace(r"\{\}", r"\d+"))
+    value = np.asarray(array, np.float32)
+    for layer, one in enumerate(value if entry.layers else value[None]):
+      name = f"base_model.model.{module.format(layer)}"
       tensors[f"{name}.lora_{side[-1].upper()}.weight"] = one.T
   described = _adapter_config(lora, sorted(modules), base)
   if loose:
@@ -116,18 +130,19 @@ def _write_projector(
   described: dict[str, Any],
 ) -> None:
   """A tuned projector: PEFT's modules_to_save, or the original side file."""
-  entries = {e.path: e for e in keys.projector_entries(config)}
+  entries = {e.path: e for e in keys.entries(config)}
   values = {}
   for path, array in loose.items():
     entry = entries[path]
-    name = f"model.multi_modal_projector.{entry.name}"
-    if layout == "original":
-      name = torch_name(entry, entry.name, config)
+    name = _name(entry, entry.name, config, layout)
     value = np.asarray(array, np.float32).transpose(entry.axes)
     values[f"base_model.model.{name}"] = value
   if layout == "llava-hf":
     tensors |= values
-    described["modules_to_save"] = ["multi_modal_projector"]
+    qwen = isinstance(config.vision, QwenVisionConfig)
+    described["modules_to_save"] = [
+      "merger" if qwen else "multi_modal_projector"
+    ]
     return
   try:
     import torch

@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from povid_jax import convert  # noqa: E402
 from povid_jax.checkpoints import restore  # noqa: E402
 from povid_jax.errors import UserError  # noqa: E402
-from povid_jax.weights import qwen  # noqa: E402
+from povid_jax.models import params as params_lib  # noqa: E402
+from povid_jax.models.config import LoraConfig  # noqa: E402
+from povid_jax.weights import keys, peft_export, peft_load, qwen  # noqa: E402
 from povid_jax.weights.load import open_checkpoint  # noqa: E402
 from tests import qwen_models  # noqa: E402
 from tests.data.test_qwen_text import CASES, byte_level  # noqa: E402
@@ -185,3 +187,52 @@ def test_processors_that_we_do_not_compute(folder, tmp_path):
   file.unlink()
   with pytest.raises(UserError, match="preprocessor_config"):
     qwen.from_hf(tmp_path / "other")
+
+
+def _trained(config, lora, seed=3):
+  """Adapters on tower, merger and decoder that show."""
+  _, shapes = params_lib.abstract(config, lora)
+  rng = np.random.default_rng(seed)
+  return {
+    path: (0.1 * rng.standard_normal(leaf.shape)).astype(np.float32)
+    for path, leaf in shapes.items()
+    if params_lib.is_lora(path)
+  }
+
+
+@pytest.mark.parametrize("folder", [False], ids=["untied"], indirect=True)
+def test_adapters_there_and_back(folder, tmp_path):
+  """PEFT puts ours on its model and computes what merging them gives."""
+  peft = pytest.importorskip("peft")
+  source = open_checkpoint(folder)
+  lora = LoraConfig(rank=2, alpha=4.0, targets="attn/|mlp/|linear_1|qkv")
+  trained = _trained(source.config, lora)
+  parts = {path.split("/")[0] for path in trained}
+  assert parts == {"vision", "projector", "decoder"}
+  peft_export.write_adapter(tmp_path, lora, trained, source.config)
+  back = peft_load.read_adapter(tmp_path, source.config)
+  assert back.params.keys() == trained.keys()
+  for path, value in trained.items():
+    np.testing.assert_array_equal(back.params[path], value)
+
+  load = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained
+  model = load(folder, attn_implementation="eager", dtype=torch.float32)
+  put_on = peft.PeftModel.from_pretrained(
+    model, str(tmp_path)
+  ).merge_and_unload()
+  state = put_on.state_dict()
+  merged = params_lib.merge_lora(
+    source.params(np.float32) | trained, lora.scale
+  )
+  for entry in keys.entries(source.config):
+    for name, layer in entry.names():
+      named = {
+        "vision": "model.visual.",
+        "projector": "model.visual.merger.",
+        "decoder": "model.language_model.",
+        "head": "lm_head.",
+      }[entry.part] + keys.merger_name(entry.part, name)
+      ours = np.asarray(merged[entry.path])
+      ours = ours if layer is None else ours[layer]
+      theirs = state[named].numpy().transpose(entry.axes)
+      np.testing.assert_allclose(ours, theirs, atol=1e-6, err_msg=named)
