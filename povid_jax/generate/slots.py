@@ -151,6 +151,7 @@ def admit(
   prefix_len: Array,
   pictures: Any,
   seeds: Array,
+  positions: Array | None = None,
   position_start: Array | None = None,
   *,
   decoding: Decoding,
@@ -164,6 +165,7 @@ def admit(
     prefix_len: int32[R], at least 1.
     pictures: what `Llava.encode_images` takes, with a leading axis R.
     seeds: uint32[R, N].
+    positions: int32[R, P, 1] or [R, P, 3] of the prefix; None: 0 .. P - 1.
     position_start: int32[R], position of the first token of every branch;
       None: prefix_len.
     decoding: how a token is chosen.
@@ -172,7 +174,7 @@ def admit(
   model = merge(graph, params)
   start = prefix_len if position_start is None else position_start
   embeds = model.encode_images(pictures)
-  hidden, (keys, values) = model.prefill(prefix_ids, embeds)
+  hidden, (keys, values) = model.prefill(prefix_ids, embeds, positions=positions)
   last = jnp.take_along_axis(hidden, (prefix_len - 1)[:, None, None], axis=1)
   logits = model.decoder.logits(last[:, 0])
   by_head = lambda x: jnp.swapaxes(x, 2, 3)  # [L, R, K, P, A]

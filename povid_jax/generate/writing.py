@@ -48,6 +48,8 @@ class Prompt:
     pictures: reads what `Llava.encode_images` takes, without the leading axis.
     kind: prompts of one kind have pictures of one shape.
     seeds: one number per branch, below 2**32, of its own random stream.
+    positions: int32[p, 3] of the prefix, and that of what follows; None: 0, 1
+      and so on.
   """
 
   name: str
@@ -55,6 +57,7 @@ class Prompt:
   pictures: Callable[[], Any]
   kind: Any
   seeds: tuple[int, ...]
+  positions: tuple[np.ndarray, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +197,8 @@ class _Group:
     place = lambda x: jax.device_put(
       x, NamedSharding(self._policy.mesh, sharding.BATCH)
     )
-    inputs = jax.tree.map(place, (ids, lengths, pictures, seeds))
+    placed = self._positions([prompt for _, prompt in chosen])
+    inputs = jax.tree.map(place, (ids, lengths, pictures, seeds, *placed))
     with jax.set_mesh(self._policy.mesh):
       return slots_lib.admit(
         self._policy.graph,
@@ -205,6 +209,20 @@ class _Group:
         decoding=self._decoding,
         stops=self._stops,
       )
+
+  def _positions(
+    self, chosen: Sequence[Prompt]
+  ) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Positions int32[R, P, 3] of prefixes, int32[R] of what follows them."""
+    if chosen[0].positions is None:
+      return None, None
+    positions = np.zeros((self._rows, self._padded, 3), np.int32)
+    starts = np.ones(self._rows, np.int32)
+    for row, prompt in enumerate(chosen):
+      assert prompt.positions is not None  # a layout gives them, or does not
+      before, starts[row] = prompt.positions
+      positions[row, : len(before)] = before
+    return positions, starts
 
   def _advance(
     self, state: Slots, wanted: int, at_work: dict[int, tuple[int, Prompt]]
