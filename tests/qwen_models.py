@@ -2,11 +2,7 @@
 
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
-
-from povid_jax.models.config import QwenVisionConfig
 
 torch = pytest.importorskip("torch")
 import transformers  # noqa: E402
@@ -14,10 +10,15 @@ from transformers.models.qwen2_vl import (  # noqa: E402
   image_processing_pil_qwen2_vl as pillow,
 )
 
+from tests.qwen_world import (  # noqa: E402
+  END_ID,
+  IMAGE_ID,
+  START_ID,
+  VIDEO_ID,
+)
 from tests.torch_models import randomise  # noqa: E402
 
-IMAGE_ID, VIDEO_ID, START_ID, END_ID = 90, 91, 88, 89
-# two windows of 28 pixels in a picture of 56; layer 1 of 3 sees all of it
+# the dimensions of qwen_world.CONFIG
 VISION = dict(
   depth=3,
   hidden_size=32,
@@ -74,19 +75,3 @@ def processor(**fields: Any) -> Any:
   return pillow.Qwen2VLImageProcessorPil(
     patch_size=7, min_pixels=28 * 28, max_pixels=120 * 120, **fields
   )
-
-
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
-  rng = np.random.default_rng(seed)
-  return Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
-
-
-VISION_CONFIG = QwenVisionConfig(
-  hidden_size=32,
-  intermediate_size=40,
-  num_layers=3,
-  num_heads=4,
-  patch_size=7,
-  window_size=28,
-  full_layers=(1,),
-)

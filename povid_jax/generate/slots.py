@@ -174,7 +174,9 @@ def admit(
   model = merge(graph, params)
   start = prefix_len if position_start is None else position_start
   embeds = model.encode_images(pictures)
-  hidden, (keys, values) = model.prefill(prefix_ids, embeds, positions=positions)
+  hidden, (keys, values) = model.prefill(
+    prefix_ids, embeds, positions=positions
+  )
   last = jnp.take_along_axis(hidden, (prefix_len - 1)[:, None, None], axis=1)
   logits = model.decoder.logits(last[:, 0])
   by_head = lambda x: jnp.swapaxes(x, 2, 3)  # [L, R, K, P, A]

@@ -61,7 +61,7 @@ def test_pixels_windows_and_places(size):
   import torch
   from transformers import vision_utils
 
-  from tests.qwen_models import picture
+  from tests.qwen_world import picture
 
   image = picture(*size)
   out = theirs(images=[image], return_tensors="np")
@@ -82,7 +82,7 @@ def test_pixels_windows_and_places(size):
 
 
 def test_pack_pads_behind_what_cut_gives():
-  from tests.qwen_models import picture
+  from tests.qwen_world import picture
 
   rows = [[picture(90, 60)], [], [picture(30, 30, 1), picture(60, 90, 2)]]
   extents = [total(SMALL.measure([p.size for p in row])) for row in rows]

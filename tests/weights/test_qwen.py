@@ -17,7 +17,7 @@ from povid_jax.models import params as params_lib  # noqa: E402
 from povid_jax.models.config import LoraConfig  # noqa: E402
 from povid_jax.weights import keys, peft_export, peft_load, qwen  # noqa: E402
 from povid_jax.weights.load import open_checkpoint  # noqa: E402
-from tests import qwen_models  # noqa: E402
+from tests import qwen_models, qwen_world  # noqa: E402
 from tests.data.test_qwen_text import CASES, byte_level  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings(
@@ -132,7 +132,7 @@ def test_there_and_back(folder, tmp_path):
   )
   for name in IDS:
     assert getattr(got.config, name) == getattr(want.config, name)
-  pictures = [qwen_models.picture(60, 44)]
+  pictures = [qwen_world.picture(60, 44)]
   # their whole processor wants torchvision, for videos
   processor = transformers.AutoImageProcessor.from_pretrained(
     out, backend="pil"
