@@ -17,6 +17,7 @@ from povid_jax.models.config import (
 )
 from povid_jax.models.layers import Linear
 from povid_jax.models.llama import Llama
+from povid_jax.models.partition import by_batch
 from povid_jax.models.pictures import Images
 from povid_jax.models.qwen_vision import Merger, QwenVision
 from povid_jax.models.vit import VisionTransformer
@@ -105,7 +106,9 @@ class Llava(nnx.Module):
       float[B, M, D] in the order of the placeholders.
     """
     encode = pictures.ENCODERS[self.config.layout.kind]
-    return encode(self, images, noise, adapter)
+    # whole in D: where all axes of the mesh cut something, the transpose of a
+    # gather of rows that are cut in D too comes out wrong (XLA's partitioner)
+    return by_batch(encode(self, images, noise, adapter))
 
   def embed_prefix(self, prefix_ids: Array, image_embeds: Array) -> Array:
     """Token embeddings with image tokens put at their placeholders.

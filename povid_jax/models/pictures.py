@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
+from povid_jax.models.partition import by_batch
 from povid_jax.models.vit import normalise
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def tiles(model: Llava, images: Images, noise: Noise, adapter: bool) -> Array:
   features = features.reshape(batch, -1, features.shape[-1])
   newline = model.image_newline[...].astype(features.dtype)
   newline = jnp.broadcast_to(newline, (batch, 1, newline.shape[-1]))
-  table = jnp.concatenate([features, newline], axis=1)
+  table = by_batch(jnp.concatenate([features, newline], axis=1))
   index = jnp.where(index < 0, table.shape[1] - 1, index)
   taps = index.shape[-1]
   found = jnp.take_along_axis(table, index.reshape(batch, -1, 1), axis=1)
@@ -139,8 +140,9 @@ def patches(model: Llava, images: Images, noise: Noise, adapter: bool) -> Array:
     scale, eps = noise
     values = scale[0] * values + scale[1] * eps
   features = model.vision(values.astype(model.dtype), images, adapter)
-  tokens = model.projector(features, adapter)
-  return jnp.take_along_axis(tokens, images["index"][..., None], axis=1)
+  tokens = by_batch(model.projector(features, adapter))
+  index = images["index"][..., None]
+  return jnp.take_along_axis(tokens, index, axis=1)
 
 
 ENCODERS: dict[str, Encoder] = {
