@@ -26,7 +26,7 @@ from povid_jax import errors, files, objectives, progress
 from povid_jax.checkpoints import restore
 from povid_jax.data import layout as layouts
 from povid_jax.data import noise as noise_lib
-from povid_jax.data import pairs, samples
+from povid_jax.data import pairs, samples, text
 from povid_jax.data.batch import Batch
 from povid_jax.data.image import open_image
 from povid_jax.data.layout import Layout
@@ -151,7 +151,7 @@ def _pictures(images: Sequence[Image.Image], layout: Layout) -> Any:
 def _padded(rows: Sequence[np.ndarray], dtype: Any) -> np.ndarray:
   longest = max(len(row) for row in rows)
   width = -(-longest // _MULTIPLE) * _MULTIPLE
-  out = np.zeros((len(rows), width), dtype)
+  out = np.zeros((len(rows), width, *rows[0].shape[1:]), dtype)
   for i, row in enumerate(rows):
     out[i, : len(row)] = row
   return out
@@ -187,6 +187,11 @@ def make_batch(sample: pairs.Sample, scorer: Scorer, options: Options) -> Batch:
   noisy = _noisy(sample, pictures, options) if pictures else None
   for clean, other in zip(pictures, noisy or (), strict=False):
     layouts.check_noisy(layout, clean.size, other.size)
+  positions, start = None, None
+  is_image = encoded.prefix_ids == text.IMAGE_TOKEN
+  if found := layout.positions(is_image, [p.size for p in pictures]):
+    positions = _padded([found[0]], np.int32)
+    start = np.array([found[1]], np.int32)
   return Batch(
     prefix_ids=_padded([encoded.prefix_ids], np.int32),
     prefix_len=np.array([len(encoded.prefix_ids)], np.int32),
@@ -199,6 +204,8 @@ def make_batch(sample: pairs.Sample, scorer: Scorer, options: Options) -> Batch:
       if encoded.weights is None
       else _padded(encoded.weights, np.float32)[None]
     ),
+    positions=positions,
+    position_start=start,
   )
 
 

@@ -35,34 +35,49 @@ __all__ = [
   "Size",
   "Square",
   "check_noisy",
+  "coarse",
   "cover",
   "measure_encoded",
   "of",
   "room_of",
+  "sizes_of",
   "total",
 ]
 
 
-def measure_encoded(layout: Layout, sources: Sequence[Source]) -> list[Extent]:
-  """Room of each encoded picture of a row, by its header.
+def sizes_of(layout: Layout, sources: Sequence[Source]) -> list[Size]:
+  """Size of each encoded picture of a row, by its header; where size makes no
+  difference, any.
 
   Raises:
     UserError: a file that is no picture.
   """
   if layout.same_size:
-    return layout.measure([(1, 1)] * len(sources))
+    return [(1, 1)] * len(sources)
   names = [
     f"image {i}" if isinstance(source, bytes) else str(source)
     for i, source in enumerate(sources)
   ]
-  return layout.measure(list(map(size_of, sources, names)))
+  return list(map(size_of, sources, names))
+
+
+def measure_encoded(layout: Layout, sources: Sequence[Source]) -> list[Extent]:
+  """Room of each encoded picture of a row; errors as those of `sizes_of`."""
+  return layout.measure(sizes_of(layout, sources))
+
+
+def coarse(extent: Extent) -> Extent:
+  """Room for as many tiles or a few more, so that few shapes are compiled:
+  at most 64 between a number of patches and its double."""
+  step = 1 << max(0, extent.tiles.bit_length() - 7)
+  return extent._replace(tiles=-(-extent.tiles // step) * step)
 
 
 def room_of(
   layout: Layout, pictures: Sequence[Image.Image], multiple: int = 1
 ) -> Extent:
   """Room of the pictures of one row; tokens padded to a multiple."""
-  room = total(layout.measure([picture.size for picture in pictures]))
+  room = coarse(total(layout.measure([picture.size for picture in pictures])))
   return room._replace(tokens=-(-room.tokens // multiple) * multiple)
 
 

@@ -250,20 +250,22 @@ def to_prompt(
   """
   layout = layouts.of(policy.config)
   try:
-    measured = layouts.measure_encoded(layout, question.images)
+    sizes = layouts.sizes_of(layout, question.images)
+    measured = layout.measure(sizes)
   except UserError as error:
     raise UserError(f"question {question.question_id!r}: {error}") from error
   counts = [extent.tokens for extent in measured]
   ids = _prompt_ids(policy, question, counts, context)
   # no more image tokens than the prefix is long: one shape for each length
   padded = writing.padded_length(len(ids))
-  room = layouts.total(measured)._replace(tokens=padded)
+  room = layouts.coarse(layouts.total(measured))._replace(tokens=padded)
   return Prompt(
     name=f"question {question.question_id!r}",
     ids=ids,
     pictures=functools.partial(_images, policy, question, noise, room),
     kind=room,
     seeds=seeds,
+    positions=layout.positions(ids == text.IMAGE_TOKEN, sizes),
   )
 
 

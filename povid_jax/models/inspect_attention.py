@@ -43,6 +43,8 @@ def look(
   images: Array,
   *,
   adapter: bool = True,
+  positions: Array | None = None,
+  position_start: Array | None = None,
 ) -> Looks:
   """Runs a prompt and one response per row, keeping attention weights.
 
@@ -50,7 +52,8 @@ def look(
     prefix_ids: int32[B, P], right-padded.
     prefix_len: int32[B].
     response_ids: int32[B, C], right-padded; rows of padding are meaningless.
-    images: uint8[B, I, H, W, 3].
+    images: as the model's layout packs them.
+    positions, position_start: see `Llava.branches`.
   """
   prefix, length = prefix_ids.shape[1], response_ids.shape[1]
   x = jnp.concatenate(
@@ -60,10 +63,18 @@ def look(
     ],
     axis=1,
   )
-  positions = _positions(prefix_len, prefix, length)
+  order = _positions(prefix_len, prefix, length)
   allowed = _allowed(
-    positions, prefix_len, prefix, model.config.decoder.sliding_window
+    order, prefix_len, prefix, model.config.decoder.sliding_window
   )
+  if positions is None or position_start is None:
+    places = order
+  else:
+    after = position_start[:, None] + jnp.arange(length)
+    after = jnp.broadcast_to(
+      after[..., None], (*after.shape, positions.shape[-1])
+    )
+    places = jnp.concatenate([positions, after], axis=1)
   is_image = jnp.pad(prefix_ids == IMAGE_TOKEN, ((0, 0), (0, length)))
   rows = jnp.concatenate(
     [
@@ -81,9 +92,7 @@ def look(
     share = jnp.where(is_image[:, None, None], writing, 0.0).sum(-1)
     return out, (writing.mean(axis=1), share)
 
-  hidden, (weights, share) = model.decoder(
-    x, positions, attend, adapter=adapter
-  )
+  hidden, (weights, share) = model.decoder(x, places, attend, adapter=adapter)
   hidden = jnp.take_along_axis(hidden, rows[..., None], axis=1)
   return Looks(hidden, weights, share)
 

@@ -126,8 +126,8 @@ def _looker() -> Any:
   from povid_jax.models.params import merge
 
   @functools.partial(jax.jit, static_argnames="graph")
-  def run(graph: Any, params: Any, *arrays: Any) -> Any:
-    return look(merge(graph, params), *arrays)
+  def run(graph: Any, params: Any, *arrays: Any, **places: Any) -> Any:
+    return look(merge(graph, params), *arrays, **places)
 
   return run
 
@@ -150,6 +150,12 @@ def _look(run: Any, policy: Any, question: Question, answer: str) -> Seen:
   room = layouts.room_of(layout, pictures, MULTIPLE)
   packed = layout.pack(layout.cut(pictures), room)
   prompt, response = encoded.prefix_ids, encoded.branch_ids[0]
+  places = {}
+  if found := layout.positions(
+    prompt == text.IMAGE_TOKEN, [p.size for p in pictures]
+  ):
+    places["positions"] = _padded(found[0])[None]
+    places["position_start"] = np.array([found[1]], np.int32)
   with jax.set_mesh(policy.mesh):
     looks = run(
       policy.graph,
@@ -158,12 +164,13 @@ def _look(run: Any, policy: Any, question: Question, answer: str) -> Seen:
       np.array([len(prompt)], np.int32),
       _padded(response)[None],
       jax.tree.map(lambda x: x[None], packed),
+      **places,
     )
   return Seen(np.concatenate([prompt, response]), len(prompt), looks)
 
 
 def _padded(ids: np.ndarray) -> np.ndarray:
-  return np.pad(ids, (0, -len(ids) % MULTIPLE))
+  return np.pad(ids, [(0, -len(ids) % MULTIPLE)] + [(0, 0)] * (ids.ndim - 1))
 
 
 def _count(scored: Scored, question: Question, seen: Seen) -> None:
