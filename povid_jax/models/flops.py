@@ -17,7 +17,12 @@ import dataclasses
 import re
 from collections.abc import Callable
 
-from povid_jax.models.config import LlavaConfig, LoraConfig
+from povid_jax.models import qwen_flops
+from povid_jax.models.config import (
+  LlavaConfig,
+  LoraConfig,
+  QwenVisionConfig,
+)
 from povid_jax.models.sizes import decoder_linears
 
 
@@ -117,11 +122,19 @@ class Model:
   masked: bool = True
 
 
-def vision(model: Model, tiles: float, gradient: bool = True) -> Work:
+def vision(
+  model: Model, tiles: float, gradient: bool = True, rows: float = 1.0
+) -> Work:
   """The vision tower up to its feature layer, for so many distinct squares.
 
   With `gradient` a backward pass is counted where the tower is trained.
+
+  Args:
+    rows: that have these tiles together; where tiles are patches of whole
+      pictures, those of a row see each other.
   """
+  if isinstance(model.config.vision, QwenVisionConfig):
+    return _native_vision(model, model.config.vision, tiles, gradient, rows)
   config = model.config.square_tower
   dim, tokens = config.hidden_size, config.num_tokens
   patch = 2 * config.num_patches * 3 * config.patch_size**2 * dim
@@ -135,19 +148,38 @@ def vision(model: Model, tiles: float, gradient: bool = True) -> Work:
   return Work(forward, backward, forward if again else 0.0) * tiles
 
 
+def _native_vision(
+  model: Model,
+  config: QwenVisionConfig,
+  patches: float,
+  gradient: bool,
+  rows: float,
+) -> Work:
+  if not patches:
+    return Work()
+  forward = rows * qwen_flops.tower(config, patches / rows)
+  trained = gradient and model.trains("vision/layers/attn/qkv/kernel")
+  # a layer keeps its input alone
+  backward = 2 * forward if trained else 0.0
+  return Work(forward, backward, forward if trained else 0.0)
+
+
 def projector(model: Model, tiles: float, gradient: bool = True) -> Work:
   """The projector over the features of so many squares."""
   config = model.config
-  inputs, dim = config.vision.hidden_size, config.decoder.hidden_size
-  first, second = inputs * dim, dim**2
-  if config.projector == "linear":
-    second = 0
-  tokens = tiles * config.image_tokens
-  forward = 2 * tokens * (first + second)
+  if isinstance(config.vision, QwenVisionConfig):
+    first, second = qwen_flops.merger(config, tiles)
+  else:
+    inputs, dim = config.vision.hidden_size, config.decoder.hidden_size
+    tokens = tiles * config.image_tokens
+    first, second = 2 * tokens * inputs * dim, 2 * tokens * dim**2
+    if config.projector == "linear":
+      second = 0
+  forward = first + second
   if not gradient or not model.trains("projector/linear_1/kernel"):
     return Work(forward)
   # weight gradients of both, input gradient of the second only
-  return Work(forward, forward + 2 * tokens * second)
+  return Work(forward, forward + second)
 
 
 def decoder(model: Model, run: Pass) -> Work:
@@ -267,9 +299,12 @@ def of(model: Model, step: Step) -> dict[str, Work]:
   not depend on the adapters); a noisy or distorted image is one more.
   """
   clean = step.batch * step.tiles
-  extra = step.batch * step.tiles * (bool(step.noise) + step.corrupted)
+  times = bool(step.noise) + step.corrupted
+  extra = clean * times
+  rows = (step.batch, step.batch * times)
   parts = {
-    "vision": vision(model, clean) + vision(model, extra, step.corrupted),
+    "vision": vision(model, clean, rows=rows[0])
+    + vision(model, extra, step.corrupted, rows=rows[1]),
     "projector": projector(model, clean)
     + projector(model, extra, step.corrupted),
     "decoder": Work(),

@@ -10,7 +10,12 @@ import math
 
 import jax
 
-from povid_jax.models.config import LlavaConfig, LoraConfig
+from povid_jax.models.config import (
+  LlavaConfig,
+  LoraConfig,
+  QwenVisionConfig,
+)
+from povid_jax.models.qwen_vision import PATCHES_AT_A_TIME
 from povid_jax.models.sizes import decoder_linears
 
 
@@ -22,7 +27,7 @@ class Load:
     config, lora: the network.
     rows: pairs of a microbatch on this device.
     prefix, branch, branches: P, C and N.
-    tiles: squares of a row that the tower sees at a time.
+    tiles: squares of a row that the tower sees at a time, or its patches.
     tensor: devices that a layer is cut over.
     itemsize: bytes of an activation.
     remat, head_chunk, attention: of the config.
@@ -111,11 +116,22 @@ def _head(load: Load) -> int:
 
 
 def _vision(load: Load) -> int:
+  if isinstance(load.config.vision, QwenVisionConfig):
+    return _native_vision(load, load.config.vision)
   config = load.config.square_tower
   count = load.rows * load.tiles
   tokens = count * config.num_tokens
   square = 4 * count * config.num_heads * config.num_tokens**2
   width = 6 * config.hidden_size + 2 * config.intermediate_size
+  return int(tokens * width * load.itemsize + 3 * square)
+
+
+def _native_vision(load: Load, config: QwenVisionConfig) -> int:
+  """`_vision` where the patches of a row see each other."""
+  tokens = load.rows * load.tiles
+  seen = min(load.tiles, PATCHES_AT_A_TIME) * load.tiles
+  square = 4 * load.rows * config.num_heads * seen
+  width = 8 * config.hidden_size + 3 * config.intermediate_size
   return int(tokens * width * load.itemsize + 3 * square)
 
 

@@ -9,7 +9,7 @@ def padded(config: QwenVisionConfig, patches: int) -> int:
   return -(-patches // block) * block
 
 
-def tower(config: QwenVisionConfig, patches: int) -> float:
+def tower(config: QwenVisionConfig, patches: float) -> float:
   """Forward FLOPs of one row.
 
   In a layer with windows a block of patches meets three blocks of keys, in the
@@ -28,8 +28,8 @@ def tower(config: QwenVisionConfig, patches: int) -> float:
   return patches * (embed + layers)
 
 
-def merger(config: LlavaConfig, patches: int) -> tuple[float, float]:
-  """Forward FLOPs of the merger's two layers for one row."""
+def merger(config: LlavaConfig, patches: float) -> tuple[float, float]:
+  """Forward FLOPs of the merger's two layers over so many patches."""
   tower = config.vision
   assert isinstance(tower, QwenVisionConfig)
   wide = tower.hidden_size * tower.merged

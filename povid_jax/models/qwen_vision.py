@@ -33,7 +33,8 @@ from povid_jax.models.rope import axial_table, rotate
 
 Array = jax.Array
 EPS = 1e-6  # of every norm; no config.json has it
-_QUERIES = 1024  # of a whole picture's attention that are held at a time
+# Of a whole picture: memory is that of the logits of so many queries.
+PATCHES_AT_A_TIME = 1024
 
 
 def _scores(q: Array, k: Array, same: Array) -> Array:
@@ -59,16 +60,16 @@ def picture_attention(q: Array, k: Array, v: Array, picture: Array) -> Array:
     picture: int32[B, L] numbers.
 
   Returns:
-    float[B, L, H, A]. Memory is that of _QUERIES rows of logits.
+    float[B, L, H, A].
   """
   batch, length = picture.shape
-  if length <= _QUERIES:
+  if length <= PATCHES_AT_A_TIME:
     return _attend(q, k, v, picture, picture)
-  pad = -length % _QUERIES
+  pad = -length % PATCHES_AT_A_TIME
 
   def cut(x: Array) -> Array:
     x = jnp.pad(x, ((0, 0), (0, pad), *[(0, 0)] * (x.ndim - 2)))
-    return x.reshape(batch, -1, _QUERIES, *x.shape[2:]).swapaxes(0, 1)
+    return x.reshape(batch, -1, PATCHES_AT_A_TIME, *x.shape[2:]).swapaxes(0, 1)
 
   some = jax.checkpoint(lambda one: _attend(one[0], k, v, one[1], picture))
   out = jax.lax.map(some, (cut(q), cut(picture))).swapaxes(0, 1)

@@ -245,8 +245,8 @@ def load_of(
 ) -> footprint.Load:
   """What one device runs at a time."""
   rows = config.grad_accum * mesh.shape["data"] * mesh.shape["fsdp"]
-  tiles = 1
-  if described.layout.newline and (cut := shape.room(described).tiles):
+  tiles = cut = shape.room(described).tiles
+  if described.layout.newline and cut:
     tiles = chunk_of(config.batch_size // config.grad_accum, cut)
   return footprint.Load(
     config=described,

@@ -102,7 +102,7 @@ def test_features_do_not_depend_on_the_batch(models, monkeypatch):
   extent = layout_lib.cover(LAYOUT.measure([p.size for p in PICTURES]))
   pack = lambda some: qwen_world.pack(LAYOUT, [[p] for p in some], extent)
   alone = [_features(graph, params, pack([p]))[0] for p in PICTURES]
-  monkeypatch.setattr(qwen_vision, "_QUERIES", 24)
+  monkeypatch.setattr(qwen_vision, "PATCHES_AT_A_TIME", 24)
   apart = jax.jit(lambda x: params_lib.merge(graph, params).encode_images(x))
   got = apart(pack(PICTURES))
   for image, one, row in zip(PICTURES, alone, got, strict=True):
