@@ -61,6 +61,7 @@ def _gradients(step, params, batch):
   return jax.jit(step._gradients)(params, Frozen({}, before), batch, total)
 
 
+@pytest.mark.slow
 def test_sharing_changes_no_number(world):
   """The loss and every leaf of its gradient."""
   graph, params, batch = world
