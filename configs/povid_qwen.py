@@ -1,12 +1,13 @@
 """DPO of context pairs on Qwen2.5-VL: one sentence against another.
 
-  python -m povid_jax.train --config=configs/povid_qwen.py:7b \\
+  python -m povid_jax.train --config=configs/povid_qwen.py:qwen2.5-vl-7b \\
     --config.init=QWEN --config.data.train=DATA --workdir=runs/qwen
 
 QWEN is a model folder (`povid_jax.convert from-torch Qwen2.5-VL-7B-Instruct`),
 DATA a directory of `data_gen write` whose pairs go on from the same context,
 as SENTINEL's do (arXiv 2507.12455; its data and adapters are published). The
-hyper-parameters are its published ones. `3b` has the same: SENTINEL tuned 7B.
+hyper-parameters are its published ones; 3B has the same: SENTINEL tuned 7B. A
+variant names dimensions for `povid_jax.plan`.
 
 On N devices batch_size must be a multiple of N / mesh.tensor; ask
 `python -m povid_jax.plan` first.
@@ -14,10 +15,10 @@ On N devices batch_size must be a multiple of N / mesh.tensor; ask
 
 from ml_collections import ConfigDict
 
-VARIANTS = ("7b", "3b")
+VARIANTS = ("qwen2.5-vl-7b", "qwen2.5-vl-3b")
 
 
-def get_config(variant: str = "7b") -> ConfigDict:
+def get_config(variant: str = "qwen2.5-vl-7b") -> ConfigDict:
   """The fields that differ from povid_jax.config.default()."""
   if variant not in VARIANTS:
     raise ValueError(f"want one of {VARIANTS}, got {variant!r}")
