@@ -89,6 +89,8 @@ def _check(
       f"a prompt of {len(prompt_turns)} turns; want one that ends with a "
       "human turn"
     )
+  if any("<video>" in turn for turn in prompt_turns[::2]):
+    raise UserError("a turn asks for a <video>; only pictures are read")
   for response in responses:
     if len(response) % 2 == 0:
       raise UserError(

@@ -117,3 +117,8 @@ def test_tokenizer_of_another_model(tmp_path):
     UserError, match="no <|vision_start|>".replace("|", r"\|")
   ):
     text.encode_prompt(["<image>\nWhat?"], other, "qwen2_vl", [2])
+
+
+def test_videos_are_refused(tokenizer):
+  with pytest.raises(UserError, match="<video>; only pictures are read"):
+    text.encode_prompt(["<video>\nWhat?"], tokenizer, "qwen2_vl", [])
