@@ -67,7 +67,7 @@ class _Case:
     length = MODEL.image_tokens + TEXT
     ids = np.full((prompts, length), IMAGE_TOKEN, np.int32)
     ids[:, MODEL.image_tokens :] = random.integers(3, 30000, (prompts, TEXT))
-    size = MODEL.vision.image_size
+    size = 336  # of the tower of CLIP-L/336
     pictures = random.integers(0, 256, (prompts, 1, size, size, 3), np.uint8)
     seeds = np.arange(prompts * answers, dtype=np.uint32)
     how = dict(decoding=Decoding(max_new_tokens=new_tokens), stops=NEVER)

@@ -185,7 +185,10 @@ class Loop:
     return pair
 
   def _finish(self, work: _Work) -> None:
-    facts = {"candidates": work.seen, "inventing": work.inventing}
+    facts: dict[str, Any] = {
+      "candidates": work.seen,
+      "inventing": work.inventing,
+    }
     if work.pairs:
       self._made += len(work.pairs)
       self._job.settle(

@@ -88,7 +88,9 @@ class DetectionsVerifier(Verifier):
     for box in boxes:
       label = box.get("label") if isinstance(box, dict) else None
       score = box.get("score") if isinstance(box, dict) else None
-      if not isinstance(label, str) or type(score) not in (int, float):
+      if not isinstance(label, str) or (
+        not isinstance(score, int | float) or isinstance(score, bool)
+      ):
         raise UserError(f"{where}: want a label and a score, got {box!r:.80}")
       for name in self._names(label):
         scores[name] = max(scores.get(name, 0.0), float(score))

@@ -110,7 +110,7 @@ def describe(
   """
   of = jax.ShapeDtypeStruct
   number = of((), np.int32)
-  sizes = {name: () for name in reference}
+  sizes: dict[str, tuple[int, ...]] = {name: () for name in reference}
   if "rejected" in sizes:
     sizes["rejected"] = (branches - 1,)
   terms = {name: of(size, np.float32) for name, size in sizes.items()}

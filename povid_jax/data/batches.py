@@ -205,7 +205,7 @@ class Loader:
     for n, (ids, mask) in enumerate(pairs):
       row.branch_ids[n, : len(ids)] = ids
       row.loss_mask[n, : len(ids)] = mask
-      if self.weighted:
+      if row.branch_weight is not None:
         given = encoded.weights
         row.branch_weight[n, : len(ids)] = 1.0 if given is None else given[n]
     pictures = [

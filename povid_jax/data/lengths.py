@@ -108,9 +108,8 @@ def _weighted(
       )
     if len(branches) == 2:
       ends = text.stop_ids(tokenizer, text.find_template(spec.template))
-      marks = changes.changed(
-        *(ids.tolist() for ids in branches), tokenizer, ends
-      )
+      chosen, rejected = (ids.tolist() for ids in branches)
+      marks = changes.changed(chosen, rejected, tokenizer, ends)
       for weight, mark in zip(weights, marks, strict=True):
         weight[mark] *= gamma
   return dataclasses.replace(encoded, weights=tuple(weights))

@@ -221,7 +221,7 @@ class _Tokenizers(_InsideTheTable):
     return None if found is None else self._inside([found])[0]
 
   def _name(self, i: int) -> str:
-    return self._model.id_to_token(i)
+    return self._model.id_to_token(i) or ""
 
   def __reduce__(self) -> tuple:
     return load_tokenizer, (self.folder, self.rows)
@@ -279,10 +279,11 @@ def generation_stops(folder: Path) -> tuple[int, ...]:
   """
   name = "generation_config.json"
   value = _settings(folder, name).get("eos_token_id")
-  ids = value if isinstance(value, list) else [value]
   if value is None:
     return ()
-  if any(type(i) is not int or i < 0 for i in ids):
+  given = value if isinstance(value, list) else [value]
+  ids = [i for i in given if type(i) is int and i >= 0]
+  if len(ids) < len(given):
     raise UserError(
       f"{folder / name}: eos_token_id is {value!r:.80}, want an id or a list"
     )

@@ -136,9 +136,9 @@ def match(
       f"has: {_first(unknown)}; questions have ids such as "
       f"{_first(q.question_id for q in questions)}"
     )
-  answer_fields.refuse_guesses(
-    *zip(*used, strict=True), benchmark
-  ) if used else None
+  if used:
+    asked, rows_used = zip(*used, strict=True)
+    answer_fields.refuse_guesses(asked, rows_used, benchmark)
   matched = _without(questions, answers, benchmark, missing)
   if by_words:
     matched.notes.append(

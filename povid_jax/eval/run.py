@@ -12,6 +12,7 @@ from povid_jax.eval import answers, ask, dry_run, flags, judge, needs, results
 from povid_jax.eval.answers import Matched
 from povid_jax.eval.protocol import Benchmark, Options, Scored
 from povid_jax.eval.request import Request
+from povid_jax.llm.failures import api_key
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def check(request: Request) -> None:
   """
   folders = _folders(request)
   for server in _judges(request):
-    llm.api_key(server)
+    api_key(server)
   for benchmark in request.benchmarks:
     if benchmark.questions is None:
       continue

@@ -239,9 +239,10 @@ class Chat:
 
 def long_wait(failure: Failure) -> str:
   """The line that tells of a long pause."""
-  minutes = round((failure.wait or 0) / 60)
+  seconds = failure.wait or 0.0
+  minutes = round(seconds / 60)
   pause = f"{minutes} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
-  until = time.strftime("%H:%M", time.localtime(time.time() + failure.wait))
+  until = time.strftime("%H:%M", time.localtime(time.time() + seconds))
   return (
     f"the server asks to wait {pause}, until {until} ({failure.words}); after "
     "Ctrl-C the same command continues"

@@ -86,7 +86,8 @@ def read(path: Path) -> dict[tuple[str, str], Reply]:
   replies: dict[tuple[str, str], Reply] = {}
   with open(path, "rb") as file:
     for line in file:
-      row = json.loads(line) if line.endswith(b"\n") else {"event": "torn"}
+      whole = line.endswith(b"\n")
+      row: dict[str, Any] = json.loads(line) if whole else {"event": "torn"}
       if "event" not in row:
         mark = row.pop("fingerprint")
         replies[row["key"], mark] = Reply(**row)

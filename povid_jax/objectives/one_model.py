@@ -5,7 +5,6 @@ runs it.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -202,9 +201,10 @@ def _hidden(
   ids = batch.branch_ids[:, branches]
   batch_size, count, width = ids.shape
   shared = spec.share_prefix or count == 1
-  repeat: Callable[[Any], Any] = lambda x: (
-    x if x is None or shared else jnp.repeat(x, count, axis=0)
-  )
+
+  def repeat(x: Any) -> Any:
+    return x if x is None or shared else jnp.repeat(x, count, axis=0)
+
   hidden = model.branches(
     repeat(batch.prefix_ids),
     repeat(batch.prefix_len),

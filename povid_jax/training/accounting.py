@@ -107,7 +107,7 @@ class Accounting:
       "tokens": real,
       "padding": 1.0 - real / padded,
       "input_wait_seconds": waited,
-      "bad_samples": int(np.sum(host.skipped)),
+      "bad_samples": int(np.asarray(host.skipped).sum()),
       "flops": work.model,
     }
 

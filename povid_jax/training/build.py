@@ -265,7 +265,7 @@ def describe_state(
   shapes = jax.eval_shape(step.optimizer.init, params)
   opt_state = jax.tree_util.tree_map_with_path(cut, shapes)
   number = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
-  carried = {
+  carried: dict[str, Any] = {
     name: jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
     for name in step.objective.carries
   }

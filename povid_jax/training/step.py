@@ -27,7 +27,7 @@ class State(NamedTuple):
   params: Params  # the trained ones, float32
   opt_state: Any
   # numbers that the objective carries from step to step, see `Objective`
-  carried: dict[str, Array] = {}  # noqa: RUF012
+  carried: Mapping[str, Array] = {}  # noqa: RUF012
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

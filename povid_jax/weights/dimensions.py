@@ -257,7 +257,7 @@ def _original_kind(c: Fields, where: Path) -> str:
   The published ones of all decoders call themselves "llava", and are then told
   apart by their class.
   """
-  named = c.get("model_type")
+  named: Any = c.get("model_type")
   want(named, ("llava", *_ORIGINAL_TYPES), "model_type", where)
   kind = _ORIGINAL_TYPES.get(named)
   known = [n for n, k in _ORIGINAL_CLASSES.items() if kind in (None, k)]

@@ -115,7 +115,7 @@ def prepare(out: Path, questions: Sequence[Question], options: Options) -> None:
   """Decodes the pictures that the file holds itself."""
   for question in questions:
     cell, path = question.extra["picture"], question.images[0]
-    if cell is None or path.exists():
+    if cell is None or not isinstance(path, Path) or path.exists():
       continue
     try:
       data = base64.b64decode(cell, validate=True)
