@@ -150,7 +150,7 @@ def test_folders_that_are_not_whole(world, tmp_path):
   with pytest.raises(UserError, match="no weights in"):
     restore.load(model)
   (model / "model.json").write_text("{")
-  with pytest.raises(UserError, match="model.json cannot be read"):
+  with pytest.raises(UserError, match="model.json: not JSON"):
     restore.load(model)
   (model / "model.json").write_text('{"depth": 3}')
   with pytest.raises(UserError, match="no field 'depth'"):
