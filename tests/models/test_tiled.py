@@ -138,7 +138,11 @@ def test_greedy_answers_are_those_of_transformers(family, batch):
   )
   model = (ours.graph, ours.params)
   state = slots_lib.empty(
-    *model, slots=batch, branches=1, prefix=LENGTH, length=12
+    *(*model, np.zeros(2, np.uint32)),
+    slots=batch,
+    branches=1,
+    prefix=LENGTH,
+    length=12,
   )
   images = ours.images(rows, _room(family)._replace(tiles=9))
   state = slots_lib.admit(
