@@ -108,7 +108,7 @@ def test_wandb_that_is_not_installed(tmp_path, monkeypatch):
     return real(name, *args, **kwargs)
 
   monkeypatch.setattr(builtins, "__import__", without)
-  with pytest.raises(UserError, match="pip install wandb"):
+  with pytest.raises(UserError, match=r"povid_jax\[wandb\]"):
     metrics.Writer(tmp_path, tensorboard=False, wandb={"project": "povid"})
 
 
