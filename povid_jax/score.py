@@ -28,7 +28,7 @@ from povid_jax.data import layout as layouts
 from povid_jax.data import noise as noise_lib
 from povid_jax.data import pairs, samples, text
 from povid_jax.data.batch import Batch
-from povid_jax.data.image import open_image
+from povid_jax.data.image import open_image, source_name
 from povid_jax.data.layout import Layout
 from povid_jax.data.lengths import TextSpec, encode_record
 from povid_jax.data.tokenizer import Tokenizer, load_tokenizer
@@ -173,7 +173,7 @@ def make_batch(sample: pairs.Sample, scorer: Scorer, options: Options) -> Batch:
   )
   encodings = tuple(picture.read() for picture in sample.images)
   pictures = [
-    open_image(encoding, str(picture))
+    open_image(encoding, source_name(picture))
     for encoding, picture in zip(encodings, sample.images, strict=True)
   ]
   record = pairs.to_record(sample, encodings)

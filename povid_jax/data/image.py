@@ -33,7 +33,8 @@ _MAX_CANVAS = 150_000_000  # pixels, under half a gigabyte
 Source = bytes | str | Path | Picture
 
 
-def _name(source: Source, name: str | None) -> str:
+def source_name(source: Source, name: str | None = None) -> str:
+  """What messages call a picture: `name`, else its whole path."""
   if name is not None:
     return name
   if isinstance(source, Picture) and source.is_file and source.folder:
@@ -52,7 +53,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 @contextlib.contextmanager
 def _opened(source: Source, name: str | None) -> Iterator[Image.Image]:
   """The picture with its header read; what goes wrong becomes UserError."""
-  label = _name(source, name)
+  label = source_name(source, name)
   if isinstance(source, Picture):
     source = source.read()
   try:

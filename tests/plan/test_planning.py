@@ -191,7 +191,7 @@ def test_gpus_are_estimated_and_marked():
   assert found.attention == "cudnn"
   shown = text.text(found, 0.5)
   assert "fits (estimated)" in shown
-  assert "A100 80GB" in shown
+  assert "a100-80" in shown
   # 7B in bfloat16 is 14.1 GB with its vision tower, over 8 devices
   assert found.bytes["weights"] == pytest.approx(14.1e9 / 8, rel=0.02)
 
