@@ -92,7 +92,7 @@ COMMANDS = (
   (
     "POPE questions",
     "povid_jax.eval build-pope --out={out}/bench/pope --images=6 "
-    "--per-image=1 --instances={out}/scenes/annotations/instances_test.json",
+    "--per-image=2 --instances={out}/scenes/annotations/instances_test.json",
   ),
   (
     "scores before",
@@ -109,7 +109,8 @@ COMMANDS = (
   (
     "answers to one's own pictures",
     "povid_jax.generate --checkpoint={out}/stage2 --max-new-tokens=8 "
-    "--image-dir={out}/scenes/images/test --out={out}/answers.jsonl",
+    "--images={out}/scenes/images/test --out={out}/answers.jsonl "
+    "--prompt='Describe this image.'",
   ),
   (
     "log-probs and losses of the pairs",
