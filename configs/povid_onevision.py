@@ -21,7 +21,7 @@ VARIANTS = (
 
 
 def get_config(variant: str = "llava-onevision-0.5b") -> ConfigDict:
-  """The fields that differ from povid_jax.config.default()."""
+  """The values that define the run, also where they are the default."""
   if variant not in VARIANTS:
     raise ValueError(f"want one of {VARIANTS}, got {variant!r}")
   c = ConfigDict()

@@ -19,7 +19,7 @@ VARIANTS = ("qwen2.5-vl-7b", "qwen2.5-vl-3b")
 
 
 def get_config(variant: str = "qwen2.5-vl-7b") -> ConfigDict:
-  """The fields that differ from povid_jax.config.default()."""
+  """The values that define the run, also where they are the default."""
   if variant not in VARIANTS:
     raise ValueError(f"want one of {VARIANTS}, got {variant!r}")
   c = ConfigDict()

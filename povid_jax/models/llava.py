@@ -60,7 +60,7 @@ PARTS: dict[type[Tower], tuple[Callable[..., Any], Callable[..., Any]]] = {
 
 
 class Llava(nnx.Module):
-  """The whole model. See DESIGN's "prefix and N branches" for the layout."""
+  """The whole model. The layout: docs/design.md, "A prefix and N branches"."""
 
   def __init__(
     self,

@@ -17,7 +17,7 @@ caption names any object; here CHAIRi is 0 then.
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,9 +132,8 @@ def score(
     if not caption.strip() and not options.clean_rules:
       empty += 1
       continue
-    truth = {vocabulary.names[name] for name in question.extra["objects"]}
-    for reference in references.get(question.question_id, ()):
-      truth |= {mention.object for mention in vocabulary.mentions(reference)}
+    captions = references.get(question.question_id, ())
+    truth = objects_of(question, captions, vocabulary)
     _score_caption(scored, question, caption, truth, vocabulary)
   if words["synonyms"] is None:
     scored.notes.append(
@@ -144,6 +143,16 @@ def score(
   if empty:
     scored.notes.append(f"{empty} empty captions are left out")
   return scored
+
+
+def objects_of(
+  question: Question, captions: Iterable[str], vocabulary: Vocabulary
+) -> set[str]:
+  """Objects of a picture: those annotated and those its references name."""
+  found = {vocabulary.names[name] for name in question.extra["objects"]}
+  for caption in captions:
+    found |= {mention.object for mention in vocabulary.mentions(caption)}
+  return found
 
 
 def _score_caption(

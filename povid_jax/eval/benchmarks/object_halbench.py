@@ -143,9 +143,8 @@ def score(
   named = _named(questions, answers, vocabulary, options, scored)
   pairs = zip(questions, answers, named, strict=True)
   for question, answer, objects in pairs:
-    truth = {vocabulary.names[name] for name in question.extra["objects"]}
-    for reference in references.get(question.extra["image_id"], ()):
-      truth |= {mention.object for mention in vocabulary.mentions(reference)}
+    captions = references.get(question.extra["image_id"], ())
+    truth = chair.objects_of(question, captions, vocabulary)
     _count(scored, question, answer or "", objects, truth)
   return scored
 
