@@ -7,12 +7,14 @@ every text can be written. For toys: a real model brings its own tokenizer.
 import argparse
 import collections
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from povid_jax.data.samples import read_samples
+from povid_jax.data.templates import TEMPLATES
 from povid_jax.errors import UserError
 from povid_jax.files import atomic_dir
 
@@ -30,7 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--vocab-size",
     type=int,
     default=512,
-    help="number of tokens: 3 special, 256 bytes, then words (%(default)s)",
+    help="number of tokens: special ones, 256 bytes, then words (%(default)s)",
+  )
+  parser.add_argument(
+    "--template",
+    choices=sorted(TEMPLATES),
+    default="short",
+    help="its markers, such as <|im_end|>, become tokens (%(default)s)",
   )
 
 
@@ -42,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
     for sample in read_samples(path)
     for turn in (*sample.turns, *(sample.rejected or ()))
   ]
-  tokenizer = build(texts, args.vocab_size)
+  tokenizer = build(texts, args.vocab_size, markers(args.template))
   with atomic_dir(args.out) as folder:
     tokenizer.save(str(folder / "tokenizer.json"))
     _write_config(folder)
@@ -50,19 +58,28 @@ def main(args: argparse.Namespace) -> int:
   return 0
 
 
-def build(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+def markers(template: str) -> tuple[str, ...]:
+  """The markers of special tokens in a template, in its order."""
+  written = "".join(map(str, vars(TEMPLATES[template]).values()))
+  return tuple(dict.fromkeys(re.findall(r"<\|.+?\|>", written)))
+
+
+def build(
+  texts: Iterable[str], vocab_size: int, special: Sequence[str] = ()
+) -> Tokenizer:
   """A tokenizer of `vocab_size` tokens at most, words by frequency.
 
   A word is a token together with the space before it (" cup"); a mark such as
   "." is a token of its own. Ties go by the alphabet: the result depends on the
-  texts only.
+  texts only. `special` are tokens that no text contains.
 
   Raises:
     UserError: `vocab_size` leaves no room for words.
   """
-  room = vocab_size - len(SPECIALS) - BYTES
+  specials = (*SPECIALS, *special)
+  room = vocab_size - len(specials) - BYTES
   if room <= 0:
-    least = len(SPECIALS) + BYTES + 1
+    least = len(specials) + BYTES + 1
     raise UserError(f"--vocab-size={vocab_size}: expected at least {least}")
   splitter = pre_tokenizers.ByteLevel(add_prefix_space=False)
   counts: collections.Counter[str] = collections.Counter()
@@ -73,7 +90,7 @@ def build(texts: Iterable[str], vocab_size: int) -> Tokenizer:
   ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
   letters = sorted(pre_tokenizers.ByteLevel.alphabet())
   words = [word for word, _ in ranked if word not in set(letters)][:room]
-  return _assemble(letters, words, splitter)
+  return _assemble(specials, letters, words, splitter)
 
 
 def _chunks(text: str) -> tuple[str, ...]:
@@ -84,17 +101,20 @@ def _chunks(text: str) -> tuple[str, ...]:
 
 
 def _assemble(
-  letters: list[str], words: list[str], splitter: pre_tokenizers.PreTokenizer
+  specials: tuple[str, ...],
+  letters: list[str],
+  words: list[str],
+  splitter: pre_tokenizers.PreTokenizer,
 ) -> Tokenizer:
   # A unigram model takes the segmentation with the highest sum of scores: one
   # word (-1) always beats its spelling (-10 for each byte).
-  vocab = [(token, 0.0) for token in SPECIALS]
+  vocab = [(token, 0.0) for token in specials]
   vocab += [(letter, -10.0) for letter in letters]
   vocab += [(word, -1.0) for word in words]
   tokenizer = Tokenizer(models.Unigram(vocab, 0))
   tokenizer.pre_tokenizer = splitter
   tokenizer.decoder = decoders.ByteLevel()
-  tokenizer.add_special_tokens(list(SPECIALS))
+  tokenizer.add_special_tokens(list(specials))
   return tokenizer
 
 

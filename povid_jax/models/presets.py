@@ -125,6 +125,77 @@ _onevision = lambda decoder: LlavaConfig(
   vision=_SO400M, decoder=decoder, layout=_ONEVISION
 )
 
+# for tests: every mechanism, almost no arithmetic
+_TEST = LlavaConfig(
+  vision=VisionConfig(
+    hidden_size=16,
+    intermediate_size=32,
+    num_layers=3,
+    num_heads=2,
+    image_size=28,
+    patch_size=14,
+  ),
+  decoder=DecoderConfig(
+    vocab_size=320,
+    hidden_size=32,
+    intermediate_size=48,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+  ),
+)
+_EDGES = range(28, 85, 28)
+_TESTS = {
+  "test": _TEST,
+  "test-next": dataclasses.replace(
+    _TEST,
+    layout=LayoutConfig(
+      "anyres", pinpoints=((28, 56), (56, 28), (56, 56), (84, 28), (28, 84))
+    ),
+  ),
+  "test-onevision": LlavaConfig(
+    vision=dataclasses.replace(
+      _SO400M,
+      hidden_size=16,
+      intermediate_size=32,
+      num_layers=3,
+      num_heads=2,
+      image_size=28,
+    ),
+    decoder=dataclasses.replace(
+      _TEST.decoder, attention_bias=True, tie_embeddings=True
+    ),
+    layout=LayoutConfig(
+      "anyres",
+      pinpoints=tuple((h, w) for h in _EDGES for w in _EDGES),
+      max_tiles=3,
+      several="square",
+    ),
+  ),
+  # windows of 2 x 2 tokens of 14 pixels; the layer in the middle sees all
+  "test-qwen": LlavaConfig(
+    vision=QwenVisionConfig(
+      hidden_size=32,
+      intermediate_size=40,
+      num_layers=3,
+      num_heads=4,
+      patch_size=7,
+      window_size=28,
+      full_layers=(1,),
+    ),
+    decoder=dataclasses.replace(
+      _TEST.decoder,
+      hidden_size=48,
+      head_dim=12,
+      rms_norm_eps=1e-6,
+      attention_bias=True,
+      mrope_sections=(1, 2, 3),
+    ),
+    layout=LayoutConfig("native", min_pixels=28 * 28, max_pixels=120 * 120),
+  ),
+}
+
 PRESETS: dict[str, LlavaConfig] = {
   "llava-1.5-7b": LlavaConfig(decoder=_LLAMA_7B),
   "llava-1.5-13b": LlavaConfig(decoder=_LLAMA_13B),
@@ -140,26 +211,7 @@ PRESETS: dict[str, LlavaConfig] = {
   "llava-onevision-0.5b": _onevision(_qwen2(896, 4864, 24, 14, 2, 64)),
   "llava-onevision-7b": _onevision(_qwen2(3584, 18944, 28, 28, 4, 128)),
   "llava-onevision-72b": _onevision(_qwen2(8192, 29568, 80, 64, 8, 128)),
-  # for tests: every mechanism, almost no arithmetic
-  "test": LlavaConfig(
-    vision=VisionConfig(
-      hidden_size=16,
-      intermediate_size=32,
-      num_layers=3,
-      num_heads=2,
-      image_size=28,
-      patch_size=14,
-    ),
-    decoder=DecoderConfig(
-      vocab_size=320,
-      hidden_size=32,
-      intermediate_size=48,
-      num_layers=2,
-      num_heads=4,
-      num_kv_heads=2,
-      head_dim=8,
-    ),
-  ),
+  **_TESTS,
   # the quickstart's model: LLaVA's architecture on drawn pictures
   "tiny": LlavaConfig(
     vision=VisionConfig(

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from data_gen.__main__ import main
-from data_gen.tokenizer import build
+from data_gen.tokenizer import build, markers
 from povid_jax.data.text import TEMPLATES, encode, load_tokenizer
 from povid_jax.errors import UserError
 
@@ -75,6 +75,15 @@ def test_frequent_words_first_then_the_alphabet():
   words = {i: word for word, i in vocab.items() if i >= 259}
   # Each of three texts has both names around it; then b (3), a (2), c (2).
   assert words == {259: "USER", 260: "ĠASSISTANT", 261: "Ġb", 262: "Ġa"}
+
+
+def test_the_markers_of_a_template_are_tokens():
+  tokenizer = build(["a"], 400, markers("qwen2_vl"))
+  prompt = TEMPLATES["qwen2_vl"].first.format(text="a")
+  pieces = tokenizer.encode(prompt, add_special_tokens=False).tokens
+  assert pieces[0] == "<|im_start|>" and pieces.count("<|im_end|>") == 2
+  assert tokenizer.encode("<|image_pad|>").tokens == ["<|image_pad|>"]
+  assert markers("short") == ()
 
 
 def test_no_room_for_words():

@@ -17,45 +17,22 @@ from povid_jax.data import layout as layouts
 from povid_jax.data import noise as noise_lib
 from povid_jax.generate import __main__ as generate
 from povid_jax.models import params as params_lib
-from povid_jax.models.config import LayoutConfig, LoraConfig
+from povid_jax.models.config import LoraConfig
+from povid_jax.models.presets import preset
 from povid_jax.objectives import logps
 from povid_jax.objectives.logps import Spec
 from povid_jax.training import optim
 from povid_jax.training.step import Frozen, State, StepFn
 from tests import small_tokenizer, small_world
 
-_BASE = small_world.MODEL
-_GRID = range(28, 85, 28)
 MODELS = {
-  "next": dataclasses.replace(
-    _BASE,
-    layout=LayoutConfig(
-      "anyres", pinpoints=((28, 56), (56, 28), (56, 56), (84, 28), (28, 84))
-    ),
-  ),
-  "onevision": dataclasses.replace(
-    _BASE,
-    vision=dataclasses.replace(
-      _BASE.vision,
-      image_size=28,
-      feature_layer=-1,
-      activation="gelu_tanh",
-      class_token=False,
-      pre_norm=False,
-      patch_bias=True,
-      mean=(0.5, 0.5, 0.5),
-      std=(0.5, 0.5, 0.5),
-    ),
+  name: dataclasses.replace(
+    preset(f"test-{name}"),
     decoder=dataclasses.replace(
-      _BASE.decoder, attention_bias=True, tie_embeddings=True
+      preset(f"test-{name}").decoder, vocab_size=small_tokenizer.VOCAB
     ),
-    layout=LayoutConfig(
-      "anyres",
-      pinpoints=tuple((h, w) for h in _GRID for w in _GRID),
-      max_tiles=3,
-      several="square",
-    ),
-  ),
+  )
+  for name in ("next", "onevision")
 }
 # of decoder, tower and projector
 LORA = LoraConfig(
