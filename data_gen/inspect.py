@@ -5,8 +5,9 @@
 
 Prints counts, histograms of lengths, kinds of edits, duplicates, what was
 left out (rejected.jsonl and skipped.jsonl beside the file) and some samples
-with the differences marked: [-chosen-] {+rejected+}. With --html also one page
-that needs no other file.
+with the differences marked: [-chosen-] {+rejected+}. A context stands before
+the answers and a bar, in grey on a terminal; "..." says that the answer goes on
+there. With --html also one page that needs no other file.
 """
 
 import argparse
@@ -15,8 +16,9 @@ import random
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from data_gen import metadata, shards
 from data_gen.inspect_stats import (
@@ -29,7 +31,7 @@ from data_gen.inspect_stats import (
 )
 from data_gen.job import Paths
 from povid_jax.data import samples
-from povid_jax.data.pairs import Sample, label, noisy_pictures, split_turns
+from povid_jax.data.pairs import Sample, label, noisy_pictures, to_record
 from povid_jax.data.picture import Picture
 from povid_jax.data.records import Record, RecordSource
 from povid_jax.errors import UserError
@@ -76,7 +78,6 @@ def _opens(picture: Picture) -> bool:
 
 
 def from_sample(sample: Sample) -> Pair:
-  prompt, chosen, rejected = split_turns(sample)
   extra = sample.extra
   step = extra.get("noise_step", 500) if "image_noisy" in extra else -1
 
@@ -90,19 +91,31 @@ def from_sample(sample: Sample) -> Pair:
     twins = noisy_pictures(sample)
     return twins[0].read() if _opens(twins[0]) else None
 
-  return Pair(
-    id=sample.id,
-    split="",
+  return _pair(
+    to_record(sample, ()),
     picture_key="\0".join(p.key for p in sample.images),
-    prompt=prompt,
-    chosen=chosen,
-    rejected=rejected or (),
-    category=label(extra.get("category")),
-    injector=label(extra.get("injector")),
     edits=_kinds(extra.get("edits")),
     noise_step=step if isinstance(step, int) else 500,
     pictures=pictures,
     noisy=noisy,
+  )
+
+
+def _pair(record: Record, *, split: str = "", **more: Any) -> Pair:
+  """What a record says, and `more` about its pictures."""
+  return Pair(
+    id=record.id,
+    split=split,
+    prompt=record.prompt_turns,
+    chosen=record.chosen,
+    rejected=record.rejected,
+    category=record.category,
+    injector=record.injector,
+    context=record.context,
+    ends=record.scores_end,
+    weight=record.rejected_weight,
+    more=record.more_rejected,
+    **more,
   )
 
 
@@ -111,15 +124,10 @@ def from_record(source: RecordSource, i: int, split: str) -> Pair:
   digest = hashlib.blake2b(digest_size=16)
   for data in record.images:
     digest.update(data)
-  return Pair(
-    id=record.id,
+  return _pair(
+    record,
     split=split,
     picture_key=digest.hexdigest() if record.images else "",
-    prompt=record.prompt_turns,
-    chosen=record.chosen,
-    rejected=record.rejected,
-    category=record.category,
-    injector=record.injector,
     noise_step=record.noise_step if record.image_noisy else -1,
     # Read again when shown: a folder's pictures do not fit into memory.
     pictures=lambda: list(source[i].images),
@@ -199,9 +207,9 @@ def histogram_lines(histogram: Histogram, width: int) -> list[str]:
   return lines
 
 
-def marked(pair: Pair) -> str:
+def marked(chosen: str, rejected: str) -> str:
   """The two answers in one text: [-chosen-] {+rejected+} where they differ."""
-  left, right = word_spans(text_of(pair.chosen), text_of(pair.rejected))
+  left, right = word_spans(chosen, rejected)
   out = []
   while left or right:
     old = left.pop(0)[0] if left and left[0][1] else ""
@@ -219,13 +227,25 @@ def marked(pair: Pair) -> str:
   return "".join(out).rstrip()
 
 
+def _answer_lines(pair: Pair) -> Iterator[str]:
+  """The answers of a pair, behind what was said before them."""
+  grey = "\x1b[2m{}\x1b[0m" if sys.stdout.isatty() else "{}"
+  so_far = f"{grey.format(pair.context)} | " if pair.context else ""
+  goes_on = "" if pair.ends else " ..."
+  chosen = text_of(pair.chosen)
+  if not pair.rejected:
+    yield so_far + chosen + goes_on
+  for answer in pair.every_rejected:
+    weight = "" if answer.weight == 1 else f"(weight {answer.weight:g}) "
+    yield f"{so_far}{weight}{marked(chosen, text_of(answer.turns))}{goes_on}"
+
+
 def sample_lines(pair: Pair) -> list[str]:
   labels = [pair.id, pair.split, pair.category, pair.injector]
-  answer = marked(pair) if pair.rejected else text_of(pair.chosen)
   return [
     "--- " + " | ".join(filter(None, labels)),
     *(f"> {line}" for line in text_of(pair.prompt).splitlines() if line),
-    answer,
+    *_answer_lines(pair),
     "",
   ]
 

@@ -44,10 +44,6 @@ STYLE = """
 .twins { display: grid; grid-template-columns: 1fr 1fr; gap: .5rem;
   align-content: start; }
 .prompt { color: var(--soft); margin: 0 0 .5rem; white-space: pre-line; }
-.answers { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; }
-.answers p { margin: .15rem 0 0; white-space: pre-line; }
-.answers h4 { margin: 0; font-size: .8rem; color: var(--soft);
-  font-weight: 600; }
 .strip { display: grid; gap: .5rem; overflow-x: auto; padding-bottom: .5rem;
   grid-template-columns: repeat(11, minmax(5.9rem, 1fr)); }
 .counts { columns: 19rem; column-gap: 2.5rem; }
@@ -61,7 +57,7 @@ STYLE = """
 .bars i { display: block; height: .8em; border-radius: 0 3px 3px 0;
   background: var(--accent); }
 @media (max-width: 46rem) {
-  .pair, .answers { grid-template-columns: minmax(0, 1fr); } }
+  .pair { grid-template-columns: minmax(0, 1fr); } }
 """
 
 SCRIPT = """
@@ -121,16 +117,8 @@ def _twins(pair: Pair, step: int, overflow: noise.Overflow) -> str:
 
 
 def _answers(pair: Pair) -> str:
-  if not pair.rejected:
-    text = html.escape(text_of(pair.chosen))
-    return f"<div><h4>answer</h4><p>{text}</p></div>"
-  chosen, rejected = html.word_diff(
-    text_of(pair.chosen), text_of(pair.rejected)
-  )
-  return (
-    f'<div class="answers"><div><h4>chosen</h4><p>{chosen}</p></div>'
-    f"<div><h4>rejected</h4><p>{rejected}</p></div></div>"
-  )
+  rejected = [(text_of(r.turns), r.weight) for r in pair.every_rejected]
+  return html.sides(text_of(pair.chosen), rejected, pair.context, pair.ends)
 
 
 def _card(pair: Pair, step: int, overflow: noise.Overflow) -> str:
@@ -257,7 +245,10 @@ def render(
   intro = (
     f"<h1>{html.escape(name)}</h1><p>{seen} records read, {len(pairs):,} shown."
     ' Words that differ: <mark class="good">only in the chosen</mark>, '
-    '<mark class="bad">only in the rejected answer</mark>.</p>'
+    '<mark class="bad">only in the rejected answer</mark>. What is '
+    '<span class="soft">grey</span> was said before, and is not scored; '
+    '<mark class="all">every word</mark> of an answer with a weight is '
+    "marked.</p>"
   )
   cards = "".join(
     _card(pair, step, overflow) for pair in bar(pairs, desc="page", unit="pair")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_gen import text_only
+from povid_jax.data.records import Rejected
 from povid_jax.files import parse_json
 from povid_jax.report.html import split_words, word_spans
 
@@ -27,8 +28,17 @@ class Pair:
   injector: str = ""
   edits: tuple[str, ...] = ()  # kinds
   noise_step: int = -1
+  context: str = ""  # these four as in `Record`
+  ends: bool = True
+  weight: float = 1.0
+  more: tuple[Rejected, ...] = ()
   pictures: Callable[[], list[bytes]] = field(default=list, compare=False)
   noisy: Callable[[], bytes | None] = field(default=lambda: None, compare=False)
+
+  @property
+  def every_rejected(self) -> tuple[Rejected, ...]:
+    first = Rejected(self.rejected, self.weight)
+    return (first, *self.more) if self.rejected else ()
 
 
 @dataclass(frozen=True)
@@ -125,7 +135,8 @@ def _repeats(keys: Iterable[object]) -> int:
 
 def duplicates(pairs: Sequence[Pair]) -> list[tuple[str, int]]:
   content = [
-    (p.picture_key, _digest(*p.prompt), _digest(*p.chosen)) for p in pairs
+    (p.picture_key, _digest(*p.prompt, p.context), _digest(*p.chosen))
+    for p in pairs
   ]
   whole = [
     (*key, _digest(*p.rejected)) for key, p in zip(content, pairs, strict=True)
@@ -217,6 +228,12 @@ def measure(
     ("without a rejected answer", sum(not p.rejected for p in pairs)),
     ("several turns", sum(len(p.prompt) + len(p.chosen) > 2 for p in pairs)),
     ("without a picture", sum(not p.picture_key for p in pairs)),
+    ("after a context", sum(bool(p.context) for p in pairs)),
+    ("several rejected answers", sum(bool(p.more) for p in pairs)),
+    (
+      "with weights",
+      sum(any(r.weight != 1 for r in p.every_rejected) for p in pairs),
+    ),
     ("different pictures", len({p.picture_key for p in pairs} - {""})),
     ("stored noisy pictures", sum(p.noise_step >= 0 for p in pairs)),
   ]

@@ -245,10 +245,11 @@ class _Reader:
     """Raises Malformed."""
     form = self._form(row)
     if (key := formats.unread(row, form)) is not None:
+      meaning = formats.MEANING.get(key, formats.ANSWER)
       raise formats.Malformed(
-        f"key {key!r} seems to hold a chosen or rejected answer, which a row "
-        f"of {form.title} does not have: it would be lost; --format or "
-        "--columns names another layout, or rename the key"
+        f"key {key!r} seems to hold {meaning}, "
+        f"which a row of {form.title} does not have: it would be lost; "
+        "--format or --columns names another layout, or rename the key"
       )
     made = [self._finish(s, row, form) for s in form.samples(row, self._pick)]
     self._last = form

@@ -8,10 +8,10 @@ from PIL import Image
 
 from povid_jax.data import noise
 from povid_jax.data.image import open_image
-from povid_jax.data.pairs import Sample, split_turns
+from povid_jax.data.pairs import Sample, to_record
 from povid_jax.errors import UserError
 from povid_jax.report.captions import img, of_file
-from povid_jax.report.html import escape, word_diff
+from povid_jax.report.html import escape, sides
 from povid_jax.report.load import Run
 
 STEPS = (0, 100, 200, 300, 400, 500, 600, 700, 800, 900, 999)
@@ -110,15 +110,20 @@ def pairs(run: Run, count: int, seed: int = 0) -> str:
     f"{len(drawn)} of {len(run.pairs):,} pairs, drawn at random (seed "
     f"{seed}). The chosen answer is the data's own, its changed words "
     '<mark class="good">marked</mark>; the rejected one has '
-    f'<mark class="bad">hallucinations</mark> injected.</p>{cards}</section>'
+    '<mark class="bad">hallucinations</mark> injected. What is <span '
+    'class="soft">grey</span> was said before, and is not scored.</p>'
+    f"{cards}</section>"
   )
 
 
 def _pair(run: Run, sample: Sample) -> str:
-  prompt, chosen, rejected = split_turns(sample)
-  question = prompt[-1].replace("<image>", "").strip()
-  left, right = word_diff(
-    "\n".join(chosen[::2]), "\n".join((rejected or ("",))[::2])
+  record = to_record(sample, ())
+  question = record.prompt_turns[-1].replace("<image>", "").strip()
+  answers = sides(
+    "\n".join(record.chosen[::2]),
+    [("\n".join(r.turns[::2]), r.weight) for r in record.every_rejected],
+    record.context,
+    record.scores_end,
   )
   kinds = dict.fromkeys(
     str(edit["kind"])
@@ -129,9 +134,7 @@ def _pair(run: Run, sample: Sample) -> str:
   return (
     f'<article class="pair"><figure class="picture">{_picture(run, sample)}'
     f'</figure><div><p class="prompt">{escape(question)}</p>'
-    f'<div class="sides"><div><h4>Chosen</h4><p>{left}</p></div>'
-    f"<div><h4>Rejected</h4><p>{right}</p></div></div>"
-    f'<p class="chips">{chips}</p></div></article>'
+    f'{answers}<p class="chips">{chips}</p></div></article>'
   )
 
 

@@ -42,6 +42,13 @@ mark.good { background: var(--good-paper); color: var(--good);
   text-decoration: underline; text-underline-offset: .2em; }
 mark.bad { background: var(--bad-paper); color: var(--bad);
   text-decoration: underline wavy; text-underline-offset: .2em; }
+mark.all { background: none; color: inherit; padding: 0;
+  text-decoration: overline dotted; text-underline-offset: .2em; }
+.sides { display: grid; gap: .7rem 1.4rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); }
+.sides h4 { margin: 0 0 .15rem; font-size: .8rem; color: var(--soft);
+  font-weight: 600; }
+.sides p { margin: 0; white-space: pre-line; }
 pre, code { font: .875em/1.5 ui-monospace, monospace; }
 pre { overflow-x: auto; padding: .75rem; border: 1px solid var(--line);
   border-radius: 6px; background: var(--card); }
@@ -167,3 +174,39 @@ def word_diff(before: str, after: str) -> tuple[str, str]:
 
   left, right = word_spans(before, after)
   return render(left, "good"), render(right, "bad")
+
+
+def sides(
+  chosen: str,
+  rejected: Sequence[tuple[str, float]],
+  context: str = "",
+  ends: bool = True,
+) -> str:
+  """A chosen and its rejected answers side by side, differences marked.
+
+  Args:
+    chosen: marked where the first rejected answer differs from it.
+    rejected: each with the weight of its tokens; all words of one that does
+      not weigh 1 are marked too.
+    context: what was said before all of them; grey, for it is not scored.
+    ends: whether the end of the answers is scored.
+  """
+  before = f'<span class="soft">{escape(context)}</span> ' if context else ""
+  after = "" if ends else ' <span class="soft">(goes on)</span>'
+
+  def side(title: str, said: str) -> str:
+    return f"<div><h4>{title}</h4><p>{before}{said}{after}</p></div>"
+
+  if not rejected:
+    return f'<div class="sides">{side("answer", escape(chosen))}</div>'
+  out = []
+  for number, (said, weight) in enumerate(rejected, 1):
+    left, right = word_diff(chosen, said)
+    if number == 1:
+      out.append(side("chosen", left))
+    title = "rejected" if number == 1 else f"rejected, {number}"
+    if weight != 1:
+      title += f": every token weighs {weight:g}"
+      right = f'<mark class="all">{right}</mark>'
+    out.append(side(title, right))
+  return f'<div class="sides">{"".join(out)}</div>'

@@ -1,6 +1,5 @@
-"""One row of every format, as its project lays it out; all values made up."""
+"""Every format: its rows become the samples that they mean."""
 
-import base64
 import json
 from typing import Any
 
@@ -11,169 +10,21 @@ from povid_jax.data.pairs import Sample, split_turns, write_samples
 from povid_jax.data.records import Rejected
 from povid_jax.data.samples import Layout, read_samples
 from povid_jax.errors import UserError
-
-Q, C, R = "What is on the table?", "A red cup.", "A red cup and a knife."
-ASKED = f"<image>\n{Q}"
-
-
-def human(text: str) -> dict[str, Any]:
-  return {"from": "human", "value": text}
-
-
-def gpt(text: str) -> dict[str, Any]:
-  return {"from": "gpt", "value": text}
-
-
-def user(content: Any) -> dict[str, Any]:
-  return {"role": "user", "content": content}
-
-
-def assistant(content: Any) -> dict[str, Any]:
-  return {"role": "assistant", "content": content}
-
-
-def parts(text: str) -> list[dict[str, Any]]:
-  return [{"type": "text", "text": text}]
-
-
-PAIR = [human(ASKED), gpt(C)], [human(ASKED), gpt(R)]
-HUB = {"ds_name": "made_up", "origin_dataset": "x", "origin_split": "{}"}
-ROWS: dict[str, list[dict[str, Any]]] = {
-  "povid": [
-    {
-      "id": "7",
-      "image": "0.jpg",
-      "conversations": PAIR[0],
-      "rejected_conversations": PAIR[1],
-    },
-    {
-      "image": ["0.jpg"],
-      "conversations": PAIR[0],
-      "rejected_conversations": PAIR[1],
-    },
-    {
-      "id": "7",
-      "images": ["0.jpg"],
-      "conversations": [human(f"<ImageHere>{Q}"), gpt(C)],
-      "rejected_conversations": [human(f"<ImageHere>{Q}"), gpt(R)],
-    },
-  ],
-  "rlhf_v": [
-    {
-      "image": {"bytes": None, "path": "0.jpg"},
-      "text": json.dumps({"question": Q, "chosen": C, "rejected": R}),
-      "idx": 3,
-      "image_path": "0.jpg",
-      **HUB,
-    }
-  ],
-  "rlaif_v": [
-    {
-      "image": {"bytes": None, "path": "0.jpg"},
-      "question": Q,
-      "chosen": C,
-      "rejected": R,
-      "idx": 3,
-      **HUB,
-    },
-    {
-      "image": None,
-      "image_path": "0.jpg",
-      "question": Q,
-      "chosen": C,
-      "rejected": R,
-      **HUB,
-    },
-  ],
-  "spa_vl": [{"image": "0.jpg", "question": Q, "chosen": C, "rejected": R}],
-  "mmpr": [
-    {
-      "image": "0.jpg",
-      "question": ASKED,
-      "chosen": C,
-      "rejected": R,
-      "answer_gt": "cup",
-    },
-    {
-      "image": ["0.jpg"],
-      "question": Q,
-      "chosen": C,
-      "rejected": R,
-      "image_wh": [[8, 8]],
-    },
-  ],
-  "ha_dpo": [
-    {"image_id": 0, "question": Q, "chosen": C, "reject": R, "correct": False}
-  ],
-  "sentinel": [
-    {"image_id": 0, "question": Q, "context": None, "y_win": C, "y_lose": R}
-  ],
-  "trl": [
-    {
-      "images": ["0.jpg"],
-      "prompt": [user([{"type": "image"}, *parts(Q)])],
-      "chosen": [assistant(parts(C))],
-      "rejected": [assistant(parts(R))],
-    },
-    {
-      "images": ["0.jpg"],
-      "prompt": [user(Q)],
-      "chosen": [assistant(C)],
-      "rejected": [assistant(R)],
-    },
-    {
-      "images": ["0.jpg"],
-      "chosen": [user(Q), assistant(C)],
-      "rejected": [user(Q), assistant(R)],
-      "score_chosen": 1.0,
-    },
-    {"image": "0.jpg", "prompt": Q, "chosen": C, "rejected": R},
-  ],
-  "llama_factory": [
-    {
-      "conversations": [human(ASKED)],
-      "chosen": gpt(C),
-      "rejected": gpt(R),
-      "images": ["0.jpg"],
-    },
-    {
-      "messages": [user(ASKED)],
-      "chosen": assistant(C),
-      "rejected": assistant(R),
-      "images": ["0.jpg"],
-    },
-    {
-      "instruction": ASKED,
-      "input": "",
-      "chosen": C,
-      "rejected": R,
-      "images": ["0.jpg"],
-    },
-  ],
-  "ms_swift": [
-    {
-      "messages": [user(ASKED), assistant(C)],
-      "rejected_response": R,
-      "images": ["0.jpg"],
-    },
-    {
-      "messages": [user(ASKED), assistant(C)],
-      "rejected_messages": [user(ASKED), assistant(R)],
-      "images": ["0.jpg"],
-      "rejected_images": ["0.jpg"],
-    },
-  ],
-}
-CASES = [(name, row) for name, rows in ROWS.items() for row in rows]
-
-
-def read(tmp_path, rows, said=None, **layout) -> list[Sample]:
-  path = tmp_path / "in.json"
-  path.write_text(json.dumps(rows))
-  (tmp_path / "images").mkdir(exist_ok=True)
-  (tmp_path / "images/0.jpg").write_bytes(b"picture")
-  layout = Layout(str(tmp_path / "images"), **layout)
-  return read_samples(path, layout=layout, announce=said)
+from tests.data.format_rows import (
+  ASKED,
+  CASES,
+  PAIR,
+  ROWS,
+  C,
+  Q,
+  R,
+  assistant,
+  gpt,
+  human,
+  parts,
+  read,
+  user,
+)
 
 
 @pytest.mark.parametrize(("name", "row"), CASES)
@@ -289,122 +140,6 @@ def test_the_systems_words_are_kept(tmp_path, row):
   assert len(sample.turns) == 2
 
 
-def test_pictures_in_base64(tmp_path):
-  data = b"\x89PNG" + bytes(4000)
-  text = base64.b64encode(data).decode()
-  for value in (
-    f"data:image/png;base64,{text}",
-    text,
-    {"bytes": text, "path": "a.png"},
-    [f"data:image/png;base64,{text}"],
-  ):
-    row = {"image": value, "question": Q, "chosen": C, "rejected": R}
-    assert read(tmp_path, [row])[0].images[0].read() == data
-
-
-def test_any_table_by_its_columns(tmp_path):
-  row = {"photo": "0.jpg", "p": Q, "answers": {"good": C, "bad": R}, "n": 3}
-  said: list[str] = []
-  columns = "image=photo,question=p,chosen=answers.good,rejected=answers.bad"
-  (sample,) = read(tmp_path, [row], said.append, columns=f"id=n,{columns}")
-  assert (sample.id, sample.turns) == ("3", (ASKED, C))
-  assert sample.rejected == (ASKED, R)
-  with pytest.raises(UserError, match="no column 'gone'; there are photo, p"):
-    read(tmp_path, [row], columns=columns.replace("photo", "gone"))
-  for flag, words in [
-    ("question=p", "chosen missing"),
-    ("quest=p", "want NAME=COLUMN with one of the names id, image"),
-    ("question=p,question=q,chosen=c", "given twice"),
-  ]:
-    with pytest.raises(UserError, match=words):
-      read(tmp_path, [row], columns=flag)
-  with pytest.raises(UserError, match="want one of povid, "):
-    read(tmp_path, [row], format="nope")
-
-
-@pytest.mark.parametrize(
-  ("more", "key"),
-  [
-    ({"rejected": R}, "rejected"),
-    ({"rejected_response": R}, "rejected_response"),
-    ({"chosen": C, "rejected": R}, "chosen"),
-    ({"dispreferred": [gpt(R)]}, "dispreferred"),
-    ({"losing_answer": R}, "losing_answer"),
-    ({"response_rejected": R}, "response_rejected"),
-  ],
-)
-def test_a_rejected_answer_is_never_dropped(tmp_path, more, key):
-  row = {"id": "a", "image": "0.jpg", "conversations": PAIR[0]}
-  with pytest.raises(UserError, match=f"id 'a', key '{key}' seems to hold"):
-    read(tmp_path, [row | more])
-  with pytest.raises(UserError, match="seems to hold"):
-    read(tmp_path, [row | more], format="llava")
-  for harmless in ({"rejected": None}, {"rejected_score": 3}, {"chosen": ""}):
-    assert read(tmp_path, [row | harmless])[0].rejected is None
-
-
-@pytest.mark.parametrize(
-  ("row", "words"),
-  [
-    (
-      {"image": "0.jpg", "question": Q, "chosen": C},
-      "closest to SPA-VL, where rejected is missing",
-    ),
-    ({"question_id": 1, "text": "x"}, "looks like answers or questions"),
-    ({"a": 1, "b": 2}, "keys a, b: no known preference format has them"),
-    ({"images": [], "annotations": []}, "looks like COCO's annotations"),
-    ({"prompt": Q, "completion": C}, "prompt-completion"),
-    (ROWS["spa_vl"][0] | {"image": "http://x/0.jpg"}, "not downloaded"),
-    (ROWS["spa_vl"][0] | {"chosen": " "}, "chosen is empty"),
-    (
-      ROWS["ms_swift"][1] | {"rejected_images": ["1.jpg"]},
-      "rejected_images are others",
-    ),
-    (
-      ROWS["trl"][2] | {"rejected": [user("Other?"), assistant(R)]},
-      r"rejected\[0\].value is not the one in chosen",
-    ),
-  ],
-)
-def test_a_refusal_names_what_a_row_looks_like(tmp_path, row, words):
-  with pytest.raises(UserError, match=words):
-    read(tmp_path, [row])
-
-
-def test_made_ids_stay_when_rows_are_appended(tmp_path):
-  row = ROWS["spa_vl"][0]
-  rows = [row, row | {"rejected": "No."}, row]
-  ids = [s.id for s in read(tmp_path, rows)]
-  assert len(set(ids)) == 3
-  more = [*rows, row, row | {"chosen": "Yes."}]
-  assert [s.id for s in read(tmp_path, more)][:3] == ids
-
-
-def test_formats_in_one_file_are_counted(tmp_path):
-  said: list[str] = []
-  read(tmp_path, [ROWS["trl"][0], ROWS["spa_vl"][0]], said.append)
-  assert "1 of TRL, 1 of SPA-VL; 2 pairs" in said[0]
-
-
-def test_a_json_file_of_lines(tmp_path):
-  path = tmp_path / "lines.json"
-  rows = [ROWS["spa_vl"][0], ROWS["spa_vl"][0] | {"question": "Why?"}]
-  path.write_text("\n".join(map(json.dumps, rows)))
-  assert [s.turns[0] for s in read_samples(path)] == [ASKED, "<image>\nWhy?"]
-  path.write_text("\n".join(map(json.dumps, [*rows, 3])))
-  with pytest.raises(UserError, match="line 3: is a number"):
-    read_samples(path)
-
-
-@pytest.mark.parametrize("mark", [",", "\t"])
-def test_tables_of_text(tmp_path, mark):
-  path = tmp_path / ("t.tsv" if mark == "\t" else "t.csv")
-  lines = [["image", "question", "chosen", "rejected"], ["0.jpg", Q, C, R]]
-  path.write_text("\n".join(mark.join(line) for line in lines))
-  (sample,) = read_samples(path)
-  assert sample.turns == (ASKED, C) and sample.rejected == (ASKED, R)
-
-
 def test_our_own_context_pairs_come_back(tmp_path):
   """What `write_samples` leaves is what is read, for every kind of end."""
   made = [
@@ -468,3 +203,92 @@ def test_context_weights_and_more_rejected_answers(tmp_path):
 def test_what_stands_beside_a_pair_is_checked(tmp_path, more, words):
   with pytest.raises(UserError, match=f"id '7', {words}"):
     read(tmp_path, [beside(**more)])
+
+
+SENTINEL_FOR_LLAMA_FACTORY = {
+  "instruction": f"<image>{Q}",
+  "chosen": C,
+  "rejected": R,
+  "images": ["0.jpg"],
+}
+
+
+@pytest.mark.parametrize(
+  ("said", "context", "end"),
+  [
+    ("A table. ", "A table.", False),
+    ("", "", None),
+    (None, "", None),
+  ],
+)
+def test_sentinel_in_llama_factorys_layout(tmp_path, said, context, end):
+  row = SENTINEL_FOR_LLAMA_FACTORY | {"context": said}
+  lines: list[str] = []
+  (sample,) = read(tmp_path, [row], lines.append)
+  assert (sample.context, sample.end_scored) == (context, end)
+  assert (sample.turns[1], sample.rejected[1]) == (C, R)
+  assert "1 rows of LLaMA-Factory; 1 pairs" in lines[0]
+
+
+@pytest.mark.parametrize(
+  "row",
+  [
+    ROWS["trl"][0] | {"images": None},
+    ROWS["trl"][2] | {"images": []},
+    ROWS["ms_swift"][0] | {"images": None},
+  ],
+)
+@pytest.mark.parametrize(
+  "part",
+  [
+    {"type": "image", "image": "0.jpg"},
+    {"type": "image_url", "image_url": {"url": "0.jpg"}},
+    {"type": "image_url", "image_url": "0.jpg"},
+    {"type": "image", "image": {"bytes": None, "path": "0.jpg"}},
+  ],
+)
+def test_pictures_inside_a_message(tmp_path, row, part):
+  asked = user([part, *parts(Q)])
+  row = json.loads(json.dumps(row))
+  for key in ("prompt", "chosen", "rejected", "messages"):
+    if key in row and row[key][0]["role"] == "user":
+      row[key][0] = asked
+  (sample,) = read(tmp_path, [row])
+  assert [p.read() for p in sample.images] == [b"picture"]
+  assert sample.turns == (ASKED, C) and sample.rejected == (ASKED, R)
+
+
+@pytest.mark.parametrize(
+  ("more", "rejected"),
+  [
+    ({"rejected_response": R}, R),
+    ({}, None),
+    ({"rejected_response": None}, None),
+  ],
+)
+def test_ms_swift_query_and_response(tmp_path, more, rejected):
+  row = {"query": "And?", "response": C, "history": [[f"<image>{Q}", "Yes."]]}
+  row |= {"images": ["0.jpg"], "system": "Be kind.", **more}
+  said: list[str] = []
+  (sample,) = read(tmp_path, [row], said.append)
+  turns = (f"<image>{Q}", "Yes.", "And?")
+  assert sample.turns == (*turns, C) and sample.system == "Be kind."
+  assert sample.rejected == (None if rejected is None else (*turns, rejected))
+  assert "1 rows of ms-swift" in said[0]
+
+
+@pytest.mark.parametrize(
+  ("role", "row"),
+  [
+    ("tool", ROWS["ms_swift"][0]),
+    ("tool_call", ROWS["ms_swift"][1]),
+    ("observation", ROWS["llama_factory"][0]),
+    ("function_call", ROWS["povid"][0]),
+  ],
+)
+def test_roles_that_are_not_spoken_are_refused(tmp_path, role, row):
+  row = json.loads(json.dumps(row))
+  turns = row["messages" if "messages" in row else "conversations"]
+  turns[0]["role" if "role" in turns[0] else "from"] = role
+  with pytest.raises(UserError, match=f"is '{role}'; want 'human'"):
+    read(tmp_path, [row])

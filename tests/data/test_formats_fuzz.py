@@ -12,7 +12,7 @@ from povid_jax.data import formats
 from povid_jax.data.pairs import to_json
 from povid_jax.data.samples import Layout, read_samples
 from povid_jax.errors import UserError
-from tests.data.test_formats import ROWS
+from tests.data.format_rows import ROWS
 
 INNER = ["from", "value", "role", "content", "type", "text", "bytes", "path",
          "response", "annotations", "Rating", "question", "chosen", "rejected",

@@ -52,7 +52,7 @@ def test_what_was_changed(before, after, changes, share):
   ],
 )  # fmt: skip
 def test_marked_text(chosen, rejected, want):
-  assert marked(pair(chosen, rejected)) == want
+  assert marked(chosen, rejected) == want
 
 
 def test_histogram_bins():
@@ -143,6 +143,48 @@ def test_the_page_holds_everything_it_needs(source, capsys):
   # Without the script the tools stay hidden and the pairs do not.
   assert '<form class="tools" hidden>' in text
   assert '<article class="pair" hidden' not in text
+
+
+def test_contexts_weights_and_more_answers_are_shown(source, photos, capsys):
+  """Of samples and of the records made of them alike."""
+  row = photos.row("c", "0.png", "A red cup.", "A blue cup.")
+  turns = photos.row("c", "0.png", "", "A red knife.")["rejected_conversations"]
+  rows = [
+    row
+    | {
+      "context": "So <far>.",
+      "end_scored": False,
+      "rejected_weight": 0.5,
+      "more_rejected": [{"conversations": turns, "weight": 1.0}],
+    },
+    photos.row("d", "0.png", "Yes.", "No."),
+  ]
+  photos.write_rows(source / "pairs.jsonl", rows)
+  argv = ["write", f"--pairs={source}/pairs.jsonl", f"--out={source}/out"]
+  argv += [f"--image-dir={source}/images", "--workers=1"]
+  assert main(argv) == 0
+  capsys.readouterr()
+  page = source / "page.html"
+  for held in ("pairs.jsonl", "out"):
+    argv = [source / held, f"--html={page}"]
+    out = inspect(capsys, *argv)
+    for line in (
+      r"^ +1  after a context$",
+      r"^ +1  several rejected answers$",
+      r"^ +1  with weights$",
+      r"^So <far>\. \| \(weight 0\.5\) A \[-red-\] \{\+blue\+\} cup\. \.\.\.$",
+      r"^So <far>\. \| A red \[-cup-\] \{\+knife\+\}\. \.\.\.$",
+      r"^\[-Yes-\] \{\+No\+\}\.$",
+    ):
+      assert re.search(line, out, re.M), line
+    text = page.read_text()
+    grey = '<span class="soft">So &lt;far&gt;.</span> '
+    assert text.count(grey) == 3
+    assert text.count('<span class="soft">(goes on)</span>') == 3
+    assert "rejected: every token weighs 0.5" in text
+    heavy = '<mark class="all">A <mark class="bad">blue</mark> cup.</mark>'
+    assert f"{grey}{heavy}" in text and text.count('<mark class="all">') == 2
+    assert 'A red <mark class="bad">knife</mark>.' in text
 
 
 def test_a_page_over_bad_pictures(source, capsys):

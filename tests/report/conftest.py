@@ -147,6 +147,8 @@ def run_folder(tmp_path):
         "conversations": turns("A red cat."),
         "rejected_conversations": turns("A red dog."),
         "edits": [{"span": "dog", "original": "cat", "kind": "object"}],
+        "context": "So & far.",
+        "rejected_weight": 0.5,
       }
     ],
   )

@@ -132,6 +132,8 @@ def test_curves_ladder_pairs_commands(page):
   assert 'alt="step 999, clip"' in page
   assert 'A red <mark class="good">cat</mark>.' in page
   assert 'A red <mark class="bad">dog</mark>.' in page
+  assert page.count('<span class="soft">So &amp; far.</span> ') == 2
+  assert "rejected: every token weighs 0.5" in page
   assert '<span class="chip">object</span>' in page
   assert "Go &amp; see" in page and "--a=1 &lt;b&gt;" in page
   assert "<td>lr</td><td>0.25</td>" in page

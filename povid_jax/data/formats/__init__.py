@@ -42,11 +42,20 @@ FORMATS: dict[str, Format] = {
   )
 }
 
-_WORSE = r"(reject(ed|s)?|dispreferred|los(er|ing|e)|worse|negative|y_?l(ose)?)"
+_WORSE = (
+  r"(reject(ed|s)?|(dis|un|non_?)preferred|los(er|ing|e)|worse|worst|negative"
+  r"|hallucinated|bad|wrong|y_?l(ose)?)"
+)
 _SAID = r"(answers?|responses?|conversations?|messages?|texts?|outputs?|turns?)"
 _REJECTED = re.compile(
-  rf"{_WORSE}(_?{_SAID})?|{_SAID}_?{_WORSE}|chosen(_?{_SAID})?", re.I
+  rf"(all_?|more_?)?({_WORSE}(_?{_SAID})?|{_SAID}_?{_WORSE}"
+  rf"|chosen(_?{_SAID})?)(_?\d+)?",
+  re.I,
 )
+
+
+ANSWER = "a chosen or rejected answer"
+MEANING = {"context": "the answer so far"}  # other keys hold an ANSWER
 
 
 def find(name: str, flag_columns: str | None = None) -> Format:
@@ -64,10 +73,12 @@ def recognise(row: Row) -> Format | None:
 
 
 def unread(row: Row, form: Format) -> str | None:
-  """A key that means a chosen or rejected answer and that the format would
-  leave out, or None."""
+  """A key that means a part of the answers and that the format would leave
+  out, or None: a chosen or rejected answer, or the context of both."""
   for key in sorted(row.keys() - form.reads):
     said = row[key]
+    if key == "context" and isinstance(said, str) and said.strip():
+      return key
     if (
       _REJECTED.fullmatch(key) and isinstance(said, str | list | dict) and said
     ):

@@ -50,15 +50,9 @@ class Format:
 
 def kind(value: object) -> str:
   """A value's kind in the words of JSON."""
-  names = {
-    dict: "an object",
-    list: "a list",
-    str: "a string",
-    bool: "true or false",
-    int: "a number",
-    float: "a number",
-    type(None): "null",
-  }
+  names = {dict: "an object", list: "a list", str: "a string", int: "a number",
+           bool: "true or false", float: "a number",
+           type(None): "null"}  # fmt: skip
   return names.get(type(value), type(value).__name__)
 
 
@@ -152,6 +146,41 @@ def pictures(value: object, field: str, pick: Pick) -> tuple[Picture, ...]:
   return tuple(_picture(one, field, pick) for one in many if one is not None)
 
 
+def images(
+  row: Row, pick: Pick, turns_of: Sequence[str] = ()
+) -> tuple[Picture, ...]:
+  """The pictures of a row: `image`, `images`, or inside its messages.
+
+  Args:
+    turns_of: keys of chats, in whose parts pictures are looked for where the
+      row has none beside them: {type: "image", image} and {type: "image_url",
+      image_url: {url}}.
+  """
+  if row.get("image") is not None and row.get("images") is not None:
+    raise Malformed("image and images are both there; want one of them")
+  field = "images" if row.get("images") is not None else "image"
+  if found := pictures(row.get(field), field, pick):
+    return found
+  for name in turns_of:
+    found += tuple(
+      _picture(held, f"{name}.content.image", pick)
+      for held in _inside(row.get(name))
+    )
+  return found
+
+
+def _inside(turns: object) -> Iterable[object]:
+  """The pictures that parts of messages hold."""
+  for turn in turns if isinstance(turns, list) else ():
+    said = turn.get("content") if isinstance(turn, dict) else None
+    for part in said if isinstance(said, list) else ():
+      named = part.get("type") if isinstance(part, dict) else None
+      held = part.get(named) if named in ("image", "image_url") else None
+      held = held.get("url", held) if isinstance(held, dict) else held
+      if held is not None:
+        yield held
+
+
 # --- what is said ----------------------------------------------------------
 
 
@@ -210,9 +239,8 @@ def conversation(
       system = said
       continue
     if role != want:
-      who = "role" if isinstance(turn, dict) and "role" in turn else "from"
-      got = turn.get(who) if isinstance(turn, dict) else role
-      raise Malformed(f"{where}.{who} is {str(got)[:40]!a}; want {want!r}")
+      who = "role" if "role" in turn else "from"
+      raise Malformed(f"{where}.{who} is {turn[who][:40]!a}; want {want!r}")
     if not said.strip():
       raise Malformed(f"{where}.value is empty; want text")
     turns.append(said)
@@ -223,6 +251,19 @@ def conversation(
       f"ending with {ending}"
     )
   return system or None, tuple(turns)
+
+
+def history(row: Row) -> tuple[str, ...]:
+  """The turns before, `history`: lists of question and answer."""
+  said = row.get("history") or []
+  if not isinstance(said, list):
+    raise Malformed(f"history is {kind(said)}; want a list")
+  turns: list[str] = []
+  for i, both in enumerate(said):
+    if not isinstance(both, list) or len(both) != 2:
+      raise Malformed(f"history[{i}] is no list of question and answer")
+    turns += [words(turn, f"history[{i}]") for turn in both]
+  return tuple(turns)
 
 
 def question(turn: str) -> str:

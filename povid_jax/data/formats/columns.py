@@ -7,12 +7,14 @@ dot leads into an object (`answers.best`).
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from povid_jax.data.formats import base
+from povid_jax.data.formats import base, context
 from povid_jax.data.formats.base import Format, Pick, Row
 from povid_jax.data.pairs import Sample
 from povid_jax.errors import UserError
 
-NAMES = ("id", "image", "question", "chosen", "rejected", "system")
+NAMES = (
+  "id", "image", "question", "context", "chosen", "rejected", "system"
+)  # fmt: skip
 
 
 def parse(flag: str) -> dict[str, str]:
@@ -56,13 +58,14 @@ def make(columns: Mapping[str, str]) -> Format:
       if name in found
     ]
     system = found.get("system")
-    yield Sample(
+    sample = Sample(
       base.row_id(found.get("id")),
       base.pictures(found.get("image"), columns.get("image", ""), pick),
       (asked, answers[0]),
       (asked, answers[1]) if len(answers) > 1 else None,
       system=base.text(system, columns["system"]) if system else None,
     )
+    yield context.after(sample, found.get("context"))
 
   roots = {theirs.partition(".")[0] for theirs in columns.values()}
   return Format(

@@ -42,6 +42,17 @@ def _more(value: object, turns: tuple[str, ...]) -> tuple[Rejected, ...]:
   return tuple(found)
 
 
+def after(sample: Sample, said: object) -> Sample:
+  """The sample behind a context as SENTINEL's rows have it.
+
+  As their collators do it: the end is scored only where there is no context.
+  """
+  if said is None or not base.text(said, "context").strip():
+    return sample
+  so_far = str(said).rstrip()
+  return dataclasses.replace(sample, context=so_far, end_scored=False)
+
+
 def add(sample: Sample, row: Row) -> Sample:
   """The sample with what the row says beside the pair; raises Malformed."""
   context = base.text(row.get("context") or "", "context").rstrip()

@@ -4,12 +4,13 @@
     alpaca    {instruction, input, chosen, rejected, images, history, system}
 
 hiyouga/LLaMA-Factory, data/README.md: `conversations` (or `messages`) ends with
-a question, to which `chosen` and `rejected` are the answers.
+a question, to which `chosen` and `rejected` are the answers. SENTINEL's files
+for it have a `context` beside them.
 """
 
 from collections.abc import Iterable
 
-from povid_jax.data.formats import base, povid
+from povid_jax.data.formats import base, context
 from povid_jax.data.formats.base import Format, Pick, Row
 from povid_jax.data.pairs import Sample
 
@@ -32,28 +33,21 @@ def _alpaca(row: Row) -> tuple[str | None, tuple[str, ...]]:
   asked = base.words(base.need(row, "instruction"), "instruction")
   if row.get("input"):
     asked = f"{asked}\n{base.text(row['input'], 'input')}"
-  turns: list[str] = []
-  history = row.get("history") or []
-  if not isinstance(history, list):
-    raise base.Malformed(f"history is {base.kind(history)}; want a list")
-  for i, said in enumerate(history):
-    if not isinstance(said, list) or len(said) != 2:
-      raise base.Malformed(f"history[{i}] is no list of question and answer")
-    turns += [base.words(turn, f"history[{i}]") for turn in said]
-  return None, (*turns, asked)
+  return None, (*base.history(row), asked)
 
 
 def _samples(row: Row, pick: Pick) -> Iterable[Sample]:
   system, turns = _alpaca(row) if "instruction" in row else _sharegpt(row)
   if row.get("system"):
     system = base.text(row["system"], "system")
-  yield Sample(
+  sample = Sample(
     base.row_id(row.get("id")),
-    povid.images(row, pick),
+    base.images(row, pick, turns_of=("conversations", "messages")),
     (*turns, _answer(row, "chosen")),
     (*turns, _answer(row, "rejected")),
     system=system,
   )
+  yield context.after(sample, row.get("context"))
 
 
 def _matches(row: Row) -> bool:
@@ -73,6 +67,6 @@ FORMAT = Format(
   samples=_samples,
   reads=frozenset(
     {"id", "image", "images", "conversations", "messages", "instruction"}
-    | {"input", "history", "system", "chosen", "rejected"}
+    | {"input", "history", "system", "context", "chosen", "rejected"}
   ),
 )

@@ -2,13 +2,14 @@
 
     {messages: [{role, content}], rejected_response, images}
     {messages, rejected_messages, images, rejected_images}
+    {query, response, history: [[q, a]], system, rejected_response, images}
 
 modelscope/ms-swift, docs/source_en/Customization/Custom-dataset.md.
 """
 
 from collections.abc import Iterable
 
-from povid_jax.data.formats import base, povid
+from povid_jax.data.formats import base
 from povid_jax.data.formats.base import Format, Pick, Row
 from povid_jax.data.pairs import Sample
 
@@ -23,9 +24,18 @@ def _rejected(row: Row, turns: tuple[str, ...]) -> tuple[str, ...] | None:
   return base.same_questions(rejected, turns, field, "messages")
 
 
+def _turns(row: Row) -> tuple[str | None, tuple[str, ...]]:
+  """(system, turns) with the correct answer."""
+  if "messages" in row:
+    return base.conversation(row["messages"], "messages")
+  asked = base.words(base.need(row, "query"), "query")
+  said = base.words(base.need(row, "response"), "response")
+  return None, (*base.history(row), asked, said)
+
+
 def _samples(row: Row, pick: Pick) -> Iterable[Sample]:
-  system, turns = base.conversation(base.need(row, "messages"), "messages")
-  images = povid.images(row, pick)
+  system, turns = _turns(row)
+  images = base.images(row, pick, turns_of=("messages",))
   others = row.get("rejected_images")
   if others and base.pictures(others, "rejected_images", pick) != images:
     raise base.Malformed(
@@ -42,10 +52,13 @@ FORMAT = Format(
   name="ms_swift",
   title="ms-swift",
   keys=("messages", "rejected_response", "images"),
-  matches=lambda row: "messages" in row,
+  matches=lambda row: (
+    "messages" in row or base.is_text(row, "query", "response")
+  ),
   samples=_samples,
   reads=frozenset(
     {"id", "image", "images", "messages", "system", "rejected_response"}
     | {"rejected_messages", "rejected_images"}
+    | {"query", "response", "history"}
   ),
 )

@@ -15,14 +15,6 @@ from povid_jax.data.formats.base import Format, Pick, Row
 from povid_jax.data.pairs import Sample
 
 
-def images(row: Row, pick: Pick) -> tuple[base.Picture, ...]:
-  """The pictures of LLaVA's rows: `image`, or `images` of later code."""
-  if row.get("image") is not None and row.get("images") is not None:
-    raise base.Malformed("image and images are both there; want one of them")
-  field = "images" if row.get("images") is not None else "image"
-  return base.pictures(row.get(field), field, pick)
-
-
 def _samples(row: Row, pick: Pick) -> Iterable[Sample]:
   name = base.row_id(row["id"]) if "id" in row else ""
   if "id" in row and not name:
@@ -33,7 +25,7 @@ def _samples(row: Row, pick: Pick) -> Iterable[Sample]:
   if row.get(field) is not None:
     _, rejected = base.conversation(row[field], field)
     rejected = base.same_questions(rejected, turns, field, other)
-  sample = Sample(name, images(row, pick), turns, rejected, system=system)
+  sample = Sample(name, base.images(row, pick), turns, rejected, system=system)
   yield context.add(sample, row)
 
 

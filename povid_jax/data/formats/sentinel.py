@@ -3,15 +3,16 @@
     .jsonl  {image_id, image_path, question, context, y_win, y_lose, type}
     .json   {image_id: [{question, context, y_win, y_lose, type}]}
 
+The files for LLaMA-Factory have that one's layout (llama_factory.py).
+
 pspdada/SENTINEL, train/models/llava_utils/data.py: pictures of Visual Genome
 by number, context and sentence joined by a space, `win` and `lose` as other
 spellings.
 """
 
-import dataclasses
 from collections.abc import Iterable
 
-from povid_jax.data.formats import base, ha_dpo
+from povid_jax.data.formats import base, context, ha_dpo
 from povid_jax.data.formats.base import Format, Pick, Row
 from povid_jax.data.pairs import Sample
 
@@ -31,12 +32,7 @@ def _samples(row: Row, pick: Pick) -> Iterable[Sample]:
     name=base.row_id(row.get("image_id")),
     fields=("question", better, worse),
   )
-  context = row.get("context")
-  if context is not None and base.text(context, "context").strip():
-    # As their collator does it: </s> is not scored behind a context.
-    said = context.rstrip()
-    sample = dataclasses.replace(sample, context=said, end_scored=False)
-  yield sample
+  yield context.after(sample, row.get("context"))
 
 
 def _matches(row: Row) -> bool:

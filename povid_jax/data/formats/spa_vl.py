@@ -7,14 +7,14 @@ sqrti/SPA-VL; the plainest table of pairs, so other people's are read as well.
 
 from collections.abc import Iterable
 
-from povid_jax.data.formats import base, povid
+from povid_jax.data.formats import base
 from povid_jax.data.formats.base import Format, Pick, Row
 from povid_jax.data.pairs import Sample
 
 
 def _samples(row: Row, pick: Pick) -> Iterable[Sample]:
   yield base.pair(
-    povid.images(row, pick),
+    base.images(row, pick),
     base.need(row, "question"),
     base.need(row, "chosen"),
     base.need(row, "rejected"),

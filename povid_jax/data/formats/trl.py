@@ -10,7 +10,7 @@ of {type: "image"} and {type: "text", text}.
 from collections.abc import Iterable
 from typing import Any
 
-from povid_jax.data.formats import base, povid
+from povid_jax.data.formats import base
 from povid_jax.data.formats.base import Format, Pick, Row
 from povid_jax.data.pairs import Sample
 
@@ -36,7 +36,8 @@ def _samples(row: Row, pick: Pick) -> Iterable[Sample]:
   _, rejected = _turns(prompt, base.need(row, "rejected"), "rejected")
   rejected = base.same_questions(rejected, turns, "rejected", "chosen")
   name = base.row_id(row.get("id"))
-  yield Sample(name, povid.images(row, pick), turns, rejected, system=system)
+  held = base.images(row, pick, turns_of=("prompt",) if prompt else ("chosen",))
+  yield Sample(name, held, turns, rejected, system=system)
 
 
 def _matches(row: Row) -> bool:
