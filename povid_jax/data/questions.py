@@ -17,9 +17,12 @@ class Question:
       a benchmark are paths.
     text: the question without `<image>`.
     extra: ground truth and labels; never shown to the model.
+    earlier: turns before it, a question and its answer in turn; the pictures
+      then belong to the first of them.
   """
 
   question_id: str | int
   images: tuple[Path | Picture, ...]
   text: str
   extra: dict[str, Any] = field(default_factory=dict)
+  earlier: tuple[str, ...] = ()

@@ -4,12 +4,15 @@
       --prompt="Describe this image." --out=answers.jsonl
   python -m povid_jax.generate --checkpoint=RUN --questions=questions.jsonl \\
       --image-dir=images --out=answers.jsonl
+  python -m povid_jax.generate --checkpoint=RUN --chat --image=photo.jpg
 
 Questions are LLaVA's JSON lines {question_id, image, text}; image may be a list
-or absent. A killed run continues with the same command.
+or absent. A killed run continues with the same command. --chat reads questions
+from the terminal (several turns about one picture; /image PATH, /reset, /quit).
 """
 
 import argparse
+import dataclasses
 import glob
 import json
 import os
@@ -22,7 +25,7 @@ from povid_jax import errors, files
 from povid_jax.data.picture import resolve_image
 from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
-from povid_jax.generate import answering
+from povid_jax.generate import answering, chat
 from povid_jax.generate.answering import Decoding
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
@@ -134,9 +137,12 @@ def _parser() -> argparse.ArgumentParser:
   what = parser.add_mutually_exclusive_group(required=True)
   what.add_argument("--images", help="a folder, or a pattern in quotes")
   what.add_argument("--questions", type=Path, help="LLaVA-style JSON lines")
+  what.add_argument("--chat", action="store_true",
+                    help="a conversation in the terminal")  # fmt: skip
+  add("--image", type=Path, help="the picture of --chat")
   add("--prompt", default="", help="the question, with --images")
   add("--image-dir", type=Path, help="folder of the pictures of --questions")
-  add("--out", type=Path, required=True, help="JSON lines, one an answer")
+  add("--out", type=Path, help="JSON lines, one an answer (not with --chat)")
   default = Decoding()
   add("--max-new-tokens", type=int, default=default.max_new_tokens,
       help="longest answer (default %(default)s)")  # fmt: skip
@@ -175,6 +181,18 @@ def _write(out: Path, rows: Sequence[dict[str, Any]]) -> None:
       file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
+def _chat(args: argparse.Namespace, how: Decoding) -> int:
+  """A conversation instead of a file of answers."""
+  for name in ("prompt", "image_dir", "out", "limit"):
+    if getattr(args, name):
+      raise UserError(f"--{name.replace('_', '-')} does not go with --chat")
+  picture = args.image and chat.check_picture(args.image)
+  how = dataclasses.replace(how, batch_size=1)
+  policy = answering.load_policy(args.checkpoint, args.dtype)
+  chat.run(chat.Chat(policy, how, picture))
+  return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
   """The command."""
   args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
@@ -187,6 +205,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     seed=args.seed,
     batch_size=args.batch_size,
   )
+  if args.chat:
+    return _chat(args, how)
+  if args.image is not None:
+    raise UserError("--image is the picture of --chat; want --images here")
+  if args.out is None:
+    raise UserError("--out is missing: the file for the answers")
   questions = _questions(args)
   files.check_writable(args.out)
   policy = answering.load_policy(args.checkpoint, args.dtype)

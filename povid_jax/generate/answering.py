@@ -213,8 +213,9 @@ def _rows(
   drawn = decoding.temperature > 0 or noise is not None
   twins: dict[Any, list[Question]] = {}
   for question in questions:
-    asked = question.question_id if drawn else (question.images, question.text)
-    twins.setdefault(asked, []).append(question)
+    asked = (question.images, question.earlier, question.text)
+    key = question.question_id if drawn else asked
+    twins.setdefault(key, []).append(question)
   alike = list(twins.values())
   questions = [group[0] for group in alike]
   prompts = [
@@ -277,10 +278,11 @@ def _prompt_ids(
   Args:
     counts: tokens of each picture.
   """
-  turn = "<image>\n" * len(question.images) + question.text
+  first, *others = *question.earlier, question.text
+  turns = ("<image>\n" * len(question.images) + first, *others)
   try:
     ids = text.encode_prompt(
-      (turn,), policy.tokenizer, policy.template, counts, context
+      turns, policy.tokenizer, policy.template, counts, context
     )
     if len(ids) >= (most := policy.config.decoder.context_length):
       raise UserError(
