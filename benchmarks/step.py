@@ -3,13 +3,16 @@
   python -m benchmarks.step                      on this machine's CPU
   python -m benchmarks.step --preset llava-1.5-7b --device gpu
   python -m benchmarks.step --head               memory of the scoring head
+  python -m benchmarks.step --grouped            several pairs of one question
   python -m benchmarks.step ... --json FILE
 
 On a CPU: a pair of a picture (576 tokens), a question of 40 and two answers of
 110 tokens, decoder of width 512 with 8 layers, in float32. The shared step
 against the plain one (image and question once per answer), with and without
 cached reference, and the whole stage 2 step against the released algorithm's
-amount of work (benchmarks/released_step.py). Medians of steps run in turns.
+amount of work (benchmarks/released_step.py); and 3 questions about a picture
+with 4 pairs each, as 12 rows and as 3 (`data_gen write --pairs-per-row 4`).
+Medians of steps run in turns.
 
 On a GPU: the true shapes of a preset with random bfloat16 weights, stages 1 and
 2, each attention backend, by batch: pairs/s, MFU (required FLOPs over the
@@ -32,7 +35,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import device, released_step, step_sweep
-from benchmarks.step_cases import measure, other, ours
+from benchmarks.step_cases import Case, measure, other, ours, with_rejected
 from povid_jax import errors, files
 from povid_jax.errors import UserError
 from povid_jax.models.config import DecoderConfig, LlavaConfig, VisionConfig
@@ -53,20 +56,21 @@ SMALL = LlavaConfig(
     head_dim=64,
   ),
 )
-_LORA = {"lora.rank": 16, "lora.alpha": 32.0, "lr": 1e-6}
+_COMMON = {
+  "lora.rank": 16,
+  "lora.alpha": 32.0,
+  "lr": 1e-6,
+  "dtype": "float32",
+  "remat": "none",
+  "attention": "xla",
+}
 
 
 def compare(
   described: LlavaConfig, shape: Shape, batch: int, repeats: int
 ) -> dict[str, Any]:
   """The CPU's table: seconds of each step and their ratios."""
-  common = {
-    **_LORA,
-    "batch_size": batch,
-    "dtype": "float32",
-    "remat": "none",
-    "attention": "xla",
-  }
+  common = {**_COMMON, "batch_size": batch}
   kinds = {
     "shared": {},
     "plain": {"share_prefix": False},
@@ -110,6 +114,41 @@ def compare(
       ),
     },
     "head": head_memory(),
+  }
+
+
+def grouped(
+  described: LlavaConfig,
+  shape: Shape,
+  repeats: int,
+  questions: int = 3,
+  pairs: int = 4,
+) -> dict[str, dict[str, float]]:
+  """Pairs of one question and one chosen answer as rows of their own, and as
+  one row with all rejected answers; the pictures are encoded once a row."""
+
+  def case(name: str, rows: int, rejected: int) -> Case:
+    fields = {**_COMMON, "objective.name": "dpo", "batch_size": rows}
+    widen = lambda batch: with_rejected(batch, rejected)
+    return other(name, described, shape, fields, lambda step: step, widen)
+
+  count = questions * pairs
+  apart, joined = f"{count} pairs, a row each", f"{count} pairs, {pairs} a row"
+  cases = [case(apart, count, 1), case(joined, questions, pairs)]
+  measure(cases, repeats)
+  seconds = {case.name: case.median for case in cases}
+  ratios = sorted(
+    slow / fast
+    for slow, fast in zip(cases[0].seconds, cases[1].seconds, strict=True)
+  )
+  return {
+    "seconds": seconds,
+    "pairs/s": {name: count / taken for name, taken in seconds.items()},
+    "ratios": {
+      "grouped against ungrouped": seconds[apart] / seconds[joined],
+      "the least of all turns": ratios[0],
+      "the greatest of all turns": ratios[-1],
+    },
   }
 
 
@@ -206,6 +245,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   add("--details", metavar="DIR", help="program and kernels of the best row")
   add("--no-check", action="store_true", help="do not check the backends")
   add("--head", action="store_true", help="only the memory of the head")
+  add("--grouped", action="store_true", help="only pairs of one question")
   add("--json", metavar="FILE", help="write the numbers there too")
   args = parser.parse_args(argv)
   found = jax.default_backend()
@@ -219,7 +259,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     result: dict[str, Any] = {"head": head_memory()}
   else:
     shape = Shape(args.prefix or 616, args.branch or 110)
-    result = compare(SMALL, shape, 1, args.repeats)
+    many = grouped(SMALL, shape, args.repeats)
+    result = many if args.grouped else compare(SMALL, shape, 1, args.repeats)
+    if not args.grouped:
+      result["several pairs of one question"] = many["ratios"]
   for kind, numbers in result.items():
     print(f"{kind}:")
     for name, value in numbers.items():

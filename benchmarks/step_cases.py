@@ -204,3 +204,17 @@ def random_batch(structs: Batch, described: LlavaConfig) -> Batch:
     prefix_ids=jnp.where(is_image, IMAGE_TOKEN, out.prefix_ids),
     prefix_len=jnp.full_like(out.prefix_len, width),
   )
+
+
+def with_rejected(batch: Batch, rejected: int) -> Batch:
+  """A batch of pairs with so many rejected answers in each row."""
+
+  def widen(x: Any) -> Any:
+    chosen, others = x[..., :1, :], x[..., 1:, :]
+    # not the same tokens again, so that nothing is computed once for all
+    more = [jnp.roll(others, by, axis=-1) for by in range(rejected)]
+    return jnp.concatenate([chosen, *more], axis=-2)
+
+  return batch._replace(
+    branch_ids=widen(batch.branch_ids), loss_mask=widen(batch.loss_mask)
+  )

@@ -39,6 +39,7 @@ class Options:
   on_bad_sample: str = "raise"
   format: str | None = None
   columns: str | None = None
+  pairs_per_row: int = 1
 
   @property
   def layout(self) -> Layout:
@@ -65,7 +66,8 @@ def check_turns(sample: Sample) -> None:
     raise UserError("an answer holds <image>; want it in human turns only")
   if sample.context and sample.turns[1:-2:2] != (sample.rejected or ())[1:-2:2]:
     raise UserError("a context, and answers that differ before the last one")
-  if sample.rejected == sample.turns:
+  others = [sample.rejected, *(more.turns for more in sample.more_rejected)]
+  if sample.turns in others:
     raise UserError("rejected_conversations is equal to conversations")
 
 

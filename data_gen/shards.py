@@ -5,6 +5,7 @@ written by one worker from beginning to end: so the bytes are the same for any
 number of workers, processes or machines.
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from data_gen import metadata
 from data_gen.encode import Options, to_record
+from data_gen.group import group
 from povid_jax.data.pairs import Sample
 from povid_jax.data.picture import Picture
 from povid_jax.data.records import RecordWriter, encode, optional, shard_name
@@ -82,6 +84,11 @@ def load(
   samples = read_samples(options.pairs, on_bad, options.layout, announce)
   if not samples:
     raise UserError(f"{options.pairs}: no sample that can be used")
+  if options.pairs_per_row > 1:
+    count = len(samples)
+    samples = group(samples, options.pairs_per_row, functools.cache(digest))
+    if announce is not None:
+      announce(f"{count:,} samples in {len(samples):,} rows")
   if announce is not None and (
     told := sum(s.system is not None for s in samples)
   ):
@@ -273,6 +280,8 @@ def settings(options: Options) -> dict:
   for name in ("format", "columns"):  # absent in folders made before
     if out[name] is None:
       del out[name]
+  if options.pairs_per_row == 1:
+    del out["pairs_per_row"]
   if not options.store_noisy:
     del out["noise_step"], out["overflow"]
   return out | {"pairs": Path(options.pairs).name}

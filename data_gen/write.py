@@ -54,6 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add("--val-fraction", type=float, default=0.0, help=(
     "share of pictures (with all their samples) for the validation split"
   ))  # fmt: skip
+  add("--pairs-per-row", type=int, default=1, metavar="N", help=(
+    "join up to N pairs of the same picture, question and chosen answer into "
+    "one record: they share its work in training (default 1)"
+  ))  # fmt: skip
   add("--seed", type=int, default=0, help="of the split and the noise")
   add("--workers", type=int, default=os.cpu_count() or 1, help="processes")
   add("--verify", choices=("header", "full"), default="header", help=(
@@ -80,6 +84,7 @@ def make_options(args: argparse.Namespace) -> Options:
     "--val-fraction: want 0 <= f < 1": not 0 <= args.val_fraction < 1,
     "--shards: want 1 or more": args.shards is not None and args.shards < 1,
     "--workers: want 1 or more": args.workers < 1,
+    "--pairs-per-row: want 1 or more": args.pairs_per_row < 1,
     "--split: want letters, digits or _": not args.split.isidentifier(),
     "--split validation: leave --val-fraction out": (
       args.split == shards.VALIDATION and args.val_fraction > 0
