@@ -122,6 +122,12 @@ ROWS: dict[str, list[dict[str, Any]]] = {
       "score_chosen": 1.0,
     },
     {"image": "0.jpg", "prompt": Q, "chosen": C, "rejected": R},
+    {
+      "image": "0.jpg",
+      "prompt": user(Q),
+      "chosen": assistant(C),
+      "rejected": assistant(R),
+    },
   ],
   "llama_factory": [
     {

@@ -205,6 +205,27 @@ def test_what_stands_beside_a_pair_is_checked(tmp_path, more, words):
     read(tmp_path, [beside(**more)])
 
 
+@pytest.mark.parametrize(
+  ("row", "turns"),
+  [
+    (
+      {"conversation": [{"human": ASKED, "assistant": C}], "system": "S"},
+      (ASKED, C),
+    ),
+    ({"instruction": ASKED, "input": "", "output": C}, (ASKED, C)),
+    (
+      {"instruction": ASKED, "input": "Say.", "output": C},
+      (f"{ASKED}\nSay.", C),
+    ),
+  ],
+)
+def test_other_chats_of_ms_swift(tmp_path, row, turns):
+  row = row | {"rejected_response": R, "images": ["0.jpg"]}
+  (sample,) = read(tmp_path, [row])
+  assert sample.turns == turns and sample.rejected == (turns[0], R)
+  assert sample.system == row.get("system")
+
+
 SENTINEL_FOR_LLAMA_FACTORY = {
   "instruction": f"<image>{Q}",
   "chosen": C,

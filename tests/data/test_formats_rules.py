@@ -17,6 +17,7 @@ from tests.data.format_rows import (
   R,
   assistant,
   gpt,
+  human,
   read,
   user,
 )
@@ -83,6 +84,8 @@ def test_a_rejected_answer_is_never_dropped(tmp_path, more, key):
       {"image": "0.jpg", "question": Q, "chosen": C},
       "closest to SPA-VL, where rejected is missing",
     ),
+    (ROWS["spa_vl"][0] | {"rejected": None}, "SPA-VL, where rejected is null"),
+    (ROWS["trl"][0] | {"chosen": None}, "TRL, where chosen is null"),
     ({"question_id": 1, "text": "x"}, "looks like answers or questions"),
     ({"a": 1, "b": 2}, "keys a, b: no known preference format has them"),
     ({"images": [], "annotations": []}, "looks like COCO's annotations"),
@@ -160,6 +163,19 @@ def test_no_format_drops_a_context(tmp_path, name, row):
     return
   with pytest.raises(UserError, match="'context' seems to hold the answer so"):
     read(tmp_path, [row], format=name)
+
+
+@pytest.mark.parametrize("key", ["label", "kto_tag"])
+@pytest.mark.parametrize("good", [True, False])
+def test_a_bad_answer_is_not_trained_on_as_a_right_one(tmp_path, key, good):
+  for row in (
+    {"messages": [user(Q), assistant(C)]},
+    {"conversations": [human(Q), gpt(C)]},
+    {"instruction": Q, "input": "", "output": C},
+  ):
+    with pytest.raises(UserError, match=f"{key}' seems to hold whether the"):
+      read(tmp_path, [row | {key: good}])
+    assert len(read(tmp_path, [row | {key: "animals"}])) == 1
 
 
 def test_a_context_by_its_column(tmp_path):

@@ -55,7 +55,11 @@ _REJECTED = re.compile(
 
 
 ANSWER = "a chosen or rejected answer"
-MEANING = {"context": "the answer so far"}  # other keys hold an ANSWER
+_KTO = ("label", "kto_tag", "kto_label")
+MEANING = {  # of keys that do not hold an ANSWER
+  "context": "the answer so far",
+  **dict.fromkeys(_KTO, "whether the answer is good (KTO data, no pairs)"),
+}
 
 
 def find(name: str, flag_columns: str | None = None) -> Format:
@@ -74,10 +78,13 @@ def recognise(row: Row) -> Format | None:
 
 def unread(row: Row, form: Format) -> str | None:
   """A key that means a part of the answers and that the format would leave
-  out, or None: a chosen or rejected answer, or the context of both."""
+  out, or None: a chosen or rejected answer, the context of both, or whether
+  the one answer is good."""
   for key in sorted(row.keys() - form.reads):
     said = row[key]
     if key == "context" and isinstance(said, str) and said.strip():
+      return key
+    if key in _KTO and isinstance(said, bool):
       return key
     if (
       _REJECTED.fullmatch(key) and isinstance(said, str | list | dict) and said
@@ -112,8 +119,15 @@ def refusal(row: Row) -> str:
   if score(near) == 0:
     return f"keys {keys[:200]}: no known preference format has them; {ways}"
   missing = " and ".join(key for key in near.keys if key not in row)
+  null = " and ".join(key for key in near.keys if row.get(key, 0) is None)
   return (
     f"keys {keys[:200]}: closest to {near.title}, where "
-    + (f"{missing} is missing" if missing else "the values are of other kinds")
+    + (
+      f"{missing} is missing"
+      if missing
+      else f"{null} is null"
+      if null
+      else "the values are of other kinds"
+    )
     + f"; {ways}"
   )

@@ -3,6 +3,8 @@
     {messages: [{role, content}], rejected_response, images}
     {messages, rejected_messages, images, rejected_images}
     {query, response, history: [[q, a]], system, rejected_response, images}
+    {conversation: [{human, assistant}], system, rejected_response, images}
+    {instruction, input, output, rejected_response, images}
 
 modelscope/ms-swift, docs/source_en/Customization/Custom-dataset.md.
 """
@@ -12,6 +14,8 @@ from collections.abc import Iterable
 from povid_jax.data.formats import base
 from povid_jax.data.formats.base import Format, Pick, Row
 from povid_jax.data.pairs import Sample
+
+_SINGLE = (("query", "response"), ("instruction", "output"))
 
 
 def _rejected(row: Row, turns: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -28,9 +32,29 @@ def _turns(row: Row) -> tuple[str | None, tuple[str, ...]]:
   """(system, turns) with the correct answer."""
   if "messages" in row:
     return base.conversation(row["messages"], "messages")
-  asked = base.words(base.need(row, "query"), "query")
-  said = base.words(base.need(row, "response"), "response")
-  return None, (*base.history(row), asked, said)
+  if "conversation" in row:
+    held = row["conversation"]
+    if not isinstance(held, list) or not all(isinstance(x, dict) for x in held):
+      raise base.Malformed("conversation is no list of {human, assistant}")
+    spoken = [(x.get("human"), x.get("assistant")) for x in held]
+    said = [base.words(turn, "conversation") for two in spoken for turn in two]
+    if not said:
+      raise base.Malformed("conversation is empty")
+    return None, tuple(said)
+  found = [two for two in _SINGLE if two[0] in row]
+  if not found:
+    raise base.Malformed("messages is missing")
+  ask, answer = found[0]
+  asked = base.words(row[ask], ask)
+  if ask == "instruction" and row.get("input"):
+    asked = f"{asked}\n{base.text(row['input'], 'input')}"
+  answered = base.words(base.need(row, answer), answer)
+  return None, (*base.history(row), asked, answered)
+
+
+def _matches(row: Row) -> bool:
+  chats = row.keys() & {"messages", "conversation"}
+  return bool(chats) or any(base.is_text(row, *two) for two in _SINGLE)
 
 
 def _samples(row: Row, pick: Pick) -> Iterable[Sample]:
@@ -52,13 +76,12 @@ FORMAT = Format(
   name="ms_swift",
   title="ms-swift",
   keys=("messages", "rejected_response", "images"),
-  matches=lambda row: (
-    "messages" in row or base.is_text(row, "query", "response")
-  ),
+  matches=_matches,
   samples=_samples,
   reads=frozenset(
     {"id", "image", "images", "messages", "system", "rejected_response"}
     | {"rejected_messages", "rejected_images"}
-    | {"query", "response", "history"}
+    | {"query", "response", "history", "conversation"}
+    | {"instruction", "input", "output"}
   ),
 )

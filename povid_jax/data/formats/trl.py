@@ -23,7 +23,8 @@ def _turns(
     prompt = [{"role": "user", "content": prompt}]
   if isinstance(answer, str):
     answer = [{"role": "assistant", "content": answer}]
-  prompt = prompt or []
+  prompt = [prompt] if isinstance(prompt, dict) else prompt or []
+  answer = [answer] if isinstance(answer, dict) else answer
   for name, value in (("prompt", prompt), (field, answer)):
     if not isinstance(value, list):
       raise base.Malformed(f"{name} is {base.kind(value)}; want a chat")
@@ -46,7 +47,10 @@ def _matches(row: Row) -> bool:
   kinds = {type(row["chosen"]), type(row["rejected"])}
   if kinds == {list}:
     return all(isinstance(turn, dict) for turn in row["chosen"])
-  return kinds == {str} and isinstance(row.get("prompt"), str | list)
+  # One message without a list around it is as good.
+  return kinds in ({str}, {dict}) and isinstance(
+    row.get("prompt"), str | list | dict
+  )
 
 
 FORMAT = Format(
