@@ -90,12 +90,9 @@ def _finished(log: Path) -> dict[str, dict]:
   if not log.exists():
     return {}
   rows = {}
-  for line in log.read_text(encoding="utf-8").splitlines():
-    try:
-      row = json.loads(line)
-      rows[row["name"]] = row
-    except ValueError:  # the line that a killed run was writing
-      continue
+  files.cut_torn(log)
+  for row in files.json_objects(log):
+    rows[row["name"]] = row
   return rows
 
 
@@ -130,7 +127,7 @@ def summarise(out: Path, seed: int, seconds: float) -> dict:
       if not path.exists():
         continue
       scores = {}
-      for row in json.loads(path.read_text())["results"]:
+      for row in files.load_json(path)["results"]:
         pope = row["benchmark"] == "pope"
         name = row["metric"].replace("/", "_")
         scores[f"pope_{name}" if pope else name] = row["value"]

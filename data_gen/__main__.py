@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from data_gen import injectors
 from povid_jax.errors import run
+from povid_jax.files import refuse_remote
 
 # Each name is a module of this package, imported only when it is called, so
 # that one command never pays for (or needs) the libraries of another.
@@ -23,6 +24,17 @@ COMMANDS = {
   "export": "pairs in the formats of other trainers: TRL, POVID, LLaVA",
   "inspect": "counts, histograms and a page of pairs to look at",
 }
+
+# flags that are no paths, or whose paths `povid_jax.data.picture` can open
+_ADDRESSES = (
+  "base_url",
+  "judge_base_url",
+  "prompt",
+  "verify_command",
+  "image_dir",
+  "pipeline_options",
+)
+_BY_BEAM = ("pairs", "out")
 
 
 def usage() -> str:
@@ -64,7 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add_arguments(parser)
-  return run_command(parser.parse_args(rest))
+  args = parser.parse_args(rest)
+  on_beam = getattr(args, "runner", "local") != "local"
+  refuse_remote(vars(args), _ADDRESSES + (_BY_BEAM if on_beam else ()))
+  return run_command(args)
 
 
 def _of_injector(name: str) -> tuple:

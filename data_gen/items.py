@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from povid_jax import files
 from povid_jax.data.pairs import Sample
 from povid_jax.data.picture import Picture
 from povid_jax.data.samples import Layout, read_samples
@@ -142,8 +143,8 @@ def _coco_document(path: Path) -> dict | None:
       if file.read(64).lstrip()[:1] != "{":
         return None
       file.seek(0)
-      document = json.load(file)
-  except (OSError, ValueError, RecursionError):
+      document = files.parse_json(file.read())
+  except (OSError, ValueError):
     return None  # `read_samples` says what is wrong
   return document if "annotations" in document else None
 

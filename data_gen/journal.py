@@ -6,13 +6,13 @@ no), given_up. Texts stay on disk: memory holds one offset per accepted item.
 """
 
 import collections
-import json
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from povid_jax import files
 from povid_jax.errors import UserError
 from povid_jax.llm.store import Store, lock
 
@@ -54,7 +54,7 @@ class Journal(Store):
       raise
 
   def _check(self, settings: dict) -> None:
-    settings = json.loads(json.dumps(settings))
+    settings = files.as_read(settings)
     if self._settings is None:
       self.write("run", settings=settings, time=time.time())
       return

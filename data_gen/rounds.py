@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from povid_jax import files
 from povid_jax.errors import UserError
 from povid_jax.files import atomic_write, check_writable
 
@@ -103,8 +104,8 @@ def _note(args: argparse.Namespace) -> dict[str, list[str]]:
   if not path.exists():
     return {}
   try:
-    return dict(json.loads(path.read_text(encoding="utf-8")))
-  except (ValueError, TypeError) as error:
+    return dict(files.load_json(path))
+  except (UserError, ValueError, TypeError) as error:
     raise UserError(f"{path} is damaged; name another --out") from error
 
 

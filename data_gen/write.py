@@ -15,7 +15,6 @@ To write on many machines, name a Beam runner; what follows `--` goes to it:
 """
 
 import argparse
-import json
 import os
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ from pathlib import Path
 from data_gen import shards
 from data_gen.encode import Options
 from data_gen.pool import write_local
+from povid_jax import files
 from povid_jax.data import samples
 from povid_jax.errors import UserError
 from povid_jax.files import atomic_dir, atomic_write
@@ -124,7 +124,7 @@ def is_complete(options: Options, out: Path) -> bool:
   """
   try:
     facts = _facts(out)
-  except (OSError, ValueError):
+  except UserError:
     return False
   return (
     isinstance(facts, dict)
@@ -134,7 +134,7 @@ def is_complete(options: Options, out: Path) -> bool:
 
 
 def _facts(out: Path) -> dict:
-  return json.loads((out / shards.SETTINGS_FILE).read_text())
+  return files.load_json(out / shards.SETTINGS_FILE)
 
 
 def left_out(facts: dict, out: Path) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import sys
 import time
 import warnings
@@ -31,6 +32,13 @@ _REFUSALS = (
 
 class UserError(Exception):
   """Bad input, said in one line: what, where, and what was expected."""
+
+
+def first_line(error: BaseException) -> str:
+  """What an error of a library says, without the dump that follows it."""
+  text = (str(error).strip() or repr(error)).splitlines()[0]
+  text = re.split(r" \[(?:tensorstore_spec|source locations)", text)[0]
+  return text if len(text) <= 400 else f"{text[:400]}..."
 
 
 def printable(text: str) -> str:

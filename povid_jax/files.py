@@ -98,6 +98,11 @@ def parse_json(data: bytes | str, hook: Hook | None = None) -> Any:
     raise ValueError("nested too deep") from error
 
 
+def as_read(value: Any) -> Any:
+  """A value as it comes back from a JSON file: lists for tuples, text keys."""
+  return json.loads(json.dumps(value))
+
+
 def decode_json(text: str | bytes, where: str, hook: Hook | None = None) -> Any:
   """The value of a JSON text.
 
@@ -130,11 +135,16 @@ def load_json(path: str | Path, hook: Hook | None = None) -> Any:
   return decode_json(read_text(path), str(path), hook)
 
 
-def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+def text_lines(
+  path: str | Path, torn: bool = False
+) -> Iterator[tuple[int, str]]:
   """(number from 1, text) of each line that is not blank, read one by one.
 
   Only a line feed ends a line: JSON strings may hold the other line ends of
   Unicode.
+
+  Args:
+    torn: leave out a last line that ends inside a character.
 
   Raises:
     UserError: names the file, and the byte that is no UTF-8.
@@ -146,6 +156,8 @@ def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
         try:
           text = line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
+          if torn and not line.endswith(b"\n"):
+            return
           raise UserError(
             f"{path}: not UTF-8 at byte {at + error.start}; save it as UTF-8"
           ) from error
@@ -168,7 +180,7 @@ def json_lines(
   Raises:
     UserError: names the file and the line.
   """
-  for number, text in text_lines(path):
+  for number, text in text_lines(path, torn):
     try:
       yield number, decode_json(text, f"{path}, line {number}")
     except UserError:
@@ -185,6 +197,23 @@ def json_objects(
     if not isinstance(row, dict):
       raise UserError(f"{path}, line {number}: not a JSON object")
     yield row
+
+
+def cut_torn(path: Path) -> None:
+  """Cuts off a last line without its end: a killed process was writing it."""
+  with open(path, "r+b") as file:
+    end = file.seek(0, os.SEEK_END)
+    whole = end
+    while whole:
+      start = max(0, whole - (1 << 16))
+      file.seek(start)
+      found = file.read(whole - start).rfind(b"\n")
+      if found >= 0:
+        whole = start + found + 1
+        break
+      whole = start
+    if whole < end:
+      file.truncate(whole)
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:

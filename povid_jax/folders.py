@@ -6,11 +6,12 @@ the name of a model on the hub. Names and sizes are looked at, and at most a few
 kilobytes of JSON; no weights are read.
 """
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from povid_jax import files
 
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _BILLIONS = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)b(?![a-z])", re.IGNORECASE)
@@ -32,8 +33,8 @@ def _json(file: Path) -> dict[str, Any]:
   try:
     if file.stat().st_size > 1 << 22:
       return {}
-    value = json.loads(file.read_text(encoding="utf-8"))
-  except (OSError, ValueError, RecursionError):
+    value = files.parse_json(file.read_bytes())
+  except (OSError, ValueError):
     return {}
   return value if isinstance(value, dict) else {}
 

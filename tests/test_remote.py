@@ -4,6 +4,7 @@ import importlib
 
 import pytest
 
+from data_gen import __main__ as data_gen
 from povid_jax import files
 from povid_jax.errors import UserError
 
@@ -39,6 +40,14 @@ COMMANDS = {
   ),
   "report": ("report.__main__", ["gs://b/run"], "--runs"),
 }  # fmt: skip
+OF_DATA_GEN = {
+  "write": ["--pairs=p.json", "--out=gs://b/records"],
+  "inject": ["--input=s3://b/p.json", "--injector=rules", "--out=o.jsonl"],
+  "sample-noisy": ["--checkpoint=gs://b/m", "--input=i", "--out=o.jsonl"],
+  "inspect": ["memory://b/records"],
+  "export": ["p.json", "--format=trl", "--out=hdfs://b/t"],
+  "scenes": ["--out=gs://b/world"],
+}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -59,6 +68,14 @@ def test_the_command_names_the_path(name, tmp_path, monkeypatch):
     main(argv)
   assert "\n" not in str(caught.value)
   assert [p.name for p in tmp_path.iterdir()] == ["c.py"]
+
+
+@pytest.mark.parametrize("name", OF_DATA_GEN)
+def test_commands_that_make_data(name, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(UserError, match="//b.*this machine"):
+    data_gen.main([name, *OF_DATA_GEN[name]])
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """The nouns an edit may touch: categories, groups, plurals and articles."""
 
 import functools
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from data_gen.rules import senses
 from data_gen.rules.english import plural
+from povid_jax import files
 
 VOCABULARY = Path(__file__).parents[1] / "vocab.json"
 WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*|\d+")
@@ -76,8 +76,7 @@ def match_case(new: str, old: str) -> str:
 
 @functools.cache
 def vocabulary() -> dict:
-  with open(VOCABULARY, encoding="utf-8") as file:
-    return json.load(file)
+  return files.load_json(VOCABULARY)
 
 
 def _nouns() -> list[Noun]:

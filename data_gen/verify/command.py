@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from data_gen.verify.base import Asked, Presence, Setting, Verifier
+from povid_jax import files
 from povid_jax.data.pairs import save_picture
 from povid_jax.data.picture import Picture
 from povid_jax.errors import UserError
@@ -74,7 +75,7 @@ class CommandVerifier(Verifier):
     found: dict[str, Any] = {}
     for line in filter(str.strip, done.stdout.split("\n")):
       try:
-        row = json.loads(line)
+        row = files.parse_json(line)
         found[row["image"]] = set(row["present"]), set(row["absent"])
       except (ValueError, TypeError, KeyError) as error:
         raise UserError(

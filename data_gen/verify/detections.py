@@ -13,13 +13,13 @@ knows.
 
 import argparse
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from data_gen.items import image_key
 from data_gen.verify.base import Asked, Presence, Setting, Verifier
+from povid_jax import files
 from povid_jax.errors import UserError
 
 
@@ -112,24 +112,17 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     UserError: it cannot be read, or is of another form.
   """
   try:
-    text = path.read_text(encoding="utf-8-sig")
-  except (OSError, ValueError) as error:
-    raise UserError(f"--detections={path} cannot be read: {error}") from error
-  try:
-    whole = json.loads(text)
+    whole = files.parse_json(files.read_text(path))
   except ValueError:
     whole = None
   if isinstance(whole, dict) and "image" not in whole:
     yield from whole.items()
     return
-  for number, line in enumerate(text.split("\n"), 1):
-    if not line.strip():
-      continue
+  for number, row in files.json_lines(path):
     try:
-      row = json.loads(line)
       image = row["image"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (TypeError, KeyError) as error:
       raise UserError(
-        f"{path} line {number}: want a JSON object with image and detections"
+        f"{path}, line {number}: want a JSON object with image and detections"
       ) from error
     yield str(image), row

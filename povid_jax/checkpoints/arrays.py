@@ -77,7 +77,7 @@ def restore(
     cause: BaseException = error
     while cause.__cause__ is not None:  # the innermost names the file
       cause = cause.__cause__
-    reason = str(cause).splitlines()[0] if str(cause) else repr(cause)
+    reason = errors.first_line(cause)
     raise UserError(f"{folder} cannot be restored: {reason}") from error
   finally:
     handler.close()

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from povid_jax import files
 from povid_jax.checkpoints import restore
 
 NAME = ".made_by.json"
@@ -50,7 +51,7 @@ def digest(args: argparse.Namespace) -> str:
 def is_there(args: argparse.Namespace, made: str) -> bool:
   """Whether the output of this very command is there already."""
   try:
-    mark = json.loads((Path(args.dst) / NAME).read_text(encoding="utf-8"))
+    mark = files.parse_json((Path(args.dst) / NAME).read_bytes())
   except (OSError, ValueError):
     return False
   return isinstance(mark, dict) and mark.get("made_by") == made

@@ -101,7 +101,13 @@ class Picture:
 
 
 def _read_remote(folder: str, name: str) -> bytes:
-  from apache_beam.io.filesystems import FileSystems
+  try:
+    from apache_beam.io.filesystems import FileSystems
+  except ImportError as error:
+    raise UserError(
+      f"pictures in {folder} are read by Beam: pip install 'povid_jax[beam]', "
+      "or copy them here, or mount the bucket (gcsfuse, s3fs)"
+    ) from error
 
   if name.startswith("/") or ".." in name.split("/") or "://" in name:
     raise UserError(f"image {name!r}: want a name inside {folder}")

@@ -42,8 +42,8 @@ def _is_lines(path: Path) -> bool:
   if not first.lstrip().startswith("{") or next(lines, None) is None:
     return False
   try:
-    json.loads(first)
-  except (ValueError, RecursionError):
+    files.parse_json(first)
+  except ValueError:
     return False
   return True
 

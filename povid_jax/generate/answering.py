@@ -113,19 +113,14 @@ def read_answers(path: Path) -> dict[str, dict[str, Any]]:
   left by a killed run, is cut off the file."""
   if not path.exists():
     return {}
-  data = path.read_bytes()
-  whole = data.rfind(b"\n") + 1
-  if whole < len(data):
-    with open(path, "r+b") as file:
-      file.truncate(whole)
+  files.cut_torn(path)
   rows = {}
-  for number, line in enumerate(data[:whole].splitlines(), 1):
+  for number, row in files.json_lines(path):
     try:
-      row = json.loads(line)
       rows[str(row["question_id"])] = row
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
       raise UserError(
-        f"{path} line {number}: want an answer with question_id; "
+        f"{path}, line {number}: want an answer with question_id; "
         "remove the file or name another --out"
       ) from error
   return rows

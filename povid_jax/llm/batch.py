@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from povid_jax import progress
+from povid_jax import files, progress
 from povid_jax.errors import UserError
 from povid_jax.files import atomic_write
 from povid_jax.llm import client as clients
@@ -146,8 +146,7 @@ def _write(path: Path, chunk: list[bytes]) -> tuple[Path, int]:
 
 def custom_ids(path: Path) -> list[str]:
   """The names of the requests in a file."""
-  with open(path, "rb") as file:
-    return [json.loads(row)["custom_id"] for row in file]
+  return [row["custom_id"] for row in files.json_objects(path)]
 
 
 class BatchClient:
@@ -233,7 +232,7 @@ class BatchClient:
     content = self._repeat(lambda: self._client.files.content(file_id).read())
     for text in content.split(b"\n"):
       try:
-        yield _row(json.loads(text), self._options)
+        yield _row(files.parse_json(text), self._options)
       except (ValueError, KeyError, TypeError, AttributeError):
         continue  # its request has no reply then, and is sent once more
 

@@ -1,12 +1,11 @@
 """Many chat completions at once: retries, limits, and a stop for bad keys."""
 
 import asyncio
-import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from povid_jax import progress
+from povid_jax import files, progress
 from povid_jax.errors import UserError
 from povid_jax.llm import client as clients
 from povid_jax.llm.dialect import Dialect
@@ -202,8 +201,8 @@ class Chat:
   def _decode(self, request: Request, raw: bytes) -> Any:
     """The reply as JSON; one that is torn has been paid for all the same."""
     try:
-      return json.loads(raw)
-    except (ValueError, RecursionError) as error:
+      return files.parse_json(raw)
+    except ValueError as error:
       prompt = request.tokens
       most = request.max_tokens or self.options.max_tokens
       completion = min(len(raw) // 4, most)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from povid_jax import progress
+from povid_jax import files, progress
 from povid_jax.errors import UserError
 from povid_jax.llm.chat import Chat, Outcome
 from povid_jax.llm.failures import Failure
@@ -84,13 +84,15 @@ def read(path: Path) -> dict[tuple[str, str], Reply]:
   """(key, fingerprint) -> reply of a log that another process may write to; a
   line without an end is not read."""
   replies: dict[tuple[str, str], Reply] = {}
-  with open(path, "rb") as file:
-    for line in file:
-      whole = line.endswith(b"\n")
-      row: dict[str, Any] = json.loads(line) if whole else {"event": "torn"}
-      if "event" not in row:
+  for row in files.json_objects(path, torn=True):
+    if "event" not in row:
+      try:
         mark = row.pop("fingerprint")
         replies[row["key"], mark] = Reply(**row)
+      except (KeyError, TypeError) as error:
+        raise UserError(
+          f"{path}: want a log of replies, got a row with {sorted(row)!r:.80}"
+        ) from error
   return replies
 
 

@@ -1,12 +1,12 @@
 """What requests to a language model cost, and how many tokens they are."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from povid_jax import files
 from povid_jax.errors import UserError
 
 DEFAULT = Path(__file__).with_name("prices.json")
@@ -61,14 +61,11 @@ def load_price(model: str, path: str | Path | None = None) -> Price:
   """
   path = Path(path or DEFAULT)
   try:
-    with open(path, encoding="utf-8") as file:
-      table = json.load(file)["models"]
+    table = files.load_json(path)["models"]
     names = [name for name in table if model.startswith(name)]
     if not names:
       return Price(known=False)
     return _checked(**table[max(names, key=len)])
-  except OSError as error:
-    raise UserError(f"{path}: {error.strerror}") from error
   except (ValueError, KeyError, TypeError) as error:
     raise UserError(
       f"{path}: want {{models: {{name: {{input, output, batch, image}}}}}} "

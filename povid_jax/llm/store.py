@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from povid_jax import files
 from povid_jax.errors import UserError
 from povid_jax.files import ensure_parent
 
@@ -82,7 +83,7 @@ class Store:
           os.ftruncate(self._fd, offset)
           break
         try:
-          self.apply(json.loads(line), offset)
+          self.apply(files.parse_json(line), offset)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
           raise self._foreign(number) from error
         offset += len(line)
@@ -151,13 +152,13 @@ class Store:
         break
       pieces.append(piece)
       offset += len(piece)
-    return json.loads(b"".join(pieces).split(b"\n", 1)[0])
+    return files.parse_json(b"".join(pieces).split(b"\n", 1)[0])
 
   def events(self, event: str) -> Iterator[dict]:
     """All events of a kind, oldest first, read back from disk."""
     with open(self.path, "rb") as file:
       for line in file:
-        row = json.loads(line)
+        row = files.parse_json(line)
         if row.get("event") == event:
           yield row
 

@@ -3,11 +3,11 @@
 import contextlib
 import dataclasses
 import functools
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from povid_jax import files
 from povid_jax.llm.failures import Failure
 from povid_jax.llm.prices import Price, load_price, message_tokens
 from povid_jax.llm.thoughts import strip_thoughts
@@ -279,10 +279,10 @@ def _usage(data: Any, prompt: int, completion: int) -> tuple[int, int]:
 
 def _parse(text: str) -> Any:
   """The JSON value of a text, also where a fence or a preface surrounds it."""
-  with contextlib.suppress(ValueError, RecursionError):
-    return json.loads(text)
+  with contextlib.suppress(ValueError):
+    return files.parse_json(text)
   found = re.search(r"\{.*\}", text, re.S)
   if found:
-    with contextlib.suppress(ValueError, RecursionError):
-      return json.loads(found.group())
+    with contextlib.suppress(ValueError):
+      return files.parse_json(found.group())
   return None

@@ -93,7 +93,7 @@ def _take(file: IO[str], path: Path) -> None:
 def _holder(file: IO[str]) -> dict[str, str]:
   file.seek(0)
   try:
-    held_by = json.loads(file.read() or "{}")
+    held_by = files.parse_json(file.read() or "{}")
   except ValueError:
     return {}
   return held_by if isinstance(held_by, dict) else {}

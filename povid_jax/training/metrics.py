@@ -269,19 +269,13 @@ def read(path: str | Path) -> list[dict[str, Any]]:
   Raises:
     UserError: a line in the middle that is not a JSON object with a step.
   """
-  lines = Path(path).read_text(encoding="utf-8").split("\n")
   rows = []
-  for number, text in enumerate(lines, start=1):
-    if not text:
-      continue
+  for row in files.json_objects(path, torn=True):
     try:
-      row = json.loads(text)
       rows.append({**_renamed(row), "step": int(row["step"])})
-    except (ValueError, KeyError, TypeError) as error:
-      if number == len(lines):  # no newline after it: the writer was killed
-        break
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
       raise UserError(
-        f"{path} line {number}: want a JSON object with a step, got {text[:60]}"
+        f"{path}: every row needs a step, a whole number; {row!r:.60} has none"
       ) from error
   return rows
 

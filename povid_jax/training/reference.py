@@ -103,7 +103,7 @@ def cached(
 
 def _read(folder: Path, key: dict[str, Any]) -> Logps:
   stored = files.read_json(folder / "key.json", "it names the cache")
-  wanted = json.loads(json.dumps(key))
+  wanted = files.as_read(key)
   for name in wanted | stored:  # what only one of them has differs too
     value = wanted.get(name)
     if stored.get(name) != value:

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from povid_jax import files
+from povid_jax.errors import UserError
 
 SECONDS = 60.0  # between two saves
 
@@ -29,19 +30,19 @@ class Part:
 
   def __init__(self, folder: Path, key: Mapping[str, Any]):
     self._folder = folder.with_name(f"{folder.name}.part")
-    self._key = json.loads(json.dumps(key))
+    self._key = files.as_read(key)
     self._last = time.monotonic()
 
   def load(self) -> tuple[int, dict[str, np.ndarray]]:
     """(batches done, values by term); (0, {}) where nothing fits."""
     done, values = 0, {}
     try:
-      held = json.loads((self._folder / "key.json").read_text())
+      held = files.load_json(self._folder / "key.json")
       if held["key"] == self._key:
         with np.load(self._folder / "logps.npz") as file:
           values = {name: file[name] for name in file.files}
         done = int(held["done"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+    except (UserError, OSError, ValueError, KeyError, TypeError, EOFError):
       done, values = 0, {}  # half a folder: computed again
     if jax.process_count() > 1:
       from jax.experimental import multihost_utils

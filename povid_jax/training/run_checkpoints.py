@@ -143,7 +143,7 @@ class RunCheckpoints:
         found = self._restore(step, state)
       except (ValueError, OSError, KeyError, TypeError) as error:
         errors.hush_reads()
-        failed[step] = str(error).splitlines()[0] if str(error) else "damaged"
+        failed[step] = errors.first_line(error)
         continue
       if failed and not skip_damaged:
         raise UserError(

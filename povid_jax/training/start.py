@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import jax
 from ml_collections import ConfigDict
 
+from povid_jax import errors
 from povid_jax.errors import UserError
 from povid_jax.models import chips
 from povid_jax.training import build, optim
@@ -43,7 +44,7 @@ def join(
       coordinator, *given, initialization_timeout=timeout
     )
   except (RuntimeError, ValueError) as error:
-    reason = str(error).splitlines()[0] if str(error) else repr(error)
+    reason = errors.first_line(error).rstrip(".")
     if distributed and not coordinator:
       raise UserError(
         "--distributed: JAX finds no cluster here (SLURM, Open MPI, Cloud TPU, "

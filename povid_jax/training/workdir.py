@@ -58,7 +58,7 @@ def check(config: ConfigDict, workdir: Path) -> None:
   # one that is set no more is back at its default: another run
   gone = {n for n in old if n.startswith("objective.hyper.")} - set(new)
   for name, value in {**new, **dict.fromkeys(gone)}.items():
-    if name.startswith(_FREE) or old.get(name) == _as_json(value):
+    if name.startswith(_FREE) or old.get(name) == files.as_read(value):
       continue
     if name in _LENGTH:
       _check_length(config, workdir, name, old[name])
@@ -86,10 +86,6 @@ def _check_length(
     f"(--config.init={workdir} and another --workdir); only a run with "
     "schedule=constant and warmup_steps can be made longer"
   )
-
-
-def _as_json(value: Any) -> Any:
-  return json.loads(json.dumps(value))
 
 
 def keep(config: ConfigDict, workdir: Path, total: int) -> None:

@@ -79,7 +79,7 @@ def test_other_hosts_write_nothing(tmp_path, capsys):
 def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
   path = tmp_path / "train.jsonl"
   path.write_text('{"step": 0}\nnot json\n{"step": 2}\n')
-  with pytest.raises(UserError, match="train.jsonl line 2: want a JSON object"):
+  with pytest.raises(UserError, match="train.jsonl, line 2: not JSON"):
     metrics.read(path)
 
 

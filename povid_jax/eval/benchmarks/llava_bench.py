@@ -17,7 +17,6 @@ number after each answerer's name), replies without them are left out, and
 nothing is rounded.
 """
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from povid_jax import files
 from povid_jax.data.picture import in_folder
 from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
@@ -171,7 +171,7 @@ def _rules(prompt: judges.Prompt) -> dict[str, tuple[str, str]]:
     text = prompt.text.strip()
     return {category: (text, "Assistant") for category in CATEGORIES}
   try:
-    rules = json.loads(prompt.text)
+    rules = files.parse_json(prompt.text)
     return {
       category: (rule["prompt"], rule["role"])
       for category in CATEGORIES
