@@ -28,7 +28,6 @@ def drive(args: argparse.Namespace, kind: type[Injector]) -> int:
     UserError: flags, input or output will not do, or nothing can go on.
   """
   inject_flags.check(args)
-  kind.check_flags(args)
   injector = kind(args)
   if not args.dry_run:
     check_output(Path(args.out), args.input)

@@ -38,6 +38,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-  for kind in injectors.of_inject():
-    kind.check_flags(args)
   return drive(args, injectors.find(args.injector))

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from data_gen.gates import Limits
-from data_gen.injectors.base import want_at_least
+from povid_jax import bounds
 from povid_jax.data import samples
 from povid_jax.errors import UserError
 
@@ -23,15 +23,25 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     "COCO instances_*.json (and captions_*.json): what is really in the "
     "pictures; without it, what their answers mention"
   ))  # fmt: skip
-  add("--limit", type=int, metavar="N", help="only the first N samples")
+  add(
+    "--limit",
+    type=bounds.whole(1),
+    metavar="N",
+    help="only the first N samples",
+  )
   add("--categories", nargs="+", default=[], metavar="NAME", help=(
     "only samples of these categories (their own `category`, or captioning, "
     "reasoning, vqa by the look of the question)"
   ))  # fmt: skip
-  add("--pairs-per-sample", type=int, default=1, metavar="N",
+  add("--pairs-per-sample", type=bounds.whole(1, 1000), default=1, metavar="N",
       help="different pairs made from each sample (default 1)")  # fmt: skip
-  add("--seed", type=int, default=0, help="another seed, other pairs")
-  add("--tries", type=int, default=3, metavar="N", help=(
+  add(
+    "--seed",
+    type=bounds.whole(most=bounds.SEED),
+    default=0,
+    help="another seed, other pairs",
+  )
+  add("--tries", type=bounds.whole(1, 1000), default=3, metavar="N", help=(
     "wrong answers asked for before an item lands in rejected.jsonl"
   ))  # fmt: skip
   add("--on-bad-sample", choices=("raise", "skip"), default="raise", help=(
@@ -49,19 +59,19 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 def add_gates(parser: argparse.ArgumentParser) -> None:
   """Bounds of the gates for edited answers."""
-  bounds = Limits()
+  default = Limits()
   add = parser.add_argument_group("quality gates").add_argument
-  add("--min-length", type=float, default=bounds.min_length,
+  add("--min-length", type=bounds.number(), default=default.min_length,
       help="least words, as a share of the correct answer's")  # fmt: skip
-  add("--max-length", type=float, default=bounds.max_length,
+  add("--max-length", type=bounds.number(), default=default.max_length,
       help="most words, as a share of the correct answer's")  # fmt: skip
-  add("--min-similarity", type=float, default=bounds.min_similarity,
+  add("--min-similarity", type=bounds.number(most=1),
+      default=default.min_similarity,
       help="least share of words kept in order, 0..1")  # fmt: skip
 
 
 def check(args: argparse.Namespace) -> None:
   """UserError for common flags that make no sense."""
-  want_at_least(args, 1, "limit", "pairs_per_sample", "tries")
   if Path(args.out).suffix not in (".json", ".jsonl"):
     raise UserError(
       f"--out {args.out}: want a name that ends in .jsonl or .json"

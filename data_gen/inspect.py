@@ -30,6 +30,7 @@ from data_gen.inspect_stats import (
   text_of,
 )
 from data_gen.job import Paths
+from povid_jax import bounds
 from povid_jax.data import samples
 from povid_jax.data.pairs import Sample, label, noisy_pictures, to_record
 from povid_jax.data.picture import Picture
@@ -45,16 +46,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add("source", help="a folder of TFRecords, or samples of any format")
   samples.add_arguments(parser)
   add("--image-dir", help="pictures of a JSON file, for --html")
-  add("--limit", type=int, default=20_000, help=(
+  add("--limit", type=bounds.whole(1), default=20_000, help=(
     "records of a folder to read, evenly spread (default 20000)"
   ))  # fmt: skip
-  add("--samples", type=int, default=10, help="samples to print (default 10)")
-  add("--seed", type=int, default=0, help="of the choice of samples")
+  add(
+    "--samples",
+    type=bounds.whole(),
+    default=10,
+    help="samples to print (default 10)",
+  )
+  add(
+    "--seed",
+    type=bounds.whole(most=bounds.SEED),
+    default=0,
+    help="of the choice of samples",
+  )
   add("--html", help="also write this page")
-  add("--html-samples", type=int, default=60, help=(
+  add("--html-samples", type=bounds.whole(), default=60, help=(
     "samples on the page (default 60; about 60 kB each)"
   ))  # fmt: skip
-  add("--noise-step", type=int, default=500, help=(
+  add("--noise-step", type=bounds.whole(most=999), default=500, help=(
     "noise on the page where no noisy picture is stored (default 500)"
   ))  # fmt: skip
   add("--noise-overflow", "--overflow", dest="overflow",
@@ -166,8 +177,6 @@ def read(
   Raises:
     UserError: no such file, or one that is neither.
   """
-  if limit < 1:
-    raise UserError("--limit: want 1 or more")
   if source.is_dir() and any(source.glob("*.tfrecord-*")):
     pairs, total = _read_folder(source, limit)
   else:
@@ -278,8 +287,6 @@ def choose(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
 
 def main(args: argparse.Namespace) -> int:
   source = Path(args.source)
-  if not 0 <= args.noise_step <= 999:
-    raise UserError("--noise-step: want 0 to 999")
   if args.image_dir and not Path(args.image_dir).is_dir():
     raise UserError(f"{args.image_dir}: no such folder")
   if args.html:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data_gen import text_only
 from povid_jax.data.records import Rejected
-from povid_jax.files import parse_json
+from povid_jax.files import json_objects
 from povid_jax.report.html import split_words, word_spans
 
 _DIFF_AT_MOST = 4000  # exact differences are quadratic in the words
@@ -158,12 +158,8 @@ def left_out(*files: Path) -> list[tuple[str, int]]:
   for path in files:
     if not path.is_file():
       continue
-    for line in path.read_text(encoding="utf-8").splitlines():
-      try:
-        row = parse_json(line)
-      except ValueError:
-        row = {"reason": "(a line that is not JSON)"}
-      reason = row.get("reason") if isinstance(row, dict) else None
+    for row in json_objects(path, torn=True):
+      reason = row.get("reason")
       # The reason of a skipped sample goes on with a name after its colon.
       reasons[f"{path.name}: {str(reason).split(': ')[-1][:70]}"] += 1
   return reasons.most_common(12)

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from povid_jax import files
+from povid_jax import bounds, files
 from povid_jax.errors import UserError
 from povid_jax.files import atomic_write, check_writable
 
@@ -36,12 +36,23 @@ class Step(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
-  add("--rounds", type=int, default=3, metavar="K", help="default %(default)s")
+  add(
+    "--rounds",
+    type=bounds.whole(1, 1000),
+    default=3,
+    metavar="K",
+    help="default %(default)s",
+  )
   add("--checkpoint", required=True, help="what the first round samples from")
   add("--config", required=True, help="configuration of each round's training")
   add("--out", type=Path, required=True, metavar="DIR")
   add("--image-dir", required=True, help="folder of the pictures")
-  add("--seed", type=int, default=0, help="of round 1; one more each round")
+  add(
+    "--seed",
+    type=bounds.whole(most=bounds.SEED),
+    default=0,
+    help="of round 1; one more each round",
+  )
   add("--train", action="append", default=[], metavar="FLAG", help=(
     "for povid_jax.train, e.g. --train=--config.lr=1e-5; may be repeated"
   ))  # fmt: skip
@@ -87,8 +98,6 @@ def steps(args: argparse.Namespace) -> Iterator[Step]:
 
 
 def _check(args: argparse.Namespace) -> None:
-  if args.rounds < 1:
-    raise UserError(f"--rounds={args.rounds}: want 1 or more")
   for flag in args.sample:
     if flag.partition("=")[0] in _OURS:
       raise UserError(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from povid_jax import bounds
 from povid_jax.data.samples import read_samples
 from povid_jax.data.templates import TEMPLATES
 from povid_jax.errors import UserError
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--out", required=True, help="folder to make")
   parser.add_argument(
     "--vocab-size",
-    type=int,
+    type=bounds.whole(260, 2**20),
     default=512,
     help="number of tokens: special ones, 256 bytes, then words (%(default)s)",
   )

@@ -22,7 +22,7 @@ from pathlib import Path
 from data_gen import shards
 from data_gen.encode import Options
 from data_gen.pool import write_local
-from povid_jax import files
+from povid_jax import bounds, files
 from povid_jax.data import samples
 from povid_jax.errors import UserError
 from povid_jax.files import atomic_dir, atomic_write
@@ -40,7 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "store a distorted picture with each record (0.9 MB at 640x480); "
     "without it training makes the noise, fresh in each epoch"
   ))  # fmt: skip
-  add("--noise-step", type=int, default=500, help="0..999 (default 500)")
+  add(
+    "--noise-step",
+    type=bounds.whole(most=999),
+    default=500,
+    help="0..999 (default 500)",
+  )
   add("--noise-site", choices=("image", "pixels"), default="image", help=(
     "image: noise on the raw picture, as released; pixels: on the model's "
     "input, which can only be made in training"
@@ -49,17 +54,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       choices=("wrap", "clip"), default="wrap", help=(
     "noisy values outside 0..255: wrap as released, or clip"
   ))  # fmt: skip
-  add("--shards", type=int, help="files of the main split (default: from size)")
+  add(
+    "--shards",
+    type=bounds.whole(1, 99999),
+    help="files of the main split (default: from size)",
+  )
   add("--split", default="train", help="name of the main split")
-  add("--val-fraction", type=float, default=0.0, help=(
+  add("--val-fraction", type=bounds.number(below=1), default=0.0, help=(
     "share of pictures (with all their samples) for the validation split"
   ))  # fmt: skip
-  add("--pairs-per-row", type=int, default=1, metavar="N", help=(
+  add("--pairs-per-row", type=bounds.whole(1, 10**6), default=1, metavar="N", help=(
     "join up to N pairs of the same picture, question and chosen answer into "
     "one record: they share its work in training (default 1)"
   ))  # fmt: skip
-  add("--seed", type=int, default=0, help="of the split and the noise")
-  add("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+  add(
+    "--seed",
+    type=bounds.whole(most=bounds.SEED),
+    default=0,
+    help="of the split and the noise",
+  )
+  add(
+    "--workers",
+    type=bounds.whole(1, 1024),
+    default=os.cpu_count() or 1,
+    help="processes",
+  )
   add("--verify", choices=("header", "full"), default="header", help=(
     "header: type, size and end of each picture; full: decode it"
   ))  # fmt: skip
@@ -77,14 +96,9 @@ def make_options(args: argparse.Namespace) -> Options:
   """Checks what argparse cannot.
 
   Raises:
-    UserError: a number out of range, or options that exclude each other.
+    UserError: options that exclude each other.
   """
   wrong = {
-    "--noise-step: want 0 to 999": not 0 <= args.noise_step <= 999,
-    "--val-fraction: want 0 <= f < 1": not 0 <= args.val_fraction < 1,
-    "--shards: want 1 or more": args.shards is not None and args.shards < 1,
-    "--workers: want 1 or more": args.workers < 1,
-    "--pairs-per-row: want 1 or more": args.pairs_per_row < 1,
     "--split: want letters, digits or _": not args.split.isidentifier(),
     "--split validation: leave --val-fraction out": (
       args.split == shards.VALIDATION and args.val_fraction > 0

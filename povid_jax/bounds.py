@@ -4,11 +4,13 @@ A field's type is that of its default in `config.default`. Numbers that are NaN
 or infinite are refused for every field (see `config.set_field`).
 """
 
+import argparse
 import dataclasses
 import difflib
+import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from povid_jax.errors import UserError
 from povid_jax.files import is_remote
@@ -22,7 +24,7 @@ class Bound:
 
   Attributes:
     least, most: of a number, both included.
-    above: of a number: it must be larger than this.
+    above, below: of a number: it must be larger or smaller than this.
     choices: the only values there are.
     also: a number that is valid outside the range.
     regex: a text that must compile as a regular expression.
@@ -34,6 +36,7 @@ class Bound:
   least: float | None = None
   most: float | None = None
   above: float | None = None
+  below: float | None = None
   choices: tuple[str, ...] = ()
   also: float | None = None
   regex: bool = False
@@ -56,6 +59,8 @@ class Bound:
       parts.append(f"a number of at least {_plain(self.least)}")
     if self.most is not None:
       parts.append(f"at most {_plain(self.most)}")
+    if self.below is not None:
+      parts.append(f"below {_plain(self.below)}")
     if self.also is not None:
       parts.append(f"or {_plain(self.also)}")
     return ", ".join(parts) + (f" ({self.note})" if self.note else "")
@@ -71,6 +76,8 @@ class Bound:
     if self.also is not None and value == self.also:
       return True
     if self.above is not None and not value > self.above:
+      return False
+    if self.below is not None and not value < self.below:
       return False
     if self.least is not None and not value >= self.least:
       return False
@@ -95,6 +102,45 @@ def _count(most: float = _MUCH, least: float = 0, **more: Any) -> Bound:
   return Bound(least=least, most=most, **more)
 
 
+class Flag(NamedTuple):
+  """The type of a flag that is a number, for argparse."""
+
+  kind: type
+  bound: Bound
+
+  def __call__(self, text: str) -> float:
+    try:
+      value = self.kind(text)
+    except ValueError:  # too many digits, too
+      value = math.nan
+    if value != value or not self.bound.holds(value):
+      wanted = self.bound.wanted()
+      if self.kind is int:
+        wanted = wanted.replace("a number", "a whole number")
+      raise argparse.ArgumentTypeError(f"{text[:40]!r}: want {wanted}")
+    return value
+
+
+SEED = 2**32 - 1
+
+
+def whole(least: int = 0, most: int = _MUCH) -> Flag:
+  """Type of a flag that is a whole number in these bounds, both included."""
+  return Flag(int, Bound(least, most))
+
+
+def number(
+  least: float = 0,
+  most: float | None = 1e12,
+  above: float | None = None,
+  below: float | None = None,
+) -> Flag:
+  """Type of a flag that is a finite number in these bounds."""
+  most = most if below is None else None
+  at_least = least if above is None else None
+  return Flag(float, Bound(at_least, most, above, below=below))
+
+
 _FREE = Bound()
 _FOLDER = Bound(path=True)
 _INPUT = Bound(path=True, required=True)
@@ -103,7 +149,7 @@ _AXIS = _count(2**20, 1, also=-1, note="-1 takes the devices that are left")
 
 BOUNDS: dict[str, Bound] = {
   "init": _INPUT,
-  "seed": _count(2**32 - 1),
+  "seed": _count(SEED),
   "data.train": _INPUT,
   "data.split": Bound(required=True),
   "data.max_prefix": _count(2**20, note="0: that of the data"),

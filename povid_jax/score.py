@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from povid_jax import errors, files, objectives, progress
+from povid_jax import bounds, errors, files, objectives, progress
 from povid_jax.checkpoints import restore
 from povid_jax.data import layout as layouts
 from povid_jax.data import noise as noise_lib
@@ -352,9 +352,9 @@ def _parser() -> argparse.ArgumentParser:
     help=f"losses to report, some of {','.join(OBJECTIVES)}",
   )
   add("--dtype", choices=("float32", "bfloat16"), default="float32")
-  add("--noise-step", type=int, default=500, help="0 to 999")
+  add("--noise-step", type=bounds.whole(most=999), default=500, help="0 to 999")
   add("--noise-overflow", choices=("wrap", "clip"), default="wrap")
-  add("--noise-seed", type=int, default=0)
+  add("--noise-seed", type=bounds.whole(most=bounds.SEED), default=0)
   add(
     "--noise-tokens",
     "--token-rule",
@@ -365,7 +365,7 @@ def _parser() -> argparse.ArgumentParser:
   )
   add(
     "--changed-weight",
-    type=float,
+    type=bounds.number(most=1e6),
     default=1.0,
     metavar="W",
     help="weight of the words that only one of the two answers has (DDPO)",
@@ -376,8 +376,6 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
   args = _parser().parse_args(argv)
   files.refuse_remote(vars(args), but=("image_dir",))
-  if not 0 <= args.noise_step < noise_lib.NUM_STEPS:
-    raise UserError(f"--noise-step={args.noise_step}: want 0 to 999")
   layout = samples.Layout(args.image_dir, args.format, args.columns)
   found: list[str] = []
   read = samples.read_samples(args.pairs, layout=layout, announce=found.append)

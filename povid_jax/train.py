@@ -162,11 +162,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   add("--config", required=True, metavar="FILE[:VARIANT]", help="what to run")
   add("--workdir", required=True, metavar="DIR", help="the run directory")
   add("--coordinator", metavar="HOST:PORT", help="of several hosts")
-  add("--num-processes", type=int, metavar="N")
-  add("--process-id", type=int, metavar="I")
+  add("--num-processes", type=bounds.whole(1, 2**20), metavar="N")
+  add("--process-id", type=bounds.whole(most=2**20), metavar="I")
   add(
     "--join-timeout",
-    type=int,
+    type=bounds.whole(1, 10**6),
     default=600,
     metavar="SECONDS",
     help="how long the processes wait for each other at the start (600)",

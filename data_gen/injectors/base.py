@@ -81,12 +81,6 @@ class Injector(abc.ABC):
   def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this injector alone."""
 
-  @staticmethod
-  def check_flags(args: argparse.Namespace) -> None:
-    """UserError for values out of range; called also where another injector
-    of the same command was chosen."""
-    del args
-
   @property
   @abc.abstractmethod
   def label(self) -> str:
@@ -199,12 +193,3 @@ class Injector(abc.ABC):
 def limits(args: argparse.Namespace) -> gates.Limits:
   """The bounds of the quality gates that the flags set."""
   return gates.Limits(args.min_length, args.max_length, args.min_similarity)
-
-
-def want_at_least(args: argparse.Namespace, least: int, *names: str) -> None:
-  """UserError for flags of numbers below a bound."""
-  for name in names:
-    value = getattr(args, name)
-    if value is not None and value < least:
-      flag = "--" + name.replace("_", "-")
-      raise UserError(f"{flag}: want {least} or more, got {value}")

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_gen.injectors import server_flags
-from data_gen.injectors.base import want_at_least
 from data_gen.injectors.openai_live import OpenAI, completion_tokens
 from data_gen.items import Item
 from data_gen.job import Job, Paths
-from povid_jax import progress
+from povid_jax import bounds, progress
 from povid_jax.errors import UserError
 from povid_jax.llm import Failure, Reply, Request
 from povid_jax.llm.batches import Batches
@@ -30,30 +29,25 @@ class OpenAIBatch(OpenAI):
   def add_flags(parser: argparse.ArgumentParser) -> None:
     server_flags.add_server(parser)
     add = parser.add_argument_group("--injector openai-batch").add_argument
-    add("--poll", type=float, default=60.0, metavar="SECONDS",
+    add("--poll", type=bounds.number(most=86400), default=60.0,
+        metavar="SECONDS",
         help="between two looks at a batch")  # fmt: skip
-    add("--batch-requests", type=int, default=50_000, metavar="N",
+    add("--batch-requests", type=bounds.whole(1), default=50_000, metavar="N",
         help="requests in one batch, at most")  # fmt: skip
-    add("--batch-megabytes", type=float, default=200, metavar="N",
+    add("--batch-megabytes", type=bounds.number(above=0, most=1e6),
+        default=200, metavar="N",
         help="size of one batch file, at most")  # fmt: skip
-
-  @staticmethod
-  def check_flags(args: argparse.Namespace) -> None:
-    server_flags.check(args)
-    want_at_least(args, 1, "batch_requests")
-    server_flags.want_finite(args, "batch_megabytes", positive=True)
-    server_flags.want_finite(args, "poll")
 
   def run(self, job: Job) -> None:
     args = self.args
-    bounds = args.batch_requests, int(args.batch_megabytes * 1e6)
+    most = args.batch_requests, int(args.batch_megabytes * 1e6)
     folder = Paths(Path(args.out)).batches
     batches = Batches(
       job.journal,
       self.options,
       folder,
       args.poll,
-      *bounds,
+      *most,
       note=job.note,
       lost="put it back, or start afresh with --no-resume",
     )

@@ -66,10 +66,6 @@ class OpenAI(Injector):
   def add_flags(parser: argparse.ArgumentParser) -> None:
     server_flags.add_server(parser)
 
-  @staticmethod
-  def check_flags(args: argparse.Namespace) -> None:
-    server_flags.check(args)
-
   @property
   def label(self) -> str:
     return f"{self.name}/{self.options.model}/{self.asker.task.label}"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from data_gen.gates import Refused
-from data_gen.injectors.base import Injector, World, want_at_least
+from data_gen.injectors.base import Injector, World
 from data_gen.items import REASONING, Annotations, Item, make_items
 from data_gen.job import Job
 from data_gen.rules.corpus import Answer, Corpus, learn
@@ -18,6 +18,7 @@ from data_gen.rules.injector import (
   parse_edits,
 )
 from data_gen.rules.lexicon import Lexicon
+from povid_jax import bounds
 
 
 class Rules(Injector):
@@ -51,9 +52,10 @@ class Rules(Injector):
       "probability of each kind of edit in every --words-per-edit words; kinds "
       f"left out do not occur (default {edits})"
     ))  # fmt: skip
-    add("--words-per-edit", type=int, default=settings.words_per_edit,
+    add("--words-per-edit", type=bounds.whole(1),
+        default=settings.words_per_edit,
         help="longer answers get more edits")  # fmt: skip
-    add("--insert-above", type=float, default=settings.insert_above,
+    add("--insert-above", type=bounds.number(), default=settings.insert_above,
         metavar="P", help=(
           "insert only objects at least this likely beside those that are "
           "there, 0..1 (default %(default)s)"
@@ -65,10 +67,6 @@ class Rules(Injector):
         ))  # fmt: skip
     add("--closed-vocabulary", action="store_true",
         help="only words of the corpus (for a small tokenizer)")  # fmt: skip
-
-  @staticmethod
-  def check_flags(args: argparse.Namespace) -> None:
-    want_at_least(args, 1, "words_per_edit")
 
   @property
   def label(self) -> str:

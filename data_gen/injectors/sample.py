@@ -17,7 +17,6 @@ folder of pictures together with --prompt.
 
 import argparse
 import dataclasses
-import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,11 +25,12 @@ from typing import TYPE_CHECKING, Any
 from data_gen import verify
 from data_gen.encode import check_picture
 from data_gen.gates import Refused
-from data_gen.injectors.base import Injector, World, want_at_least
+from data_gen.injectors.base import Injector, World
 from data_gen.items import Item
 from data_gen.sampling.loop import Loop
 from data_gen.sampling.sources import OwnDecoder, Servers, Source, Task
 from data_gen.verify.base import Agreement, Setting
+from povid_jax import bounds
 from povid_jax.data.pairs import Sample as Pair
 from povid_jax.data.picture import Picture
 from povid_jax.errors import UserError
@@ -53,17 +53,11 @@ class Sample(Injector):
 
   def __init__(self, args: argparse.Namespace):
     super().__init__(args)
-    want_at_least(args, 1, "candidates", "max_sentences", "pairs_per_context")
-    want_at_least(args, 1, "chunk", "max_new_tokens", "concurrency")
-    if args.candidates < 2:
-      raise UserError("--candidates: want 2 or more, a pair has two")
     if args.pairs_per_sample != 1:
       raise UserError(
         "--pairs-per-sample: sample makes the pairs of a picture together; use "
         "--pairs-per-context"
       )
-    if not 1 <= args.length_ratio < math.inf:
-      raise UserError(f"--length-ratio={args.length_ratio}: want 1 or more")
     if (args.checkpoint is None) == (not args.base_url):
       raise UserError("give --checkpoint, or --base-url and --model")
     self._part, self._parts = _shard(args.shard)
@@ -81,21 +75,22 @@ class Sample(Injector):
     ))  # fmt: skip
     add(
       "--candidates",
-      type=int,
+      type=bounds.whole(2, 10**4),
       default=8,
       metavar="N",
       help="answers or sentences of one context (default %(default)s)",
     )
-    add("--pairs-per-context", type=int, default=1, metavar="N",
+    add("--pairs-per-context", type=bounds.whole(1), default=1, metavar="N",
         help="pairs of one context, at most (default %(default)s)")  # fmt: skip
     add(
       "--max-sentences",
-      type=int,
+      type=bounds.whole(1),
       default=12,
       metavar="N",
       help="with --unit=sentence: longest answer (default %(default)s)",
     )
-    add("--length-ratio", type=float, default=1.5, metavar="R", help=(
+    add("--length-ratio", type=bounds.number(1), default=1.5, metavar="R",
+        help=(
       "words of a pair's longer text over those of its shorter one, at most "
       "(default %(default)s)"
     ))  # fmt: skip
@@ -104,7 +99,7 @@ class Sample(Injector):
       "only the I-th of N parts, 0 <= I < N, for several machines; `data_gen "
       "merge` joins their files"
     ))  # fmt: skip
-    add("--chunk", type=int, default=256, metavar="N",
+    add("--chunk", type=bounds.whole(1), default=256, metavar="N",
         help="pictures at work at a time (default %(default)s)")  # fmt: skip
     _add_decoding(parser)
     _add_words(parser)
@@ -250,11 +245,31 @@ def _shard(text: str) -> tuple[int, int]:
 def _add_decoding(parser: argparse.ArgumentParser) -> None:
   options = Options("")
   add = parser.add_argument_group("writing").add_argument
-  add("--max-new-tokens", type=int, default=256, help="default 256")
-  add("--temperature", type=float, default=1.0, help="default %(default)s")
-  add("--top-p", type=float, default=1.0, help="default 1: all tokens")
-  add("--top-k", type=int, default=0, help="default 0: all (not for servers)")
-  add("--batch-size", type=int, default=64, metavar="N",
+  add(
+    "--max-new-tokens",
+    type=bounds.whole(1, 2**20),
+    default=256,
+    help="default 256",
+  )
+  add(
+    "--temperature",
+    type=bounds.number(most=100),
+    default=1.0,
+    help="default %(default)s",
+  )
+  add(
+    "--top-p",
+    type=bounds.number(above=0, most=1),
+    default=1.0,
+    help="default 1: all tokens",
+  )
+  add(
+    "--top-k",
+    type=bounds.whole(),
+    default=0,
+    help="default 0: all (not for servers)",
+  )
+  add("--batch-size", type=bounds.whole(1, 2**16), default=64, metavar="N",
       help="candidates written at a time (default %(default)s)")  # fmt: skip
   add("--dtype", help="float32 or bfloat16 (default: by device)")
   add(
@@ -273,14 +288,30 @@ def _add_decoding(parser: argparse.ArgumentParser) -> None:
   )
   add(
     "--concurrency",
-    type=int,
+    type=bounds.whole(1, 10**4),
     default=options.concurrency,
     help="requests in flight at each server (default %(default)s)",
   )
-  add("--timeout", type=float, default=options.timeout, metavar="SECONDS")
-  add("--retries", type=int, default=options.retries, metavar="N")
-  add("--backoff", type=float, default=options.backoff, metavar="SECONDS")
-  add("--image-size", type=int, default=768, metavar="PIXELS",
+  add(
+    "--timeout",
+    type=bounds.number(above=0),
+    default=options.timeout,
+    metavar="SECONDS",
+  )
+  add(
+    "--retries",
+    type=bounds.whole(most=1000),
+    default=options.retries,
+    metavar="N",
+  )
+  add(
+    "--backoff",
+    type=bounds.number(most=86400),
+    default=options.backoff,
+    metavar="SECONDS",
+  )
+  add("--image-size", type=bounds.whole(1, 10**5), default=768,
+      metavar="PIXELS",
       help="longest side at which pictures are sent")  # fmt: skip
 
 

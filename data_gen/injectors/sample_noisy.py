@@ -23,6 +23,7 @@ from data_gen.encode import check_picture
 from data_gen.gates import Refused
 from data_gen.injectors.base import Injector, World
 from data_gen.items import Item
+from povid_jax import bounds
 from povid_jax.data.pairs import Sample
 from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
@@ -41,23 +42,43 @@ class SampleNoisy(Injector):
 
   def __init__(self, args: argparse.Namespace):
     super().__init__(args)
-    if not 0 <= args.noise_step <= 999:
-      raise UserError("--noise-step: want 0 to 999")
     self._policy: Policy | None = None
 
   @staticmethod
   def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--checkpoint", required=True, help="RUN, RUN@STEP or a model folder")
-    add("--noise-step", type=int, default=500, help="0..999 (default 500)")
+    add(
+      "--noise-step",
+      type=bounds.whole(most=999),
+      default=500,
+      help="0..999 (default 500)",
+    )
     add("--noise-overflow", "--overflow", choices=("wrap", "clip"),
         default="wrap", help=(
           "noisy values outside 0..255: wrap as released, or clip"
         ))  # fmt: skip
-    add("--max-new-tokens", type=int, default=256, help="default 256")
-    add("--temperature", type=float, default=0.0, help="0 is greedy (default)")
-    add("--top-p", type=float, default=1.0, help="default 1: all tokens")
-    add("--batch-size", type=int, default=16, help="default 16")
+    add(
+      "--max-new-tokens",
+      type=bounds.whole(1, 2**20),
+      default=256,
+      help="default 256",
+    )
+    add(
+      "--temperature",
+      type=bounds.number(most=100),
+      default=0.0,
+      help="0 is greedy (default)",
+    )
+    add(
+      "--top-p",
+      type=bounds.number(above=0, most=1),
+      default=1.0,
+      help="default 1: all tokens",
+    )
+    add(
+      "--batch-size", type=bounds.whole(1, 2**16), default=16, help="default 16"
+    )
     add("--dtype", help="float32 or bfloat16 (default: by device)")
 
   def prepare(self, world: World) -> None:

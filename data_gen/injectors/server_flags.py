@@ -1,10 +1,9 @@
 """The flags of injectors that ask an OpenAI-compatible server."""
 
 import argparse
-import math
 
-from data_gen.injectors.base import want_at_least
 from data_gen.injectors.prompts import ROOM
+from povid_jax import bounds
 from povid_jax.errors import UserError
 from povid_jax.llm import Options
 
@@ -19,23 +18,28 @@ def add_server(parser: argparse.ArgumentParser) -> None:
   ).add_argument
   add("--model", help="its name on the server")
   add("--base-url", help="of the server (default: OpenAI's own)")
-  add("--max-cost", type=float, metavar="DOLLARS", help=(
+  add("--max-cost", type=bounds.number(), metavar="DOLLARS", help=(
     "stop asking when this is spent, earlier runs included"
   ))  # fmt: skip
   add("--prices", metavar="FILE", help=(
     "price table; default povid_jax/llm/prices.json, copy and edit it"
   ))  # fmt: skip
-  add("--concurrency", type=int, default=options.concurrency,
+  add("--concurrency", type=bounds.whole(1, 10**4), default=options.concurrency,
       help="requests in flight")  # fmt: skip
-  add("--rpm", type=float, help="requests a minute, at most")
-  add("--tpm", type=float, help="tokens a minute, at most")
-  add("--timeout", type=float, default=options.timeout, metavar="SECONDS",
+  add("--rpm", type=bounds.number(above=0), help="requests a minute, at most")
+  add("--tpm", type=bounds.number(above=0), help="tokens a minute, at most")
+  add("--timeout", type=bounds.number(above=0), default=options.timeout,
+      metavar="SECONDS",
       help="for one request, all in all")  # fmt: skip
-  add("--retries", type=int, default=options.retries, metavar="N",
+  add("--retries", type=bounds.whole(most=1000), default=options.retries,
+      metavar="N",
       help="new attempts for 429, 5xx, time-outs, drops")  # fmt: skip
-  add("--backoff", type=float, default=options.backoff, metavar="SECONDS",
+  add("--backoff", type=bounds.number(most=86400), default=options.backoff,
+      metavar="SECONDS",
       help="before the first new attempt; then doubled")  # fmt: skip
-  add("--temperature", type=float, help="default: the server's")
+  add(
+    "--temperature", type=bounds.number(most=100), help="default: the server's"
+  )
   add("--correct", action="store_true", help=(
     "the answers in --input are a model's own: have them corrected; chosen is "
     "the corrected answer, rejected the model's"
@@ -44,13 +48,14 @@ def add_server(parser: argparse.ArgumentParser) -> None:
     "never ask for a JSON schema (a server that refuses or ignores it is found "
     "out anyway, for the price of a request)"
   ))  # fmt: skip
-  add("--patience", type=int, default=20, metavar="N", help=(
+  add("--patience", type=bounds.whole(), default=20, metavar="N", help=(
     "stop after N items in a row of which none had a usable reply, and give "
     "none of them up (default 20; 0: never)"
   ))  # fmt: skip
-  add("--image-size", type=int, default=768, metavar="PIXELS",
+  add("--image-size", type=bounds.whole(1, 10**5), default=768,
+      metavar="PIXELS",
       help="longest side at which pictures are sent")  # fmt: skip
-  add("--reply-tokens", type=int, default=ROOM, metavar="N", help=(
+  add("--reply-tokens", type=bounds.whole(1), default=ROOM, metavar="N", help=(
     "room in a reply beyond the answers' own length, doubled for a new try "
     "(default %(default)s; models that reason first need some thousands)"
   ))  # fmt: skip
@@ -79,27 +84,3 @@ def server_options(args: argparse.Namespace, name: str) -> Options:
       "--prices FILE"
     )
   return options
-
-
-def check(args: argparse.Namespace) -> None:
-  """UserError for numbers out of range."""
-  want_at_least(args, 1, "concurrency", "image_size", "reply_tokens")
-  want_at_least(args, 0, "retries")
-  want_at_least(args, 0, "patience")
-  want_finite(args, "timeout", "rpm", "tpm", positive=True)
-  want_finite(args, "max_cost", "backoff", "temperature")
-
-
-def want_finite(
-  args: argparse.Namespace, *names: str, positive: bool = False
-) -> None:
-  """UserError for numbers that are negative, infinite or none."""
-  for name in names:
-    value = getattr(args, name)
-    bad = value is not None and not (
-      0 <= value < math.inf and (value > 0 or not positive)
-    )
-    if bad:
-      flag = "--" + name.replace("_", "-")
-      want = "more than 0" if positive else "0 or more"
-      raise UserError(f"{flag}: want {want}, got {value:g}")

@@ -12,7 +12,7 @@ import os
 from data_gen.scenes.draw import Camera
 from data_gen.scenes.world import Mix, balanced, crowded
 from data_gen.scenes.write import Split, write_world
-from povid_jax.errors import UserError
+from povid_jax import bounds
 
 COUNTS = {
   "pretrain": 16000,
@@ -32,25 +32,30 @@ MIXES = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `data_gen scenes`."""
   parser.add_argument("--out", required=True, help="folder to make")
-  parser.add_argument("--seed", type=int, default=0, help="any whole number")
+  parser.add_argument(
+    "--seed",
+    type=bounds.whole(most=bounds.SEED),
+    default=0,
+    help="any whole number",
+  )
   for name, count in COUNTS.items():
     parser.add_argument(
       f"--{name.replace('_', '-')}",
-      type=int,
+      type=bounds.whole(),
       default=count,
       metavar="N",
       help=f"pictures in the split {name} (default {count})",
     )
   parser.add_argument(
     "--usual",
-    type=float,
+    type=bounds.number(most=1),
     default=Mix.usual,
     help="how often an object is the kind of its look-alike pair that one "
     "expects in the place (0.5: the place says nothing; default %(default)s)",
   )
   parser.add_argument(
     "--careless",
-    type=float,
+    type=bounds.number(most=1),
     default=0.8,
     help="how often an answer of train and val mentions the usual companion "
     "of the place where it is absent, as a writer who did not look closely "
@@ -58,32 +63,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--grain",
-    type=float,
+    type=bounds.number(most=1),
     default=Camera.grain,
     help="pixel noise of the camera, 0..1 (default %(default)s)",
   )
   parser.add_argument(
     "--fade",
-    type=float,
+    type=bounds.number(most=1),
     default=Camera.fade[0],
     help="opacity of the faintest objects, 0..1 (default %(default)s)",
   )
   parser.add_argument(
-    "--workers", type=int, default=os.cpu_count() or 1, help="processes"
+    "--workers",
+    type=bounds.whole(1, 1024),
+    default=os.cpu_count() or 1,
+    help="processes",
   )
 
 
 def main(args: argparse.Namespace) -> int:
   """Draws the world that the flags ask for."""
-  for name in ("usual", "careless", "grain", "fade"):
-    if not 0 <= getattr(args, name) <= 1:
-      raise UserError(f"--{name}={getattr(args, name)}: expected 0..1")
   natural = Mix(usual=args.usual)
   splits = []
   for name in COUNTS:
     count = getattr(args, name)
-    if count < 0:
-      raise UserError(f"--{name.replace('_', '-')}={count}: expected 0 or more")
     careless = args.careless if name in ("train", "val") else 0.0
     splits.append(Split(name, count, MIXES.get(name, natural), careless))
   camera = Camera(grain=args.grain, fade=(args.fade, 1.0))

@@ -5,6 +5,7 @@ import importlib
 from collections.abc import Iterator
 
 from data_gen.verify.base import Agreement, Setting, Verifier
+from povid_jax import bounds
 from povid_jax.errors import UserError
 
 # name on the command line -> module and class
@@ -35,7 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   )
   group.add_argument(
     "--agree",
-    type=int,
+    type=bounds.whole(1, 100),
     metavar="N",
     help="an object counts as there, or not there, where so many verifiers say "
     "so and none the opposite (default: all of them)",

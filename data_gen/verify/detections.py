@@ -19,7 +19,7 @@ from typing import Any
 
 from data_gen.items import image_key
 from data_gen.verify.base import Asked, Presence, Setting, Verifier
-from povid_jax import files
+from povid_jax import bounds, files
 from povid_jax.errors import UserError
 
 
@@ -51,12 +51,13 @@ class DetectionsVerifier(Verifier):
     add("--detections", metavar="FILE", help="boxes of a detector, JSON")
     add(
       "--detected",
-      type=float,
+      type=bounds.number(most=1),
       default=0.5,
       metavar="SCORE",
       help="an object with such a box is there (default %(default)s)",
     )
-    add("--undetected", type=float, default=0.25, metavar="SCORE",
+    add("--undetected", type=bounds.number(most=1), default=0.25,
+        metavar="SCORE",
         help="one without such a box is not (default %(default)s)")  # fmt: skip
 
   def settings(self) -> dict[str, Any]:

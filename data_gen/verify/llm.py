@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_gen.verify.base import Asked, Presence, Setting, Verifier
+from povid_jax import bounds
 from povid_jax.errors import UserError
 from povid_jax.llm import Options, Reply, Request, ask_all, image_part
 
@@ -65,12 +66,13 @@ class LlmVerifier(Verifier):
     )
     add(
       "--judge-concurrency",
-      type=int,
+      type=bounds.whole(1, 10**4),
       default=options.concurrency,
       metavar="N",
       help="requests in flight (default %(default)s)",
     )
-    add("--judge-image-size", type=int, default=768, metavar="PIXELS",
+    add("--judge-image-size", type=bounds.whole(1, 10**5), default=768,
+        metavar="PIXELS",
         help="longest side at which pictures are sent")  # fmt: skip
 
   def settings(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@
 import argparse
 from collections.abc import Sequence
 
-from povid_jax import errors, files
+from povid_jax import bounds, errors, files
 from povid_jax.convert import made
 from povid_jax.convert.incoming import from_torch, init, say
 from povid_jax.convert.outgoing import to_hf, to_llava, to_peft
@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
   one.add_argument("dst", help="model folder to make")
   one.add_argument("--preset", choices=sorted(PRESETS), required=True)
   one.add_argument("--tokenizer", required=True, help="its folder")
-  one.add_argument("--seed", type=int, default=0)
+  one.add_argument("--seed", type=bounds.whole(most=bounds.SEED), default=0)
   one.add_argument("--dtype", choices=DTYPES, default="float32")
   _common(one)
   one.set_defaults(run=init)

@@ -11,6 +11,7 @@ from typing import Any
 import povid_jax
 from povid_jax import files
 from povid_jax.checkpoints import restore
+from povid_jax.errors import UserError
 from povid_jax.models.config import LlavaConfig
 
 _FIELDS = (  # of a run's config, with their names in the table
@@ -78,16 +79,22 @@ def _scores(spec: str) -> list[str]:
   held = files.read_json(file, "it holds scores").get("results")
   rows = [("benchmark", "metric", "value", "95% interval", "n")]
   for row in held if isinstance(held, list) else []:
-    low, high = row["ci95"]
-    rows.append(
-      (
-        _cell(row["benchmark"]),
-        _cell(row["metric"]),
-        f"{row['value']:.4f}",
-        f"{low:.4f} to {high:.4f}",
-        str(row["n"]),
+    try:
+      low, high = row["ci95"]
+      rows.append(
+        (
+          _cell(row["benchmark"]),
+          _cell(row["metric"]),
+          f"{row['value']:.4f}",
+          f"{low:.4f} to {high:.4f}",
+          str(row["n"]),
+        )
       )
-    )
+    except (KeyError, TypeError, ValueError) as error:
+      raise UserError(
+        f"{file}: every result needs benchmark, metric, value, ci95 and n, "
+        f"as povid_jax.eval writes them; {row!r:.80} is none"
+      ) from error
   return [*_table(rows), ""] if len(rows) > 1 else []
 
 

@@ -1,5 +1,6 @@
 """Tokenizers from a folder: tokenizer.model (SentencePiece) or .json."""
 
+import abc
 import functools
 import json
 import os
@@ -46,7 +47,7 @@ class Tokenizer(Protocol):
     ...
 
 
-class _InsideTheTable:
+class _InsideTheTable(abc.ABC):
   """Refuses ids that the model's embedding has no row for.
 
   JAX would read another row, or NaN, without a word.
@@ -55,8 +56,9 @@ class _InsideTheTable:
   folder: Path
   rows: int | None = None  # of the embedding; None: not known
 
+  @abc.abstractmethod
   def _name(self, i: int) -> str:
-    raise NotImplementedError
+    """The token of an id."""
 
   def _inside(self, ids: list[int]) -> list[int]:
     if self.rows is not None and ids and max(ids) >= self.rows:

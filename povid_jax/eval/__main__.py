@@ -17,8 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from povid_jax import errors, files
-from povid_jax.errors import UserError
+from povid_jax import bounds, errors, files
 from povid_jax.eval import compare, flags, matched_recall, request, run
 from povid_jax.eval.benchmarks import coco, pope_build
 from povid_jax.files import atomic_write
@@ -57,15 +56,19 @@ def run_compare(argv: Sequence[str]) -> int:
   )
   parser.add_argument("a", type=Path, metavar="A", help="an --out folder")
   parser.add_argument("b", type=Path, metavar="B", help="an --out folder")
-  parser.add_argument("--resamples", type=int, default=10_000, help="10000")
   parser.add_argument(
-    "--show", type=int, default=10, metavar="N", help="changed items to name"
+    "--resamples", type=bounds.whole(1, 10**6), default=10_000, help="10000"
+  )
+  parser.add_argument(
+    "--show",
+    type=bounds.whole(),
+    default=10,
+    metavar="N",
+    help="changed items to name",
   )
   parser.add_argument("--json", type=Path, metavar="FILE", help="write it here")
   args = parser.parse_args(argv)
   files.refuse_remote(vars(args))
-  if args.resamples < 1:
-    raise UserError(f"--resamples={args.resamples}: want at least 1")
   found = compare.compare(args.a, args.b, args.resamples)
   print(compare.report(found, str(args.a), str(args.b), args.show))
   if args.json is not None:
@@ -97,15 +100,19 @@ def run_build_pope(argv: Sequence[str]) -> int:
     "--num-images",
     "--images",
     dest="images",
-    type=int,
+    type=bounds.whole(1),
     default=500,
     metavar="N",
     help="pictures (500)",
   )
   parser.add_argument(
-    "--per-image", type=int, default=6, metavar="K", help="questions, even (6)"
+    "--per-image",
+    type=bounds.whole(2, 1000),
+    default=6,
+    metavar="K",
+    help="questions, even (6)",
   )
-  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--seed", type=bounds.whole(most=bounds.SEED), default=0)
   args = parser.parse_args(argv)
   files.refuse_remote(vars(args))
   instances = coco.read_instances(args.instances)

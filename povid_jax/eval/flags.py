@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from povid_jax import bounds
 from povid_jax.errors import UserError
 from povid_jax.eval import benchmarks as registry
 from povid_jax.eval import judge
@@ -109,15 +110,27 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
 def _add_decoding(parser: argparse.ArgumentParser) -> None:
   group = parser.add_argument_group("decoding")
   group.add_argument(
-    "--temperature", type=float, default=0.0, help="0 is greedy (the default)"
+    "--temperature",
+    type=bounds.number(most=100),
+    default=0.0,
+    help="0 is greedy (the default)",
   )
-  group.add_argument("--top-p", type=float, default=1.0, help="default 1")
-  group.add_argument("--top-k", type=int, default=0, help="0 (default): all")
-  group.add_argument("--batch-size", type=int, default=16, help="default 16")
+  group.add_argument(
+    "--top-p",
+    type=bounds.number(above=0, most=1),
+    default=1.0,
+    help="default 1",
+  )
+  group.add_argument(
+    "--top-k", type=bounds.whole(), default=0, help="0 (default): all"
+  )
+  group.add_argument(
+    "--batch-size", type=bounds.whole(1, 2**16), default=16, help="default 16"
+  )
   group.add_argument("--dtype", help="of the weights (default: by the device)")
   group.add_argument(
     "--seed",
-    type=int,
+    type=bounds.whole(most=bounds.SEED),
     default=0,
     help="of sampling, of the choice of pictures and of the intervals",
   )
@@ -136,7 +149,10 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
     help="the clean rule where the original has a quirk that changes a score",
   )
   group.add_argument(
-    "--resamples", type=int, default=1000, help="of the bootstrap (1000)"
+    "--resamples",
+    type=bounds.whole(1, 10**6),
+    default=1000,
+    help="of the bootstrap (1000)",
   )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from povid_jax import llm
+from povid_jax import bounds, llm
 from povid_jax.errors import UserError
 from povid_jax.eval import judge_batch, needs
 from povid_jax.eval.protocol import Options, Scored
@@ -106,7 +106,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   )
   add(
     "--judge-runs",
-    type=int,
+    type=bounds.whole(1, 1000),
     default=1,
     metavar="N",
     help="MM-Vet: judge every answer N times (1; its paper 5)",
@@ -120,7 +120,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   )
   add(
     "--judge-max-tokens",
-    type=int,
+    type=bounds.whole(1),
     metavar="N",
     help="longest reply (default: the benchmark's own; MM-Vet's 3 is too few "
     "for models that think first)",
@@ -130,10 +130,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     action="store_true",
     help="use the Batch API: half the price, minutes to hours",
   )
-  add("--judge-concurrency", type=int, default=8, metavar="N", help="default 8")
+  add(
+    "--judge-concurrency",
+    type=bounds.whole(1, 10**4),
+    default=8,
+    metavar="N",
+    help="default 8",
+  )
   add(
     "--max-cost",
-    type=float,
+    type=bounds.number(),
     metavar="DOLLARS",
     help="stop judging once this is spent; the same command continues",
   )

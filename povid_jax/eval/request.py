@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from povid_jax.errors import UserError
 from povid_jax.eval import flags
 from povid_jax.eval.protocol import Benchmark, Options
 
@@ -63,8 +62,6 @@ def from_args(args: argparse.Namespace) -> Request:
   Raises:
     UserError: an unknown benchmark, or a value that makes no sense.
   """
-  if args.resamples < 1:
-    raise UserError(f"--resamples={args.resamples}: want at least 1")
   chosen = flags.benchmarks(args.benchmarks)
   return Request(
     benchmarks=tuple(chosen),

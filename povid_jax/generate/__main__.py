@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from povid_jax import errors, files
+from povid_jax import bounds, errors, files
 from povid_jax.data.picture import resolve_image
 from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
@@ -144,26 +144,31 @@ def _parser() -> argparse.ArgumentParser:
   add("--image-dir", type=Path, help="folder of the pictures of --questions")
   add("--out", type=Path, help="JSON lines, one an answer (not with --chat)")
   default = Decoding()
-  add("--max-new-tokens", type=int, default=default.max_new_tokens,
+  add("--max-new-tokens", type=bounds.whole(1, 2**20),
+      default=default.max_new_tokens,
       help="longest answer (default %(default)s)")  # fmt: skip
-  add("--temperature", type=float, default=default.temperature,
+  add("--temperature", type=bounds.number(most=100),
+      default=default.temperature,
       help="0 is greedy (default)")  # fmt: skip
-  add("--top-p", type=float, default=default.top_p,
+  add("--top-p", type=bounds.number(above=0, most=1), default=default.top_p,
       help="likeliest tokens of so much probability in all")  # fmt: skip
-  add("--top-k", type=int, default=default.top_k,
+  add("--top-k", type=bounds.whole(), default=default.top_k,
       help="so many likeliest tokens (default 0: all)")  # fmt: skip
-  add("--seed", type=int, default=default.seed, help="of the sampling")
-  add("--batch-size", type=int, default=default.batch_size,
+  add(
+    "--seed",
+    type=bounds.whole(most=bounds.SEED),
+    default=default.seed,
+    help="of the sampling",
+  )
+  add("--batch-size", type=bounds.whole(1, 2**16), default=default.batch_size,
       help="questions at a time (default %(default)s)")  # fmt: skip
-  add("--limit", type=int, help="only the first so many questions")
+  add("--limit", type=bounds.whole(1), help="only the first so many questions")
   add("--dtype", choices=("float32", "bfloat16"),
       help="default: bfloat16 on accelerators, float32 on CPUs")  # fmt: skip
   return parser
 
 
 def _questions(args: argparse.Namespace) -> list[Question]:
-  if args.limit is not None and args.limit < 1:
-    raise UserError(f"--limit={args.limit}: want at least 1")
   if args.images is not None:
     asked = about_pictures(args.images, args.prompt)
   else:

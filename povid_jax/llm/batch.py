@@ -231,10 +231,9 @@ class BatchClient:
     """The lines of an output or error file; torn ones are left out."""
     content = self._repeat(lambda: self._client.files.content(file_id).read())
     for text in content.split(b"\n"):
-      try:
-        yield _row(files.parse_json(text), self._options)
-      except (ValueError, KeyError, TypeError, AttributeError):
-        continue  # its request has no reply then, and is sent once more
+      # one that is torn has no reply then, and is sent once more
+      if (row := read_row(text, self._options)) is not None:
+        yield row
 
   def _repeat(self, call: Callable[[], Any]) -> Any:
     openai = self._openai
@@ -268,8 +267,16 @@ class BatchClient:
       time.sleep(wait)
 
 
+def read_row(text: bytes, options: Options) -> Row | None:
+  """A line of an output or error file; None for one that is torn."""
+  try:
+    return _row(files.parse_json(text), options)
+  except (ValueError, KeyError, TypeError, AttributeError):
+    return None
+
+
 def _row(data: Any, options: Options) -> Row:
-  name = data["custom_id"]
+  name = str(data["custom_id"])
   response = data.get("response") or {}
   status = response.get("status_code", 0)
   body = response.get("body")

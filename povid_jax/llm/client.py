@@ -2,6 +2,7 @@
 (proxies, certificates, ports) becomes one line."""
 
 import sys
+import urllib.parse
 from typing import Any
 
 from povid_jax.errors import UserError
@@ -26,7 +27,7 @@ def make_client(options: Options) -> Any:
   try:
     return openai.OpenAI(
       api_key=key,
-      base_url=options.base_url,
+      **_address(options, key),
       timeout=max(options.timeout, 600),  # 200 MB take a while
       max_retries=0,  # ours are counted, written down and limited
     )
@@ -50,7 +51,7 @@ def make_clients(options: Options, count: int) -> list[Any]:
     return [
       openai.AsyncOpenAI(
         api_key=key,
-        base_url=options.base_url,
+        **_address(options, key),
         timeout=options.timeout,
         max_retries=0,
         http_client=http(verify=certificates),
@@ -59,6 +60,20 @@ def make_clients(options: Options, count: int) -> list[Any]:
     ]
   except Exception as error:
     raise cannot_connect(error, options) from error
+
+
+def _address(options: Options, key: str) -> dict[str, Any]:
+  """Where requests go: what follows a "?" is sent with each of them.
+
+  Azure's addresses end in ?api-version=..., and it takes the key in a header
+  of its own.
+  """
+  url, _, query = (options.base_url or "").partition("?")
+  if not query:
+    return {"base_url": options.base_url}
+  fields = dict(urllib.parse.parse_qsl(query))
+  headers = {"api-key": key} if "api-version" in fields else {}
+  return {"base_url": url, "default_query": fields, "default_headers": headers}
 
 
 def checked_key(options: Options) -> str:

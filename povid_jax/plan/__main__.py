@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from povid_jax import errors, files
+from povid_jax import bounds, errors, files
 from povid_jax.errors import UserError
 from povid_jax.plan.topology import Topology, parse
 
@@ -84,17 +84,24 @@ def _parser() -> argparse.ArgumentParser:
     help="dimensions by name, llava-1.5-7b for example; without it those of "
     "config.init, or of a variant such as 7b",
   )
-  add("--prefix", type=int, help="P, tokens of images and question; without "
+  add("--prefix", type=bounds.whole(1, 2**20),
+      help="P, tokens of images and question; without "
       "it, those of the images and 128")  # fmt: skip
-  add("--branch", type=int, default=256, help="C, tokens of an answer")
-  add("--num-images", "--images", dest="images", type=int, default=1,
+  add(
+    "--branch",
+    type=bounds.whole(1, 2**20),
+    default=256,
+    help="C, tokens of an answer",
+  )
+  add("--num-images", "--images", dest="images", type=bounds.whole(most=1024),
+      default=1,
       help="pictures per pair")  # fmt: skip
   add("--image", default="640x480", metavar="WxH",
       help="size of a picture in pixels, for models that cut pictures into "
       "tiles (640x480, COCO's)")  # fmt: skip
   add(
     "--mfu",
-    type=float,
+    type=bounds.number(above=0, most=1),
     default=0.4,
     help="share of the peak FLOP/s that you expect, for pairs/s (0.4)",
   )
@@ -117,13 +124,7 @@ def _size(text: str) -> tuple[int, int]:
 
 def _check(args: argparse.Namespace) -> None:
   """Raises UserError for what would fail only after minutes of compiling."""
-  for name, least in (("prefix", 1), ("branch", 1), ("images", 0)):
-    value = getattr(args, name)
-    if value is not None and value < least:
-      raise UserError(f"--{name}={value}: want at least {least}")
   _size(args.image)
-  if not 0 < args.mfu <= 1:
-    raise UserError(f"--mfu={args.mfu}: want a share of the peak, 0.4 say")
   if args.json:
     files.check_writable(args.json)
 

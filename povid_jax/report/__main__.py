@@ -24,7 +24,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from povid_jax import errors, files
+from povid_jax import bounds, errors, files
 from povid_jax.files import atomic_write
 from povid_jax.report.load import load
 from povid_jax.report.page import build
@@ -57,9 +57,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     help="an --out folder of povid_jax.eval; may be repeated (default: those "
     "in results/ that scored this run or its init)",
   )
-  add("--examples", type=int, default=20, help="pictures with captions (20)")
-  add("--show-pairs", type=int, default=8, help="preference pairs (8)")
-  add("--seed", type=int, default=0, help="of the random draw of examples (0)")
+  add(
+    "--examples",
+    type=bounds.whole(),
+    default=20,
+    help="pictures with captions (20)",
+  )
+  add(
+    "--show-pairs", type=bounds.whole(), default=8, help="preference pairs (8)"
+  )
+  add(
+    "--seed",
+    type=bounds.whole(most=bounds.SEED),
+    default=0,
+    help="of the random draw of examples (0)",
+  )
   args = parser.parse_args(argv)
   files.refuse_remote(vars(args))
   run = load(

@@ -54,6 +54,9 @@ class Provider:
 
   async def handle(self, method: str, path: str, headers: dict, body: bytes):
     """Returns (status, headers, content), or None to drop the connection."""
+    path, _, query = path.partition("?")
+    if query:
+      self.count(f"?{query} api-key {headers.get('api-key') == 'secret'}")
     if path == "/stats":
       return 200, {}, self.stats()
     if path == "/config":

@@ -99,5 +99,3 @@ def test_flags_that_make_no_sense(tmp_path, commands):
     _main(tmp_path, sample=("--input=b.jsonl",))
   with pytest.raises(UserError, match="--seed=3: this flag of sample is set"):
     _main(tmp_path, sample=("--seed=3",))
-  with pytest.raises(UserError, match="--rounds=0: want 1 or more"):
-    _main(tmp_path, "--rounds=0")

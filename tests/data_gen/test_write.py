@@ -188,10 +188,6 @@ def test_a_second_run_sees_that_all_is_done(tmp_path, photos, capsys):
 @pytest.mark.parametrize(
   ("flag", "message"),
   [
-    ("--noise-step=1000", "want 0 to 999"),
-    ("--val-fraction=1", "want 0 <= f < 1"),
-    ("--shards=0", "want 1 or more"),
-    ("--workers=0", "want 1 or more"),
     ("--split=a/b", "want letters"),
     ("--image-dir=/nowhere", "no such folder"),
     ("--pairs=/nowhere.json", "/nowhere.json: No such file"),

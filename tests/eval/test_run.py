@@ -220,7 +220,6 @@ BAD = {
   "no data": ({"benchmarks": "mme"}, r"mme: not found in .*mme: \*.txt"),
   "no file": ({"answers": "none.jsonl"}, "none.jsonl: No such file"),
   "limit": ({"limit": "pope=x"}, "--limit=x: want a whole number"),
-  "resamples": ({"resamples": 0}, "--resamples=0: want at least 1"),
   "split": ({"split": "hard"}, "no split 'hard'"),
 }
 

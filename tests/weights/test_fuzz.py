@@ -1,43 +1,24 @@
 """Odd files: whatever stands in them, the answer is a model or a UserError."""
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from povid_jax import convert
 from povid_jax.convert import chat
-from povid_jax.errors import UserError
 from povid_jax.weights import peft_load, shards
 from povid_jax.weights.export import write_safetensors
 from povid_jax.weights.load import open_checkpoint
-from tests import small_world
-
-hypothesis = pytest.importorskip("hypothesis")
-from hypothesis import strategies as st  # noqa: E402
+from tests import fuzzing, small_world
 
 pytestmark = pytest.mark.slow
-RUNS = hypothesis.settings(
-  max_examples=300,
-  deadline=None,
-  suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
-)
-JSON = st.recursive(
-  st.none()
-  | st.booleans()
-  | st.integers(-(2**70), 2**70)
-  | st.floats()
-  | st.text(max_size=8)
-  | st.sampled_from(["llama", "pad", "linear", "anyres", "0", "\x1b[2J\n"]),
-  lambda inner: (
-    st.lists(inner, max_size=3)
-    | st.dictionaries(st.text(max_size=6), inner, max_size=3)
-  ),
-  max_leaves=6,
-)
+RUNS = fuzzing.runs(300)
+JSON = fuzzing.values("llama", "pad", "linear", "anyres")
 ADAPTER = {
   "peft_type": "LORA",
   "r": 2,
@@ -69,50 +50,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
   return {p.name: p for p in root.iterdir() if p.is_dir()}
 
 
-def _paths(value: Any, at: tuple = ()) -> list[tuple]:
-  """Every place in a JSON object."""
-  out = [at] if at else []
-  if isinstance(value, dict):
-    for name, inner in value.items():
-      out += _paths(inner, (*at, name))
-  return out
-
-
-def _put(value: dict, path: tuple, new: Any) -> dict:
-  value = copy.deepcopy(value)
-  place = value
-  for name in path[:-1]:
-    place = place[name]
-  place[path[-1]] = new
-  return value
-
-
-def _survives(ask: Any) -> None:
-  try:
-    ask()
-  except UserError as error:
-    assert str(error)
-
-
-def _fuzzed(data: Any, file: Path, ask: Any) -> None:
-  """Asks with one field of a JSON file changed; the file is as before then."""
-  before = file.read_text()
-  value = json.loads(before)
-  path = data.draw(st.sampled_from(_paths(value)))
-  try:
-    file.write_text(json.dumps(_put(value, path, data.draw(JSON))))
-    _survives(ask)
-  finally:
-    file.write_text(before)
-
-
 @RUNS
 @hypothesis.given(data=st.data(), name=st.sampled_from(["hf", "llava"]))
 def test_config_json(folders: dict[str, Path], data: Any, name: str):
   folder = folders[name]
   tower = folder / "vision_tower" if name == "llava" else None
   ask = lambda: open_checkpoint(folder, tower)
-  _fuzzed(data, folder / "config.json", ask)
+  fuzzing.fuzzed(data, folder / "config.json", ask, JSON)
 
 
 @RUNS
@@ -120,14 +64,16 @@ def test_config_json(folders: dict[str, Path], data: Any, name: str):
 def test_the_towers_config_json(folders: dict[str, Path], data: Any):
   tower = folders["llava"] / "vision_tower"
   ask = lambda: open_checkpoint(folders["llava"], tower)
-  _fuzzed(data, tower / "config.json", ask)
+  fuzzing.fuzzed(data, tower / "config.json", ask, JSON)
 
 
 @RUNS
 @hypothesis.given(data=st.data())
 def test_the_index(folders: dict[str, Path], data: Any):
   ask = lambda: open_checkpoint(folders["hf"])
-  _fuzzed(data, folders["hf"] / "model.safetensors.index.json", ask)
+  fuzzing.fuzzed(
+    data, folders["hf"] / "model.safetensors.index.json", ask, JSON
+  )
 
 
 @RUNS
@@ -135,14 +81,14 @@ def test_the_index(folders: dict[str, Path], data: Any):
 def test_adapter_config(folders: dict[str, Path], data: Any):
   folder = folders["adapter"]
   ask = lambda: peft_load.read_adapter(folder, small_world.MODEL)
-  _fuzzed(data, folder / "adapter_config.json", ask)
+  fuzzing.fuzzed(data, folder / "adapter_config.json", ask, JSON)
 
 
 @RUNS
 @hypothesis.given(data=st.data())
 def test_settings_of_the_tokenizer(folders: dict[str, Path], data: Any):
   ask = lambda: chat.fitting(folders["hf"], "short")
-  _fuzzed(data, folders["hf"] / "tokenizer_config.json", ask)
+  fuzzing.fuzzed(data, folders["hf"] / "tokenizer_config.json", ask, JSON)
 
 
 @RUNS
@@ -152,8 +98,8 @@ def test_the_header_of_safetensors(folders: dict[str, Path], data: Any):
   raw = file.read_bytes()
   length = int.from_bytes(raw[:8], "little")
   header = json.loads(raw[8 : 8 + length])
-  path = data.draw(st.sampled_from(_paths(header)))
-  text = json.dumps(_put(header, path, data.draw(JSON))).encode()
+  path = data.draw(st.sampled_from(fuzzing.paths(header)))
+  text = json.dumps(fuzzing.put(header, path, data.draw(JSON))).encode()
   spoilt = file.with_name("spoilt.safetensors")
   spoilt.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + length :])
 
@@ -161,7 +107,7 @@ def test_the_header_of_safetensors(folders: dict[str, Path], data: Any):
     for tensor in shards.read_safetensors(spoilt).values():
       tensor.read()
 
-  _survives(ask)
+  fuzzing.survives(ask)
 
 
 @RUNS
@@ -175,4 +121,4 @@ def test_bytes_of_safetensors(folders: dict[str, Path], junk: bytes, at: int):
     for tensor in shards.read_safetensors(spoilt).values():
       tensor.read()
 
-  _survives(ask)
+  fuzzing.survives(ask)

@@ -7,13 +7,13 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 
 from tests import small_world
 from tests.whole import small_run
+from tests.whole.forks import Forks, alive
 
 
 @contextlib.contextmanager
@@ -72,61 +72,6 @@ def test_full_disk(world, compiled_once, tmp_path):
     assert small_world.losses(workdir) == small_world.losses(tmp_path / "whole")
 
 
-# A process that has imported everything, and forks a run for each line it
-# reads: what is killed is a whole process, without a start of seconds.
-_FORKS = """
-import os, sys
-from povid_jax import errors, eval, train
-for line in sys.stdin:
-  child = os.fork()
-  if not child:
-    sys.stdout = sys.stderr = open(os.devnull, "w")
-    errors.run(lambda: train.main(line.split()))
-  print(child, flush=True)
-  print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
-
-class _Forks:
-  def __init__(self, cache):
-    env = {
-      **os.environ,
-      "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
-      "JAX_PLATFORMS": "cpu",
-      "JAX_COMPILATION_CACHE_DIR": str(cache),
-      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    self._process = subprocess.Popen(
-      [sys.executable, "-c", _FORKS],
-      cwd=small_run.ROOT,
-      env=env,
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      text=True,
-    )
-
-  def start(self, *argv):
-    self._process.stdin.write(" ".join(map(str, argv)) + "\n")
-    self._process.stdin.flush()
-    return int(self._process.stdout.readline())
-
-  def wait(self):
-    return int(self._process.stdout.readline())
-
-  def close(self):
-    self._process.stdin.close()
-    self._process.stdout.close()
-    self._process.wait()
-
-
-def _alive(pid):
-  try:
-    os.kill(pid, 0)
-  except ProcessLookupError:
-    return False
-  return True
-
-
 def _lines(workdir):
   path = workdir / "metrics/train.jsonl"
   return path.read_bytes().count(b"\n") if path.exists() else 0
@@ -136,7 +81,7 @@ def _kill_somewhere(pid, workdir, draw, during_save):
   """Kills a run once it has trained a little; False if it ended before."""
   more = _lines(workdir) + draw.randrange(1, 4)
   folder = workdir / "checkpoints"
-  while _alive(pid):
+  while alive(pid):
     # what is not a number is a save that is not done
     saving = folder.exists() and any(
       not p.name.isdigit() for p in folder.iterdir()
@@ -156,7 +101,7 @@ def test_kill_at_random_moments(kills, world, compiled_once, tmp_path):
   """Restarted until done, the losses are those of a run left alone."""
   config = small_run.config(world, steps=4 * kills, checkpoint__every=1)
   path = small_world.config_file(tmp_path / "c.py", config)
-  forks = _Forks(compiled_once)
+  forks = Forks(compiled_once, tmp_path / "renames")
   forks.start(f"--config={path}", f"--workdir={tmp_path}/whole")
   assert forks.wait() == 0
   workdir, draw, killed, code = tmp_path / "run", random.Random(0), 0, None

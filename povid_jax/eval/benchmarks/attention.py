@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from povid_jax import progress
+from povid_jax import bounds, progress
 from povid_jax.data.picture import in_folder
 from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
@@ -226,7 +226,7 @@ def metrics(totals: Totals, options: Options) -> Metrics:
 def _add_flags(group: Any) -> None:
   group.add_argument(
     "--heat-maps",
-    type=int,
+    type=bounds.whole(),
     default=4,
     metavar="N",
     help="draw the first N responses (4)",

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from povid_jax import errors, progress
+from povid_jax import bounds, errors, progress
 from povid_jax.data import pairs, samples
 from povid_jax.data.records import Record, Records, RecordSource, Rejected
 from povid_jax.errors import UserError
@@ -346,7 +346,7 @@ def _add_flags(group: Any) -> None:
   )
   group.add_argument(
     "--beta",
-    type=float,
+    type=bounds.number(above=0, most=1e6),
     default=0.1,
     help="DPO's beta, the scale of rewards (0.1)",
   )

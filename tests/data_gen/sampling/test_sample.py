@@ -268,8 +268,6 @@ def _interrupt(*_):
     (("--checkpoint=x", "--base-url=y"), "give --checkpoint, or --base-url"),
     (("--checkpoint=x", "--shard=3/3"), "want 0 <= I < N"),
     (("--checkpoint=x", "--shard=a/b"), "want I/N"),
-    (("--checkpoint=x", "--candidates=1"), "want 2 or more"),
-    (("--checkpoint=x", "--length-ratio=nan"), "want 1 or more"),
     (("--checkpoint=x", "--verify=detections"), "needs --detections"),
     (("--base-url=http://127.0.0.1:9",), "needs --model"),
     (
