@@ -86,7 +86,9 @@ def _read(args: argparse.Namespace, injector: Injector) -> list[Sample]:
       file.writelines(json.dumps(row) + "\n" for row in left)
     print(f"{len(left)} samples left out, see {paths.skipped}")
   if not samples:
-    raise UserError(f"{args.input}: no sample to work on")
+    raise UserError(
+      f"{args.input}: it holds no sample to work on; is it the right file?"
+    )
   return samples
 
 

@@ -63,12 +63,20 @@ def check_turns(sample: Sample) -> None:
   answers = sample.turns[1::2] + (sample.rejected or ())[1::2]
   answers += tuple(a for more in sample.more_rejected for a in more.turns[1::2])
   if any("<image>" in answer for answer in answers):
-    raise UserError("an answer holds <image>; want it in human turns only")
+    raise UserError(
+      "an answer holds <image>; this marker may stand in human turns only"
+    )
   if sample.context and sample.turns[1:-2:2] != (sample.rejected or ())[1:-2:2]:
-    raise UserError("a context, and answers that differ before the last one")
+    raise UserError(
+      "it has a context, and its answers differ before the last turn; with a "
+      "context only the last answers may differ"
+    )
   others = [sample.rejected, *(more.turns for more in sample.more_rejected)]
   if sample.turns in others:
-    raise UserError("rejected_conversations is equal to conversations")
+    raise UserError(
+      "rejected_conversations is equal to conversations: both answers are the "
+      "same, and nothing can be learned from them; leave the sample out"
+    )
 
 
 def check_picture(data: bytes, label: str) -> None:
@@ -127,7 +135,10 @@ def _own_noise(sample: Sample, options: Options) -> tuple[bytes, int]:
   """The noisy picture that a sample brings with it, and its step."""
   step = sample.extra.get("noise_step", options.noise_step)
   if not sample.images:
-    raise UserError("image_noisy of a sample that names no image")
+    raise UserError(
+      "image_noisy is set, but the sample names no image; remove the field, or "
+      "name the image"
+    )
   if not isinstance(sample.extra["image_noisy"], str):
     name = sample.extra["image_noisy"]
     raise UserError(f"image_noisy is {name!r:.40}; want a file name")

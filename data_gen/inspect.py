@@ -184,7 +184,10 @@ def read(
     pairs = list(map(from_sample, read))
     total = len(pairs)
   if not pairs:
-    raise UserError(f"{source}: holds no samples")
+    raise UserError(
+      f"{source}: it holds no samples, so there is nothing to show; name a "
+      "folder of TFRecords or a file of pairs"
+    )
   return pairs, total
 
 

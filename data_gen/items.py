@@ -188,7 +188,9 @@ def _caption(row: Any, where: str) -> tuple[Any, str]:
       "instances_*.json goes to --annotations)"
     )
   if not row["caption"].strip():
-    raise UserError(f"{where}: the caption is empty")
+    raise UserError(
+      f"{where}: the caption is empty; write one, or remove the row"
+    )
   image_id = row.get("image_id")
   if not isinstance(image_id, int | str):
     raise UserError(f"{where}: want image_id, a number or a string")

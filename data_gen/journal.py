@@ -76,7 +76,7 @@ class Journal(Store):
     super().apply(row, offset)
     event, key = row["event"], row.get("key", "")
     if event == "run":
-      self._settings = row["settings"]
+      self._settings = dict(row["settings"].items())
     elif event == "resumed":
       self.counts["lost_in_flight"] += row["lost"]
       self.in_flight.clear()

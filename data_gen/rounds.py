@@ -139,7 +139,10 @@ def main(args: argparse.Namespace) -> int:
         print(f"{step.name} ended with code {code}; the same command continues")
         return code
     if not step.leaves.exists():
-      raise UserError(f"{step.name} is done but {step.leaves} is not there")
+      raise UserError(
+        f"{step.name} is noted as done, but {step.leaves} is gone; put it "
+        "back, or name another --out"
+      )
     done[step.name] = list(step.command)
     with atomic_write(args.out / "rounds.json") as file:
       json.dump(done, file, indent=1)

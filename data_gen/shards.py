@@ -83,7 +83,7 @@ def load(
     )
   samples = read_samples(options.pairs, on_bad, options.layout, announce)
   if not samples:
-    raise UserError(f"{options.pairs}: no sample that can be used")
+    raise UserError(f"{options.pairs}: it holds no sample that can be used")
   if options.pairs_per_row > 1:
     count = len(samples)
     samples = group(samples, options.pairs_per_row, functools.cache(digest))

@@ -193,7 +193,10 @@ def main(args: argparse.Namespace) -> int:
 
     beam.run(options, args.out, args.runner, args.pipeline_options)
   elif args.pipeline_options:
-    raise UserError(f"no such option: {args.pipeline_options[0]}")
+    raise UserError(
+      f"{args.pipeline_options[0]}: no such option; what follows -- is for a "
+      "--runner of Beam"
+    )
   else:
     run_local(options, Path(args.out), args.workers)
   if "://" in args.out:

@@ -249,9 +249,12 @@ def check_writable(path: str | Path) -> None:
   path = Path(path)
   ensure_parent(path)
   if path.is_dir():
-    raise UserError(f"cannot write {path}: a folder has that name")
+    raise UserError(f"cannot write {path}: a folder has that name; name a file")
   if not os.access(path.parent, os.W_OK):
-    raise UserError(f"cannot write to {path.parent}: Permission denied")
+    raise UserError(
+      f"cannot write to {path.parent}: Permission denied; choose a folder you "
+      "may write to"
+    )
 
 
 @contextlib.contextmanager

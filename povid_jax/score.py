@@ -163,7 +163,10 @@ def make_batch(sample: pairs.Sample, scorer: Scorer, options: Options) -> Batch:
   There are `images_noisy` where there are pictures.
   """
   if sample.rejected is None:
-    raise UserError("no rejected_conversations; want pairs")
+    raise UserError(
+      "it has no rejected_conversations; a pair needs a rejected answer beside "
+      "the chosen one"
+    )
   layout = layouts.of(scorer.weights.config)
   spec = TextSpec(
     template=scorer.weights.template,
@@ -380,7 +383,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   found: list[str] = []
   read = samples.read_samples(args.pairs, layout=layout, announce=found.append)
   if not read:
-    raise UserError(f"{args.pairs} holds no pairs")
+    raise UserError(
+      f"{args.pairs}: it holds no pairs, so there is nothing to score"
+    )
   files.check_writable(args.out)
   scorer = load_scorer(args.checkpoint, args.adapter, args.dtype)
   options = Options(**{name: getattr(args, name) for name in Options._fields})

@@ -193,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       args.join_timeout,
     )
     stops.listen()  # JAX's coordination service has its own handler
-    with start.memory_named():
+    with start.memory_named(), start.others_named():
       train_and_evaluate(config, args.workdir, stops, args.skip_damaged)
   return stops.code
 

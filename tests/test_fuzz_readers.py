@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_gen import inspect_stats, items, rounds, write
+from data_gen import encode, inspect_stats, items, rounds, write
 from data_gen.journal import Journal
 from data_gen.verify.detections import DetectionsVerifier
 from povid_jax import folders
@@ -20,7 +20,7 @@ from povid_jax.convert import card, chat, made
 from povid_jax.data import text, tokenizer
 from povid_jax.data.records import RecordSource
 from povid_jax.data.samples import Layout
-from povid_jax.eval import answers, compare, results
+from povid_jax.eval import answers, compare, needs, results
 from povid_jax.eval.benchmarks import (
   amber,
   hallusionbench,
@@ -98,7 +98,13 @@ def _part(root: Path) -> Case:
 
 
 def _earlier_answers(root: Path) -> Case:
-  row = {"question_id": "1", "prompt": "q", "text": "a", "metadata": {}}
+  row = {
+    "question_id": "1",
+    "prompt": "q",
+    "text": "a",
+    "model_id": "m",
+    "metadata": answering.facts(Decoding()),
+  }
   file = _lines(root / "a.jsonl", row, row | {"question_id": "2"})
   asked = [generate.Question("1", (), "q")]
   ask = lambda: generate.check_earlier(file, asked, Decoding(), "m")
@@ -122,7 +128,7 @@ POPE = [
 def _pope(root: Path) -> Case:
   for split in ("random", "popular", "adversarial"):
     file = _lines(root / f"coco_pope_{split}.json", *POPE)
-  return file, lambda: pope.BENCHMARK.questions(root, Options())
+  return file, lambda: needs.questions(pope.BENCHMARK, root, Options())
 
 
 def _answers(root: Path) -> Case:
@@ -143,18 +149,28 @@ def _answers(root: Path) -> Case:
   return file, ask
 
 
+BESIDE = {
+  "query/query_all.json": [{"id": 1, "image": "a.jpg", "query": "Describe."}],
+  "pid_splits.json": {"test": ["1"]},
+  "llava_test_CQM-A.json": [
+    {"id": "1", "conversations": [{"from": "human", "value": "q"}]}
+  ],
+}
+
+
 def _of_benchmark(benchmark: Any, name: str, value: Any) -> Callable:
   def make(root: Path) -> Case:
-    for path in benchmark.BENCHMARK.needs:
-      (root / path.pattern).parent.mkdir(parents=True, exist_ok=True)
+    for beside, held in BESIDE.items():
+      _json(root / beside, held)
     file = _json(root / name, value)
-    return file, lambda: benchmark.BENCHMARK.questions(root, Options())
+    options = Options(limit=1)
+    return file, lambda: needs.questions(benchmark.BENCHMARK, root, options)
 
   return make
 
 
 def _results(root: Path) -> Case:
-  reported.write_evaluation(root, "base")
+  reported.write_evaluation(root, "sft")
   file = next(root.rglob("results.json"))
 
   def ask() -> None:
@@ -165,14 +181,14 @@ def _results(root: Path) -> Case:
 
 
 def _report(root: Path) -> Case:
-  reported.write_evaluation(root, "base")
+  reported.write_evaluation(root, "sft")
   reported.write_log(root, ["loss"])
   file = next(root.rglob("results.json"))
   return file, lambda: report.load([root])
 
 
 def _card(root: Path) -> Case:
-  reported.write_evaluation(root / "eval/2", "base")
+  reported.write_evaluation(root / "eval/2", "sft")
   file = root / "eval/2/results.json"
   return file, lambda: card._scores(f"{root}@2")
 
@@ -208,7 +224,8 @@ def _journal(root: Path) -> Case:
 
 
 def _prices(root: Path) -> Case:
-  models = {"m": {"input": 1, "output": 2, "batch": 0.5, "image": [1, 2]}}
+  image = {"base": 85, "tile": 170}
+  models = {"m": {"input": 1, "output": 2, "batch": 0.5, "image": image}}
   file = _json(root / "prices.json", {"models": models})
   return file, lambda: prices.load_price("m-1", file)
 
@@ -235,10 +252,7 @@ def _coco(root: Path) -> Case:
     {
       "images": [{"id": 1, "file_name": "a.jpg"}],
       "categories": [{"id": 5, "name": "dog", "supercategory": "animal"}],
-      "annotations": [
-        {"image_id": 1, "category_id": 5},
-        {"image_id": 1, "caption": "A dog."},
-      ],
+      "annotations": [{"image_id": 1, "category_id": 5, "caption": "A dog."}],
     },
   )
   return file, lambda: (items.load_annotations([file]), samples(file))
@@ -256,15 +270,13 @@ def _rounds(root: Path) -> Case:
 
 def _records(name: str) -> Callable[[Path], Case]:
   def make(root: Path) -> Case:
-    folder = small_world.data_folder(
-      root / "data", [small_world.record(i) for i in range(3)]
-    )
-    file = folder / name
-    if not file.exists():
-      _json(file, {"noise_overflow": "wrap", "pairs_sha256": "0"})
-    options = SimpleNamespace(pairs=str(root / "none"))
+    folder = small_world.data_folder(root / "data", 3)
+    split = {"name": "train", "shardLengths": ["2", "1"]}
+    info = {"name": "povid", "splits": [split], "noise_overflow": "wrap"}
+    file = _json(folder / name, info)
+    options = encode.Options(pairs=str(file), image_dir=None)
     return file, lambda: (RecordSource(str(folder), "train")[0],
-                          write._facts(folder), options)  # fmt: skip
+                          write.is_complete(options, folder))  # fmt: skip
 
   return make
 
@@ -274,11 +286,11 @@ def _tokenizer(name: str) -> Callable[[Path], Case]:
     folder = small_world.model_folder(root) / "tokenizer"
     file = folder / name
     if not file.exists():
-      _json(file, {"eos_token_id": [2, 3], "<x>": 400})
+      _json(file, {"eos_token_id": [2, 3]} if "gen" in name else {"<x>": 400})
 
     def ask() -> None:
       tokenizer.generation_stops.cache_clear()
-      words = tokenizer.load_tokenizer(folder, 320)
+      words = tokenizer.load_tokenizer(folder, 500)
       tokenizer.generation_stops(folder)
       chat.fitting(folder, "short")
       words.encode("A dog.")

@@ -59,7 +59,10 @@ class Sample(Injector):
         "--pairs-per-context"
       )
     if (args.checkpoint is None) == (not args.base_url):
-      raise UserError("give --checkpoint, or --base-url and --model")
+      raise UserError(
+        "give --checkpoint for a model of yours, or --base-url and --model "
+        "for a server"
+      )
     self._part, self._parts = _shard(args.shard)
     self._stem = Path(args.out).with_suffix("")
     self._source: Source | None = None
@@ -118,14 +121,20 @@ class Sample(Injector):
       if p.suffix.lower() in _PICTURES
     )
     if not names:
-      raise UserError(f"--input={path}: no pictures there")
+      raise UserError(
+        f"--input={path}: no pictures are in this folder; want files that "
+        f"end in " + ", ".join(_PICTURES)
+      )
     where = self.args.image_dir or path
     turns = (f"<image>\n{prompt}", "-")
     return [Pair(n, (Picture(n, where),), turns) for n in names]
 
   def check_sample(self, sample: Pair) -> None:
     if not sample.images:
-      raise UserError("has no picture to look at")
+      raise UserError(
+        "this sample names no picture, and answers are made about a picture: "
+        "leave it out, or give it one"
+      )
     for picture in sample.images:
       check_picture(picture.read(), f"image {picture.name!r}")
 

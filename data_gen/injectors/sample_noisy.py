@@ -127,7 +127,10 @@ class SampleNoisy(Injector):
   def check_sample(self, sample: Sample) -> None:
     """No picture to distort, or one that is missing or broken."""
     if not sample.images:
-      raise UserError("has no image to put noise on")
+      raise UserError(
+        "this sample names no picture to put noise on: leave it out, or give "
+        "it one"
+      )
     for picture in sample.images:
       check_picture(picture.read(), f"image {picture.name!r}")
 

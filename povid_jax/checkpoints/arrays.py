@@ -41,7 +41,10 @@ def restore(
     UserError: no folder, or a file in it that cannot be read.
   """
   if not folder.is_dir():
-    raise UserError(f"no weights in {folder}; the folder is not whole")
+    raise UserError(
+      f"there are no weights in {folder}: the folder is not whole; copy it "
+      "again, or convert again"
+    )
   streamed = open_pieces(folder)
   if streamed:
     try:

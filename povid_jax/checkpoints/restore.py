@@ -146,7 +146,7 @@ def fingerprint(spec: str | Path) -> str:
   if step is None:
     parts = [path / "model.json", path / "params", path / "tokenizer"]
   else:
-    run = files.read_json(path / "config.json", "it describes the run")
+    run = read_run(path)
     digest.update(fingerprint(init_of(path, run)).encode())
     parts = [path / "checkpoints" / str(step) / "params"]
   found = checksums.Sums()
@@ -162,6 +162,25 @@ def fingerprint(spec: str | Path) -> str:
   if step is None:
     checksums.compare(path, model_json.checksums(path), found.arrays())
   return digest.hexdigest()[:16]
+
+
+def read_run(run: Path) -> dict[str, Any]:
+  """A run's config.json; UserError where it is not what training wrote."""
+  file = run / "config.json"
+  held = files.read_json(file, "it describes the run")
+  kinds: dict[str, Any] = {
+    "init": str, "lora": dict | None, "eval": dict, "steps": int,
+    "total_steps": int,
+  }  # fmt: skip
+  for name, kind in kinds.items():
+    if name in held and not isinstance(held[name], kind):
+      raise UserError(
+        f"{file}: {name} is {held[name]!r:.80}; want the file as training "
+        "wrote it"
+      )
+  if not held.get("init"):
+    raise UserError(f"{file}: it does not say what the run started from (init)")
+  return held
 
 
 def init_of(run: Path, config: dict[str, Any]) -> str:
@@ -198,7 +217,7 @@ def load(
   path, step = split_spec(spec)
   if step is None:
     return _load_folder(path, shardings, dtype, keep)
-  run = files.read_json(path / "config.json", "it describes the run")
+  run = read_run(path)
   base = load(init_of(path, run), shardings, dtype, keep).merged()
   folder = path / "checkpoints" / str(step) / "params"
   trained = arrays.restore(folder, shardings, dtype, keep)
@@ -229,7 +248,7 @@ def load_trained(
     raise UserError(
       f"{path} is a model folder; want the directory of a training run"
     )
-  run = files.read_json(path / "config.json", "it describes the run")
+  run = read_run(path)
   folder = path / "checkpoints" / str(step) / "params"
   lora = LoraConfig.from_dict(run["lora"]) if run.get("lora") else None
   trained = arrays.restore(folder, None, None, lambda path: False)
@@ -274,7 +293,7 @@ def describe(spec: str | Path) -> LlavaConfig:
   """The dimensions of a checkpoint, without reading its weights."""
   path, step = split_spec(resolve(spec))
   if step is not None:
-    run = files.read_json(path / "config.json", "it describes the run")
+    run = read_run(path)
     return describe(init_of(path, run))
   return model_json.read(path).config
 

@@ -59,7 +59,7 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 def _stage(spec: str) -> tuple[list[str], str]:
   """(lines about a run, what it started from)."""
   run, _, step = spec.rpartition("@")
-  config = files.read_json(Path(run) / "config.json", "it describes the run")
+  config = restore.read_run(Path(run))
   rows = [("field", "value"), ("checkpoint at step", step)]
   for path, name in _FIELDS:
     value = _get(config, path)

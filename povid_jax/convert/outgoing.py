@@ -12,6 +12,7 @@ from povid_jax.convert.jinja import chat_template
 from povid_jax.data.text import find_template, stop_ids
 from povid_jax.data.tokenizer import Tokenizer, load_tokenizer
 from povid_jax.errors import UserError
+from povid_jax.models.config import LlavaConfig
 from povid_jax.weights import (
   export,
   keys,
@@ -124,11 +125,7 @@ def to_llava(args: argparse.Namespace) -> None:
   """A checkpoint of ours to a whole model in the original layout."""
   spec, weights, tuned = _open(args)
   config = weights.config
-  tower = args.vision_tower or original_export.published_tower(
-    config.square_tower
-  )
-  # LLaVA takes hub names that begin with openai/ or laion/, and paths
-  tower = tower or str(Path(args.dst).resolve() / original_export.TOWER)
+  tower = _tower(args, config)
   with files.atomic_dir(args.dst) as folder:
     tokenizers.copy_files(weights.tokenizer, folder)
     if not slow_tokenizer.ensure(folder):
@@ -162,6 +159,14 @@ def to_llava(args: argparse.Namespace) -> None:
     )
 
 
+def _tower(args: argparse.Namespace, config: LlavaConfig) -> str:
+  """mm_vision_tower: LLaVA's code takes names on the hub, and folders; one
+  that is not published lies beside what is written."""
+  own = str(Path(args.dst).resolve() / original_export.TOWER)
+  published = original_export.published_tower(config.square_tower)
+  return args.vision_tower or published or own
+
+
 def to_peft(args: argparse.Namespace) -> None:
   """The adapter of a run to a PEFT folder."""
   spec = restore.resolve(args.src)
@@ -183,15 +188,14 @@ def to_peft(args: argparse.Namespace) -> None:
     )
     if original:
       tokenizer = load_tokenizer(weights.tokenizer)
-      tower = args.vision_tower or original_export.published_tower(
-        config.square_tower
-      )
       original_export.write_config(
         folder,
         config,
-        tower or "openai/clip-vit-large-patch14-336",
-        _tokens(weights, tokenizer, tokenizer.pad_id),
-        _manners(weights),
+        weights.params,
+        tuned=tuned,
+        tower=_tower(args, config),
+        tokens=_tokens(weights, tokenizer, tokenizer.pad_id),
+        manners=_manners(weights),
       )
     card.write(
       folder,

@@ -247,7 +247,9 @@ def assign(
   kept = np.flatnonzero(fits)
   if not len(kept):
     if not (lengths.prefix > 0).any():
-      raise UserError("no sample can be used; see skipped.jsonl for reasons")
+      raise UserError(
+        "no sample can be used; skipped.jsonl in the workdir says why of each"
+      )
     raise UserError(
       "no sample fits data.max_prefix, data.max_branch and the model's "
       f"{max_positions or 'unlimited'} positions; the shortest has "

@@ -127,6 +127,8 @@ def in_folder(folder: str | Path, name: str) -> Path:
     UserError: an absolute name, a name with "..", a link that leaves the
       folder.
   """
+  if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+    raise UserError(f"image {name!r:.60}: want a name inside {folder}")
   label = repr(name[:200])
   parts = Path(name).parts
   if not parts or os.path.isabs(name) or ".." in parts or "\0" in name:

@@ -138,7 +138,10 @@ def _walk(shard: Path) -> list[tuple[int, int, int]]:
       length, crc = struct.unpack("<QI", head)
       if masked_crc(head[:8]) != crc:
         if at == 0 and head[:2] == b"\x1f\x8b":
-          raise UserError(f"{shard}: compressed with GZIP; decompress it first")
+          raise UserError(
+            f"{shard}: it is compressed with GZIP; decompress all shards first "
+            "(gunzip)"
+          )
         raise UserError(
           f"{where}: wrong CRC of the length, damaged or not a TFRecord file"
         )

@@ -197,7 +197,9 @@ class Layout:
   def form(self) -> formats.Format | None:
     """The format that was named; UserError for a name that there is not."""
     if self.format and self.columns:
-      raise UserError("--format and --columns: want one of them")
+      raise UserError(
+        "--format and --columns exclude each other: give one of them"
+      )
     if not self.format and not self.columns:
       return None
     return formats.find(self.format or "", self.columns)

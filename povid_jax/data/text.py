@@ -175,7 +175,9 @@ def encode(
     branch = writer.fork()
     branch.response(response, context, end_scored)
     if not any(branch.mask[shared:]):
-      raise UserError("a response of which no token is scored; want text")
+      raise UserError(
+        "the answer is empty: none of its tokens can be scored; want some text"
+      )
     branches.append(branch)
   if context:
     prefix = writer.fork()

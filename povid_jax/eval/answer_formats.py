@@ -41,7 +41,7 @@ def _delimited(path: Path) -> list[list[str]]:
 
 def _with_names(path: Path, table: list[list[str]]) -> list[Row]:
   if not table:
-    raise UserError(f"{path}: an empty table")
+    raise UserError(f"{path}: this table is empty; want a row for each answer")
   names, *lines = table
   return [
     {n: cell for n, cell in zip(names, line, strict=False) if n and cell != ""}

@@ -22,7 +22,7 @@ def prepare(
   """
   # a benchmark that is asked has questions; the others have `measure`
   assert benchmark.questions is not None
-  questions = benchmark.questions(folder, options)
+  questions = needs.questions(benchmark, folder, options)
   if benchmark.prepare is not None:
     benchmark.prepare(out, questions, options)
   check_pictures(benchmark, folder, questions)
@@ -34,7 +34,10 @@ def check_pictures(
 ) -> None:
   """Raises UserError where there are no questions, or pictures are missing."""
   if not questions:
-    raise UserError(f"{benchmark.name}: there are no questions in {folder}")
+    raise UserError(
+      f"{benchmark.name}: there are no questions in {folder}; is the download "
+      "whole?"
+    )
   paths = dict.fromkeys(
     path for q in questions for path in q.images if isinstance(path, Path)
   )

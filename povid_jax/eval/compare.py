@@ -54,7 +54,9 @@ def compare(a: Path, b: Path, resamples: int = 10_000) -> list[Comparison]:
   verdicts = [_verdicts(folder) for folder in (a, b)]
   names = [name for name in counts[0] if name in counts[1]]
   if not names:
-    raise UserError(f"{a} and {b} have no benchmark in common")
+    raise UserError(
+      f"{a} and {b} have no benchmark in common; score both on the same one"
+    )
   _same_rules(settings, names, a, b)
   found = []
   for name in names:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from povid_jax.eval import answers, judge
+from povid_jax.eval import answers, judge, needs
 from povid_jax.eval.answers import Matched
 from povid_jax.eval.protocol import Benchmark
 from povid_jax.eval.request import Request
@@ -33,7 +33,7 @@ def run(request: Request, folders: Mapping[str, Path]) -> int:
 def _matched(request: Request, benchmark: Benchmark, folder: Path) -> Matched:
   assert benchmark.questions is not None  # it is judged
   options = request.options[benchmark.name]
-  questions = benchmark.questions(folder, options)
+  questions = needs.questions(benchmark, folder, options)
   if request.answers is None:
     return Matched(questions, [_TYPICAL] * len(questions))
   return answers.match(

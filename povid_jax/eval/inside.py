@@ -29,7 +29,9 @@ def answers(
   from povid_jax.generate import answering
 
   if not questions:
-    raise UserError(f"{name}: there are no questions to ask")
+    raise UserError(
+      f"{name}: there are no questions to ask; look at --data and --limit"
+    )
   for question in questions:
     for image in question.images:
       if isinstance(image, Path) and not image.is_file():

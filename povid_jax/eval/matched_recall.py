@@ -46,11 +46,16 @@ def verdicts(folder: Path) -> dict[str, dict[str, Any]]:
   """
   path = folder / "verdicts.jsonl"
   if not path.exists():
-    raise UserError(f"{path}: not there; `povid_jax.eval` writes it")
+    raise UserError(
+      f"{path}: there is no such file; `povid_jax.eval` writes it"
+    )
   rows = needs.read_jsonl(path)
   found = {row["unit"]: row for row in rows if row["benchmark"] == "chair"}
   if not found:
-    raise UserError(f"{path}: no verdicts of chair")
+    raise UserError(
+      f"{path}: it holds no verdicts of chair; run povid_jax.eval with "
+      "--benchmarks=chair into that folder"
+    )
   return found
 
 
@@ -95,7 +100,10 @@ def _stack(
   for a, b in pairs:
     of_a, of_b = verdicts(a), verdicts(b)
     if of_a.keys() != of_b.keys():
-      raise UserError(f"{a} and {b} are not about the same pictures")
+      raise UserError(
+        f"{a} and {b} are not about the same pictures; compare runs of the "
+        "same questions"
+      )
     rows_a += of_a.values()
     rows_b += [of_b[unit] for unit in of_a]
   longest = max(len(row["mentions"]) for row in rows_a)
@@ -138,7 +146,9 @@ def run(argv: Sequence[str]) -> int:
   parser.add_argument("folders", nargs="+", type=Path, metavar="EVAL")
   folders = parser.parse_args(argv).folders
   if len(folders) % 2:
-    raise UserError("expected pairs of folders: A B, or A1 B1 A2 B2 ...")
+    raise UserError(
+      "want pairs of folders: A B, or A1 B1 A2 B2 ...; an odd number was given"
+    )
   pairs = list(zip(folders[::2], folders[1::2], strict=True))
   curve, found = match(pairs)
   for cut, recall, chair in curve:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from povid_jax import files
+from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
 from povid_jax.eval.protocol import Benchmark, Need, Options
 
@@ -52,12 +53,31 @@ def image_folder(folder: Path, options: Options) -> Path:
   return folder
 
 
+def questions(
+  benchmark: Benchmark, folder: Path, options: Options
+) -> list[Question]:
+  """The questions of a benchmark.
+
+  Raises:
+    UserError: a file is missing, or not in the form in which it is published.
+  """
+  try:
+    return benchmark.questions(folder, options)
+  except (AttributeError, LookupError, TypeError, ValueError) as error:
+    raise UserError(
+      f"{benchmark.name}: a file in {folder} is not in the form in which it is "
+      f"published ({type(error).__name__}: {error}); download it again"
+    ) from error
+
+
 read_text, read_json = files.read_text, files.load_json
 read_jsonl = files.json_objects
 
 
 def field(row: dict[str, Any], name: str, path: Path, number: int) -> Any:
   """row[name], or a UserError that names file, entry and field."""
+  if not isinstance(row, dict):
+    raise UserError(f"{path}: entry {number} is no object: {row!r:.60}")
   if name not in row:
     raise UserError(f"{path}: entry {number} has no field {name!r}")
   return row[name]

@@ -58,7 +58,7 @@ def check(request: Request) -> None:
       continue
     options = request.options[benchmark.name]
     folder = folders[benchmark.name]
-    questions = benchmark.questions(folder, options)
+    questions = needs.questions(benchmark, folder, options)
     if benchmark.prepare is None:  # else its pictures are made while it runs
       ask.check_pictures(benchmark, folder, questions)
 
@@ -241,7 +241,7 @@ def _questions(
   options = request.options[benchmark.name]
   if request.checkpoint is not None:
     return ask.prepare(benchmark, folder, options, request.out)
-  return benchmark.questions(folder, options)
+  return needs.questions(benchmark, folder, options)
 
 
 def _answer_rows(

@@ -16,7 +16,8 @@ def library() -> Any:
     import openai
   except ImportError as error:
     raise UserError(
-      "this needs the openai package: pip install 'povid_jax[data]'"
+      "servers are asked through the openai package, which is not installed: "
+      "pip install 'povid_jax[data]'"
     ) from error
   return openai
 

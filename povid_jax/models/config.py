@@ -317,7 +317,10 @@ class LlavaConfig(_Dict):
       UserError: pictures keep their size in this family.
     """
     if not isinstance(self.vision, VisionConfig):
-      raise UserError("this needs a model whose pictures become squares")
+      raise UserError(
+        "this command needs a model that sees each picture as a square "
+        "(LLaVA-1.5); this one sees pictures at their own size"
+      )
     return self.vision
 
   @property

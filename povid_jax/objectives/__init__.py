@@ -41,8 +41,8 @@ def _check_dpo(hyper: Mapping[str, Any]) -> None:
     raise UserError(f"label_smoothing: want [0, 0.5), got {smoothing}")
   if smoothing and hyper["loss_type"] != "sigmoid":
     raise UserError(
-      "label_smoothing needs loss_type=sigmoid, "
-      f"got loss_type={hyper['loss_type']}"
+      "label_smoothing needs loss_type=sigmoid, got "
+      f"loss_type={hyper['loss_type']}"
     )
 
 
@@ -51,7 +51,10 @@ def _check_weights(*names: str) -> Callable[[Mapping[str, Any]], None]:
     for name in names:
       _not_negative(hyper, name)
     if not any(hyper[name] for name in names):
-      raise UserError(f"{' and '.join(names)} are all 0: nothing to learn")
+      raise UserError(
+        f"{' and '.join(names)} are all 0, so nothing would be learned; set "
+        "one of them above 0"
+      )
     for name in ("beta", "alpha"):
       if name in hyper:
         _positive(hyper, name)

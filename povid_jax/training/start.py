@@ -1,6 +1,8 @@
 """The start of a run: its processes come together, and it says what it is."""
 
 import contextlib
+import os
+import re
 import sys
 from collections.abc import Iterator
 
@@ -56,6 +58,38 @@ def join(
       f"process {process_id} of {num_processes} could not join the "
       f"others at {coordinator} within {timeout} s: {reason}"
     ) from error
+
+
+# words by which a collective, or the service between the hosts, tells that a
+# process is gone
+_GONE = re.compile(
+  r"closed by peer|reset by peer|Broken pipe|heartbeat|coordination service"
+  r"|Timed out waiting|DEADLINE_EXCEEDED|UNAVAILABLE|remote process exited",
+  re.IGNORECASE,
+)
+
+
+@contextlib.contextmanager
+def others_named() -> Iterator[None]:
+  """Ends this process with one line where another one of the run is gone.
+
+  At once and without JAX's leave-taking, which waits for all the others. What
+  was saved is whole; the exit code, 75, says "try again".
+  """
+  try:
+    yield
+  except (jax.errors.JaxRuntimeError, ValueError) as error:
+    if jax.process_count() == 1 or not _GONE.search(str(error)):
+      raise
+    print(
+      f"error: process {jax.process_index()} of {jax.process_count()}: another "
+      f"process of the run is gone ({errors.first_line(error)}). Start all of "
+      "them again: the same command continues from the last checkpoint",
+      file=sys.stderr,
+      flush=True,
+    )
+    sys.stdout.flush()
+    os._exit(os.EX_TEMPFAIL)
 
 
 @contextlib.contextmanager

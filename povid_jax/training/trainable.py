@@ -34,7 +34,10 @@ def match_trainable(
       )
     found |= named
   if not found:
-    raise UserError("nothing is trainable: give at least one regex")
+    raise UserError(
+      "nothing is trainable: config.trainable is empty; give a regular "
+      "expression that matches parameters, decoder for example"
+    )
   return frozenset(found)
 
 

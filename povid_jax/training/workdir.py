@@ -50,8 +50,7 @@ def check(config: ConfigDict, workdir: Path) -> None:
   """
   if not restore.steps_of(workdir):
     return
-  path = workdir / "config.json"
-  old = config_lib.flat(files.read_json(path, "it describes the run"))
+  old = config_lib.flat(restore.read_run(workdir))
   # a field that is younger than the run had its default
   old = config_lib.flat(config_lib.default().to_dict()) | old
   new = config_lib.flat(describe(config))
@@ -120,10 +119,10 @@ def check_ended(init: str) -> None:
   steps = restore.steps_of(run)
   if not steps or (run / "model.json").is_file() or (run / _ENDED).is_file():
     return
-  held = files.read_json(run / "config.json", "it describes the run")
+  held = restore.read_run(run)
   # runs before done.json: where patience may have ended it, nobody knows
   total = held.get("total_steps") or held.get("steps") or 0
-  patience = "total_steps" not in held and held["eval"].get("patience")
+  patience = "total_steps" not in held and held.get("eval", {}).get("patience")
   if steps[-1] < total and not patience:
     raise UserError(
       f"config.init={init} is a run that has not ended (step {steps[-1]} of "

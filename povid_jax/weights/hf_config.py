@@ -28,7 +28,10 @@ def to_text_config(config: DecoderConfig, vocab_size: int) -> dict[str, Any]:
   if (kind == "mistral" and config.attention_bias) or (
     config.output_bias and not config.attention_bias
   ):
-    raise UserError("no transformers decoder has these biases and this window")
+    raise UserError(
+      "no decoder of transformers has these biases together with this sliding "
+      "window; such a model cannot be exported to that layout"
+    )
   scaling = config.rope_scaling
   rope = {"rope_type": "default"}
   if scaling is not None:

@@ -151,24 +151,29 @@ def write(
   _dump(folder / "generation_config.json", given)
   export.write_shards(folder, tensors)
   if Path(tower).name == TOWER:
-    prefix = "model.vision_tower.vision_tower."
-    inner = {
-      key.removeprefix(prefix): tensor
-      for key, tensor in tensors.items()
-      if key.startswith(prefix)
-    }
-    _write_tower(folder / TOWER, config.square_tower, inner, dtype)
+    _write_tower(folder / TOWER, config.square_tower, tensors, dtype)
 
 
 def write_config(
   folder: Path,
   config: LlavaConfig,
+  params: Mapping[str, Any],
+  *,
+  tuned: Sequence[export.Tuned] = (),
   tower: str,
   tokens: Mapping[str, Any],
   manners: Mapping[str, str],
 ) -> None:
-  """config.json beside a LoRA adapter, from which LLaVA builds the model."""
+  """config.json beside a LoRA adapter, from which LLaVA builds the model.
+
+  Args: those of `write`.
+  """
   rows = config.decoder.vocab_size
+  if Path(tower).name == TOWER:
+    named = lambda entry, name: torch_name(entry, name, config)
+    tensors = dict(export.tensors(config, params, tuned, rows, named))
+    dtype = export.torch_dtype(tensors["model.norm.weight"].dtype)
+    _write_tower(folder / TOWER, config.square_tower, tensors, dtype)
   described = describe(config, rows, tower, tokens, manners, "float32")
   # no tower is among these weights
   _dump(folder / "config.json", described | {"unfreeze_mm_vision_tower": False})
@@ -180,7 +185,17 @@ def _write_tower(
   tensors: Mapping[str, export.Lazy],
   dtype: str,
 ) -> None:
-  """A tower with its processor, for one that no hub has."""
+  """A tower with its processor, for one that no hub has.
+
+  Args:
+    tensors: of the whole model, by LLaVA's names.
+  """
+  prefix = "model.vision_tower.vision_tower."
+  inner = {
+    key.removeprefix(prefix): tensor
+    for key, tensor in tensors.items()
+    if key.startswith(prefix)
+  }
   folder.mkdir()
   kind = "CLIP" if config.class_token else "Siglip"
   described = hf_config.to_vision_config(config) | {
@@ -204,7 +219,7 @@ def _write_tower(
     "image_std": list(config.std),
   }
   _dump(folder / "preprocessor_config.json", processor)
-  export.write_safetensors(folder / "model.safetensors", tensors)
+  export.write_safetensors(folder / "model.safetensors", inner)
 
 
 def _dump(file: Path, value: Mapping[str, Any]) -> None:

@@ -282,7 +282,10 @@ def read_adapter(folder: str | Path, config: LlavaConfig) -> Adapter:
   pieces, beside, skipped = _sort_out(tensors, config)
   params = _stack(pieces, config, rank)
   if not params:
-    raise UserError(f"{folder}: the adapter covers no module of the model")
+    raise UserError(
+      f"{folder}: the adapter covers no module of this model; is it the "
+      "adapter of another base?"
+    )
   names = [re.escape(k.removesuffix("/lora_a")) for k in params if k[-1] == "a"]
   return Adapter(
     config=LoraConfig(rank, alpha, targets=f"^({'|'.join(names)})$"),

@@ -116,7 +116,8 @@ def _check_offsets(file: Path, header: dict[str, Any], start: int) -> None:
     end = stop
   if size > last:
     raise UserError(
-      f"{file}: {size - last} bytes behind the last tensor; want none"
+      f"{file}: {size - last} bytes behind the last tensor; want none; "
+      "copy or download the file again"
     )
 
 

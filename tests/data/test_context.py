@@ -100,7 +100,7 @@ def test_a_token_across_the_border_belongs_to_the_branch(tokenizer):
 
 
 def test_nothing_to_score_is_refused(tokenizer):
-  with pytest.raises(UserError, match="no token is scored"):
+  with pytest.raises(UserError, match="none of its tokens can be scored"):
     text.encode(
       QUESTION, [("",)], tokenizer, "short", 3, context="A", end_scored=False
     )

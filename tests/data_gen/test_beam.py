@@ -44,7 +44,7 @@ def test_options_for_the_runner_follow_two_dashes(tmp_path, photos):
   photos.make_pairs(tmp_path, count=6)
   options = ("--runner=DirectRunner", "--", "--direct_num_workers=2")
   assert write(tmp_path, tmp_path / "beam", *options) == 0
-  with pytest.raises(UserError, match="no such option: --direct"):
+  with pytest.raises(UserError, match="--direct[^ ]*: no such option"):
     write(tmp_path, tmp_path / "x", *options[1:])
 
 

@@ -188,7 +188,7 @@ def test_a_noisy_picture_of_no_picture():
   lonely = sample(
     ("What?", "A dog."), images=(), extra={"image_noisy": "0.png"}
   )
-  with pytest.raises(UserError, match="names no image"):
+  with pytest.raises(UserError, match="the sample names no image"):
     to_record(lonely, Options("pairs", "."))
 
 
@@ -239,5 +239,5 @@ def test_what_stands_beside_a_pair_is_in_its_record(tmp_path, photos):
 def test_a_context_belongs_to_the_last_answer():
   turns = ("<image>\nWhat?", "A dog.", "Where?", "On grass.")
   made = sample(turns, ("A cat.", "Where?", "On sand."), context="It sits.")
-  with pytest.raises(UserError, match="differ before the last one"):
+  with pytest.raises(UserError, match="differ before the last turn"):
     encode.check_turns(made)

@@ -1,15 +1,24 @@
 """What the tests of the benchmarks share."""
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from povid_jax.eval import __main__ as command
 from povid_jax.eval import answers, protocol
 from povid_jax.eval.protocol import Benchmark, Options
+
+sys.path.insert(0, str(Path(__file__).parent))
+from judge_server import JudgeServer  # noqa: E402
+
+Put = Callable[[str, Any], Path]
+
+# reply, rating, rating by the clean rule (None: left out)
 
 
 @pytest.fixture
@@ -54,3 +63,33 @@ def run() -> Callable[..., dict[str, float]]:
     }
 
   return score
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[JudgeServer]:
+  monkeypatch.setenv("OPENAI_API_KEY", "k")
+  with JudgeServer(lambda body: "?") as server:
+    yield server
+
+
+@pytest.fixture
+def evaluate(server: JudgeServer, tmp_path: Path) -> Callable[..., Any]:
+  """Runs the command on given answers; (metric -> row, whole results)."""
+
+  def run(name: str, answers: Path, *flags: str) -> tuple[dict, dict]:
+    out = tmp_path / "out"
+    given = [
+      f"--benchmarks={name}",
+      f"--answers={answers}",
+      f"--data={tmp_path}/data",
+      f"--out={out}",
+      f"--judge-base-url={server.url}",
+      "--resamples=20",
+    ]
+    if not any(flag.startswith("--judge-model") for flag in flags):
+      given.append("--judge-model=a-judge")
+    assert command.main([*given, *flags]) == 0
+    results = json.loads((out / "results.json").read_text())
+    return {row["metric"]: row for row in results["results"]}, results
+
+  return run

@@ -1,10 +1,10 @@
-"""MMHal-Bench, MM-Vet and LLaVA-Bench: each rule a row, whole files twice."""
+"""Benchmarks with a judge, by the book and over the loopback."""
 
 import json
 import random
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,245 +13,16 @@ import pytest
 
 from povid_jax.errors import UserError
 from povid_jax.eval import __main__ as command
-from povid_jax.eval.benchmarks import llava_bench, mmhal, mmvet
+from povid_jax.eval.benchmarks import llava_bench, mmvet
 from povid_jax.eval.protocol import Options
 
 sys.path.insert(0, str(Path(__file__).parent))
-from judge_server import JudgeServer  # noqa: E402
 
 Put = Callable[[str, Any], Path]
 
 # reply, rating, rating by the clean rule (None: left out)
-RATINGS = [
-  ("Fine.\nRating: 4, somewhat informative, no hallucination", 4, 4),
-  ("rating: 0", 0, 0),
-  ("RATING: 6", 6, 6),
-  ("Rating: 3.5", 3, None),
-  ("Rating: 10", 1, None),
-  ("Rating: 7", 0, None),
-  ("**Rating**: 5", 0, 5),
-  ("Rating:5", 0, 5),
-  ("Rating:  5", 0, 5),
-  ("I would say Rating: 2 or Rating: 3", 0, 3),
-  ("Rating: 2. In sum, Rating: 2.", 2, 2),
-  ("It is good.", 0, None),
-  ("", 0, None),
-]
-
-
-@pytest.mark.parametrize(("reply", "official", "clean"), RATINGS)
-def test_mmhal_rating(reply: str, official: int, clean: int | None) -> None:
-  assert mmhal.rating(reply) == official
-  assert mmhal.clean_rating(reply) == clean
-
-
-# reply, score (None: asked again), by the clean rule
-GRADES = [
-  ("0.5", 0.5, 0.5),
-  ("1", 1.0, 1.0),
-  ("0.0", 0.0, 0.0),
-  ("0.5\n", 0.5, 0.5),
-  ("0.3 | because", 0.3, 0.3),
-  ("0.55", 0.55, 0.55),
-  (" 1.0", None, 1.0),
-  ("0.5.", None, 0.5),
-  ("0.5\nbecause it", None, 0.5),
-  ("1.1", None, None),
-  ("-0.1", None, None),
-  ("10 of 10, so 1.0", None, 1.0),
-  ("0 objects are wrong. Correctness: 0.9 (of 1)", 0.0, 0.9),
-  ("1 of 2 parts is right, so I give 0.5", 1.0, 0.5),
-  ("**0.4**", None, 0.4),
-  (".5", 0.5, 0.5),
-  ("Score: 0.7", None, 0.7),
-  ("nan", None, None),
-  ("inf", None, None),
-  ("right", None, None),
-  ("", None, None),
-]
-
-
-@pytest.mark.parametrize(("reply", "official", "clean"), GRADES)
-def test_mmvet_reading(reply: str, official: Any, clean: Any) -> None:
-  assert mmvet.reading(reply) == official
-  assert mmvet.clean_reading(reply) == clean
-
-
-# reply, (reference, candidate), by the clean rule
-PAIRS = [
-  ("8 7\nAssistant 1 ...", (8, 7), (8, 7)),
-  ("8,7\n", (8, 7), (8, 7)),
-  ("8.5 9.5", (8.5, 9.5), (8.5, 9.5)),
-  ("8, 7\nfine", (-1, -1), (8, 7)),
-  ("8 7 \nfine", (-1, -1), (8, 7)),
-  ("8 7\r\nfine", (8, 7), (8, 7)),
-  ("\n8 7", (-1, -1), (8, 7)),
-  ("8", (-1, -1), None),
-  ("8 7 6", (-1, -1), (8, 7)),
-  ("Assistant 1: 8, Assistant 2: 7", (-1, -1), (8, 7)),
-  ("Both name 2 dogs.\n**8** 7", (-1, -1), (8, 7)),
-  ("8/10, 7/10", (-1, -1), (8, 7)),
-  ("In 2014 and 2015 ...", (-1, -1), None),
-  (
-    "Assistant 1 names 3 dogs. Assistant 1: 6\nAssistant 2: 9.5",
-    (-1, -1),
-    (6, 9.5),
-  ),
-  ("eight seven", (-1, -1), None),
-  ("nan 7", (-1, -1), None),
-  ("", (-1, -1), None),
-]
-
-
-@pytest.mark.parametrize(("reply", "official", "clean"), PAIRS)
-def test_llava_bench_pair(reply: str, official: Any, clean: Any) -> None:
-  assert llava_bench.pair(reply) == official
-  assert llava_bench.clean_pair(reply) == clean
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[JudgeServer]:
-  monkeypatch.setenv("OPENAI_API_KEY", "k")
-  with JudgeServer(lambda body: "?") as server:
-    yield server
-
-
-@pytest.fixture
-def evaluate(server: JudgeServer, tmp_path: Path) -> Callable[..., Any]:
-  """Runs the command on given answers; (metric -> row, whole results)."""
-
-  def run(name: str, answers: Path, *flags: str) -> tuple[dict, dict]:
-    out = tmp_path / "out"
-    given = [
-      f"--benchmarks={name}",
-      f"--answers={answers}",
-      f"--data={tmp_path}/data",
-      f"--out={out}",
-      f"--judge-base-url={server.url}",
-      "--resamples=20",
-    ]
-    if not any(flag.startswith("--judge-model") for flag in flags):
-      given.append("--judge-model=a-judge")
-    assert command.main([*given, *flags]) == 0
-    results = json.loads((out / "results.json").read_text())
-    return {row["metric"]: row for row in results["results"]}, results
-
-  return run
-
-
-def asked(body: dict[str, Any]) -> str:
-  return body["messages"][-1]["content"]
-
-
-def put_mmhal(put: Put, count: int = 96) -> Path:
-  records = [
-    {
-      "question_type": "?",
-      "question_topic": "t",
-      "image_id": f"id{i}",
-      "image_src": f"https://host/x/{i}.jpg",
-      "image_content": ["Cat", f"Thing{i}"],
-      "question": f"What is {i}?",
-      "gt_answer": f"It is {{{i}}}.",
-      "model_answer": f"answer <{i}>",
-    }
-    for i in range(count)
-  ]
-  put("data/mmhal/response_template.json", records)
-  return put("answers.json", records)
-
-
-def mmhal_by_the_book(replies: list[str]) -> dict[str, float]:
-  """Scores as LLaVA-RLHF's summary computes them, in words of our own."""
-  scores = []
-  for reply in replies:
-    hits = set(re.findall(r"(?=rating: ([0-6]))", reply.lower()))
-    scores.append(int(hits.pop()) if len(hits) == 1 else 0)
-  book = {
-    "score": sum(scores) / 96,
-    "hallucination_rate": len([s for s in scores if s < 3]) / 96,
-  }
-  for i, kind in enumerate(mmhal.TYPES):
-    book[f"{kind}/score"] = sum(scores[i::8]) / 12
-  return book
-
-
-def test_mmhal_whole_file(server, evaluate, put: Put) -> None:
-  rng = random.Random(0)
-  said = [reply for reply, *_ in RATINGS if reply]  # an empty one is none
-  replies = [rng.choice(said) for _ in range(96)]
-
-  def say(body: dict[str, Any]) -> str:
-    return replies[int(re.search(r"answer <(\d+)>", asked(body))[1])]
-
-  server.say = say
-  rows, results = evaluate("mmhal", put_mmhal(put))
-  for name, value in mmhal_by_the_book(replies).items():
-    assert rows[name]["value"] == pytest.approx(value, abs=1e-12), name
-    assert rows[name]["n"] == (12 if "/" in name else 96)
-  text = next(asked(b) for b in server.bodies if "<17>" in asked(b))
-  for piece in ("Cat, Thing17", "What is 17?", "It is {17}.", "Rating: 6"):
-    assert piece in text
-  body = server.bodies[0]
-  assert (body["temperature"], body["model"]) == (0.0, "a-judge")
-  made = results["settings"]["measured_by"]["mmhal"]
-  assert made["judge_model"] == "a-judge"
-  assert made["judge_prompt"] == mmhal.VERSION
-  assert len(made["judge_prompt_hash"]) == 12
-
-
-def test_mmhal_leaves_the_original_response_file(
-  server, evaluate, put: Put, tmp_path: Path
-) -> None:
-  server.say = lambda body: "Rating: 4"
-  answers = put_mmhal(put)
-  evaluate("mmhal", answers)
-  left = json.loads((tmp_path / "out/mmhal_responses.json").read_text())
-  assert left == json.loads(answers.read_text())
-
-
-def test_mmhal_clean_rules_leave_out_the_unreadable(
-  server, evaluate, put: Put
-) -> None:
-  server.say = lambda body: (
-    "Rating: 3.5" if "<0>" in asked(body) else "**Rating**: 5"
-  )
-  rows, results = evaluate("mmhal", put_mmhal(put), "--clean-rules")
-  assert rows["score"]["value"] == 5
-  assert rows["score"]["n"] == 95
-  assert "left out" in str(results["settings"]["notes"]["mmhal"])
-
-
-def test_mmhal_wants_96(put: Put, tmp_path: Path) -> None:
-  put_mmhal(put, 95)
-  with pytest.raises(UserError, match="95 questions, want 96"):
-    mmhal.questions(tmp_path / "data/mmhal", Options())
-  few = mmhal.questions(tmp_path / "data/mmhal", Options(limit=9))
-  assert [q.extra["type"] for q in few][7:] == ["other", "attribute"]
-
-
-def test_mmhal_finds_pictures_by_address_or_id(
-  put: Put, tmp_path: Path
-) -> None:
-  put_mmhal(put)
-  put("data/mmhal/images/id1.jpg", b"")
-  put("data/mmhal/images/2.jpg", b"")
-  asked = mmhal.questions(tmp_path / "data/mmhal", Options())
-  names = [question.images[0].name for question in asked[:3]]
-  assert names == ["0.jpg", "id1.jpg", "2.jpg"]
-
-
-def test_mmhal_takes_the_original_template(server, evaluate, put: Put) -> None:
-  answers = put_mmhal(put)
-  template = put("original.txt", "Of {} on {} with {} judge {} {x}.")
-  server.say = lambda body: "Rating: 4"
-  _, results = evaluate("mmhal", answers, f"--judge-prompt={template}")
-  assert (
-    "Of Cat, Thing3 on What is 3? with It is {3}. judge answer <3> {x}."
-  ) in [asked(body) for body in server.bodies]
-  made = results["settings"]["measured_by"]["mmhal"]
-  assert made["judge_prompt"] == "file original.txt"
-
+from tests.eval.test_judge_readings import GRADES
+from tests.eval.test_judged_mmhal import asked, put_mmhal  # noqa: E402
 
 ABILITIES = [["rec"], ["ocr", "math"], ["rec", "gen", "know"], ["spat"]]
 

@@ -444,7 +444,11 @@ def test_weighted_mean_ignores_filler_even_if_it_is_nan():
     ("povid", {"beta": True}, "povid.beta: want float"),
     ("povid", {"beta": 0}, "beta: want a number above 0"),
     ("povid", {"beta": float("nan")}, "beta: want a number above 0"),
-    ("povid", {"text_weight": 0, "noise_weight": 0}, "nothing to learn"),
+    (
+      "povid",
+      {"text_weight": 0, "noise_weight": 0},
+      "nothing would be learned",
+    ),
     ("dpo", {"loss_type": "sigmod"}, "want one of sigmoid, hinge, ipo"),
     ("dpo", {"label_smoothing": 0.5}, "want [0, 0.5)"),
     ("dpo", {"label_smoothing": 0.1, "loss_type": "ipo"}, "needs loss_type"),

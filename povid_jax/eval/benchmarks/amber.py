@@ -128,6 +128,12 @@ class Lexicon:
 def read_lexicon(data: Path) -> Lexicon:
   """Reads relation.json and, if it is there, safe_words.txt."""
   related = needs.read_json(data / "relation.json")
+  lists = related.values() if isinstance(related, dict) else [None]
+  if not all(isinstance(group, list) for group in lists):
+    raise UserError(
+      f"{data / 'relation.json'}: want an object of lists of words, as AMBER "
+      "publishes it"
+    )
   words = {*related, *(word for group in related.values() for word in group)}
   path = data / "safe_words.txt"
   safe = needs.read_text(path).split("\n") if path.exists() else SAFE_WORDS

@@ -125,7 +125,8 @@ def prepare(out: Path, questions: Sequence[Question], options: Options) -> None:
       data = base64.b64decode(cell, validate=True)
     except ValueError as error:
       raise UserError(
-        f"mmbench: question {question.question_id}: image is not base64"
+        f"mmbench: question {question.question_id}: its image is not base64 "
+        "text; is the download whole?"
       ) from error
     with atomic_write(path, "wb") as file:
       file.write(data)

@@ -85,7 +85,10 @@ def questions(data: Path, options: Options) -> list[Question]:
 def _records(path: Path) -> list[dict[str, Any]]:
   records = needs.read_json(path)
   if not isinstance(records, list):
-    raise UserError(f"{path}: expected a list of questions")
+    raise UserError(
+      f"{path}: want a list of questions, as in the published "
+      "response_template.json"
+    )
   for number, record in enumerate(records, 1):
     for name in ("question", "gt_answer", "image_content"):
       needs.field(record, name, path, number)

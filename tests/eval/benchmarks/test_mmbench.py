@@ -135,7 +135,7 @@ def test_bad_picture_and_index_and_two_files_are_named(put, tmp_path):
   data = put("mmbench/dev.tsv", _tsv({"index": 1, "image": "no!" * 40})).parent
   options = Options(out=tmp_path / "out")
   asked = BENCHMARK.questions(data, options)
-  with pytest.raises(UserError, match="question 1: image is not base64"):
+  with pytest.raises(UserError, match="question 1: its image is not base64"):
     BENCHMARK.prepare(tmp_path, asked, options)
   put("mmbench/test.tsv", _tsv({"index": "x"}))
   with pytest.raises(UserError, match="found dev.tsv, test.tsv"):

@@ -147,7 +147,7 @@ def test_pictures_inside_the_file(put, tmp_path):
   assert outside[0].images[0].name == "11.jpg"
   broken = [dataclasses.replace(questions[0], images=(tmp_path / "new.jpg",))]
   broken[0].extra["picture"] = PICTURE + "!"
-  with pytest.raises(UserError, match="question 0: image is not base64"):
+  with pytest.raises(UserError, match="question 0: its image is not base64"):
     BENCHMARK.prepare(tmp_path, broken, options)
 
 
