@@ -18,8 +18,6 @@ from judge_server import JudgeServer  # noqa: E402
 
 Put = Callable[[str, Any], Path]
 
-# reply, rating, rating by the clean rule (None: left out)
-
 
 @pytest.fixture
 def put(tmp_path: Path) -> Callable[[str, Any], Path]:

@@ -20,9 +20,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 Put = Callable[[str, Any], Path]
 
-# reply, rating, rating by the clean rule (None: left out)
 from tests.eval.test_judge_readings import GRADES
-from tests.eval.test_judged_mmhal import asked, put_mmhal  # noqa: E402
+from tests.eval.test_judged_mmhal import asked, put_mmhal
 
 ABILITIES = [["rec"], ["ocr", "math"], ["rec", "gen", "know"], ["spat"]]
 

@@ -18,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 Put = Callable[[str, Any], Path]
 
-# reply, rating, rating by the clean rule (None: left out)
 from tests.eval.test_judge_readings import RATINGS
 
 
