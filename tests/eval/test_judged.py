@@ -3,7 +3,6 @@
 import json
 import random
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,11 @@ from povid_jax.errors import UserError
 from povid_jax.eval import __main__ as command
 from povid_jax.eval.benchmarks import llava_bench, mmvet
 from povid_jax.eval.protocol import Options
-
-sys.path.insert(0, str(Path(__file__).parent))
+from tests.eval.test_judge_readings import GRADES
+from tests.eval.test_judged_mmhal import asked, put_mmhal
 
 Put = Callable[[str, Any], Path]
 
-from tests.eval.test_judge_readings import GRADES
-from tests.eval.test_judged_mmhal import asked, put_mmhal
 
 ABILITIES = [["rec"], ["ocr", "math"], ["rec", "gen", "know"], ["spat"]]
 

@@ -3,7 +3,6 @@
 import json
 import random
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,9 @@ import pytest
 from povid_jax.errors import UserError
 from povid_jax.eval.benchmarks import mmhal
 from povid_jax.eval.protocol import Options
-
-sys.path.insert(0, str(Path(__file__).parent))
+from tests.eval.test_judge_readings import RATINGS
 
 Put = Callable[[str, Any], Path]
-
-from tests.eval.test_judge_readings import RATINGS
 
 
 def asked(body: dict[str, Any]) -> str:
