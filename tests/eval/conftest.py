@@ -1,7 +1,6 @@
 """What the tests of the benchmarks share."""
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,7 @@ import pytest
 from povid_jax.eval import __main__ as command
 from povid_jax.eval import answers, protocol
 from povid_jax.eval.protocol import Benchmark, Options
-
-sys.path.insert(0, str(Path(__file__).parent))
-from judge_server import JudgeServer  # noqa: E402
+from tests.eval.judge_server import JudgeServer
 
 Put = Callable[[str, Any], Path]
 

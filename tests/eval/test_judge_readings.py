@@ -1,6 +1,5 @@
 """What is read in a judge's reply: by the official rule, and cleanly."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,6 @@ from typing import Any
 import pytest
 
 from povid_jax.eval.benchmarks import llava_bench, mmhal, mmvet
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 Put = Callable[[str, Any], Path]
 
