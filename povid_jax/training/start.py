@@ -15,6 +15,7 @@ from povid_jax.models import chips
 from povid_jax.training import build, optim
 from povid_jax.training.accounting import step_flops
 from povid_jax.training.step import StepFn
+from povid_jax.training.stops import Stopped
 
 # share of the peak FLOP/s that a step reaches on most accelerators
 _USUAL_MFU = 0.4
@@ -71,13 +72,21 @@ _GONE = re.compile(
 
 @contextlib.contextmanager
 def others_named() -> Iterator[None]:
-  """Ends this process with one line where another one of the run is gone.
+  """Lets no process of a run wait for another one that is gone.
 
-  At once and without JAX's leave-taking, which waits for all the others. What
-  was saved is whole; the exit code, 75, says "try again".
+  Where another one is gone, this one ends with one line and exit code 75 ("try
+  again"); where this one is told to stop before the loop, it ends. Both at once
+  and without JAX's leave-taking, which waits for all the others: they see the
+  connection close. What was saved is whole.
   """
   try:
     yield
+  except Stopped as stopped:
+    if not jax.distributed.is_initialized():
+      raise
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(int(stopped.code or 0))
   except (jax.errors.JaxRuntimeError, ValueError) as error:
     if jax.process_count() == 1 or not _GONE.search(str(error)):
       raise

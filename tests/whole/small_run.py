@@ -20,7 +20,7 @@ def config(world, **fields):
   return small_world.config(world / "model", world / "data", fields)
 
 
-def command(*argv, devices=1, env=None, **options):
+def command(*argv, devices=1, env=None, output=subprocess.PIPE, **options):
   """A process of the command with its own devices."""
   env = {
     **os.environ,
@@ -32,8 +32,8 @@ def command(*argv, devices=1, env=None, **options):
     [sys.executable, "-m", "povid_jax.train", *map(str, argv)],
     cwd=ROOT,
     env=env,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
+    stdout=output,
+    stderr=output,
     text=True,
     **options,
   )
