@@ -180,6 +180,10 @@ def read_run(run: Path) -> dict[str, Any]:
       )
   if not held.get("init"):
     raise UserError(f"{file}: it does not say what the run started from (init)")
+  try:
+    Path(held["init"]).exists()
+  except OSError as error:
+    raise UserError(f"{file}: init is no path: {error.strerror}") from error
   return held
 
 

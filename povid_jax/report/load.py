@@ -233,7 +233,8 @@ def _results_near(run: Path) -> Iterator[Evaluation]:
   wanted = {run.resolve()}
   if init:
     wanted.add(Path(init.partition("@")[0]).resolve())
-  places = [Path("results"), run.parent / "results", run.parents[1] / "results"]
+  around = [Path(), *list(run.absolute().parents)[:2]]
+  places = [folder / "results" for folder in around]
   found: dict[Path, Evaluation] = {}
   for place in dict.fromkeys(path.resolve() for path in places):
     for results in sorted(place.glob("*/results.json")):

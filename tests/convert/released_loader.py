@@ -106,6 +106,8 @@ def read(root: Path) -> int:
       str(root / name), base, name, device="cpu"
     )
     model.float()
+    for layer in model.model.layers:  # its angles were kept as float16
+      layer.self_attn.rotary_emb._set_cos_sin_cache(256, "cpu", torch.float32)
     model.get_vision_tower().to(dtype=torch.float32)
     with torch.no_grad():
       out = model(

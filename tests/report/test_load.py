@@ -1,6 +1,7 @@
 """Reading run folders: what is found, what is missing, what is broken."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +34,12 @@ def test_a_single_training_run(run_folder):
   run = load([run_folder / "stage2"])
   assert [stage.name for stage in run.stages] == ["stage2"]
   assert run.evaluations == [] and run.pairs == []
+
+
+def test_a_run_named_from_the_folder_that_it_lies_in(run_folder, monkeypatch):
+  monkeypatch.chdir(run_folder)
+  (run_folder / "stage2/config.json").write_text('{"init": "base"}')
+  assert load([Path("stage2")]).stages[0].name == "stage2"
 
 
 def test_scores_of_a_run_and_of_its_init_are_found_in_results(run_folder):
