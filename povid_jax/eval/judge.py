@@ -157,19 +157,12 @@ def from_args(args: argparse.Namespace) -> Judge:
   Raises:
     UserError: a value that makes no sense.
   """
-  for flag, least in (("runs", 1), ("max_tokens", 1), ("concurrency", 1)):
-    value = getattr(args, f"judge_{flag}")
-    if value is not None and value < least:
-      raise UserError(
-        f"--judge-{flag.replace('_', '-')}={value}: want {least} or more"
-      )
   if args.judge_temperature not in ("official", "default"):
     try:
-      float(args.judge_temperature)
-    except ValueError as error:
+      bounds.number(most=100)(args.judge_temperature)
+    except argparse.ArgumentTypeError as error:
       raise UserError(
-        f"--judge-temperature={args.judge_temperature}: want official, default "
-        "or a number"
+        f"--judge-temperature={error}, or official, or default"
       ) from error
   return Judge(
     server=llm.Options(

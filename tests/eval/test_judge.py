@@ -241,9 +241,11 @@ def test_prompt_file_of_one_benchmark_or_of_all(make, tmp_path: Path) -> None:
 
 
 def test_flags_that_make_no_sense(make) -> None:
-  for flag in ("--judge-runs=0", "--judge-temperature=hot"):
-    with pytest.raises(UserError, match=flag.split("=")[0]):
-      make(flag)
+  for text in ("hot", "nan", "-1"):
+    with pytest.raises(
+      UserError, match="--judge-temperature=.*: want a number"
+    ):
+      make(f"--judge-temperature={text}")
 
 
 def test_no_judge_is_said_before_anything_is_asked(tmp_path: Path) -> None:
