@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from povid_jax import errors
+from povid_jax import errors, files
 from povid_jax.errors import UserError
 
 # Most of the time is compilation, and nothing here needs fast code.
@@ -195,7 +195,7 @@ def _lay_out_benchmarks(out: Path) -> None:
   for kind in ("instances", "captions"):
     found = source / f"{kind}_test.json"
     shutil.copyfile(found, chair / f"{kind}_val2014.json")
-  images = json.loads((source / "instances_test.json").read_text())["images"]
+  images = files.load_json(source / "instances_test.json")["images"]
   name = images[0]["file_name"]
   question = {"question_id": 0, "image": name, "text": "What is there?"}
   (attention / "questions.jsonl").write_text(json.dumps(question) + "\n")

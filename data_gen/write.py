@@ -63,7 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add("--val-fraction", type=bounds.number(below=1), default=0.0, help=(
     "share of pictures (with all their samples) for the validation split"
   ))  # fmt: skip
-  add("--pairs-per-row", type=bounds.whole(1, 10**6), default=1, metavar="N", help=(
+  add("--pairs-per-row", type=bounds.whole(1, 10**6), default=1,
+      metavar="N", help=(
     "join up to N pairs of the same picture, question and chosen answer into "
     "one record: they share its work in training (default 1)"
   ))  # fmt: skip
