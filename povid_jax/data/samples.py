@@ -256,7 +256,7 @@ class _Reader:
     made = [self._finish(s, row, form) for s in form.samples(row, self._pick)]
     self._last = form
     self.rows[form.title] += 1
-    self.pairs += sum(sample.rejected is not None for sample in made)
+    self.pairs += sum(1 + len(s.more_rejected) for s in made if s.rejected)
     return made
 
   def _finish(self, sample: Sample, row: Any, form: formats.Format) -> Sample:

@@ -178,6 +178,31 @@ def test_a_bad_answer_is_not_trained_on_as_a_right_one(tmp_path, key, good):
     assert len(read(tmp_path, [row | {key: "animals"}])) == 1
 
 
+@pytest.mark.parametrize("name", ["spa_vl", "rlaif_v", "mmpr", "sentinel"])
+def test_a_list_of_rejected_answers_shares_the_question(tmp_path, name):
+  key = "y_lose" if name == "sentinel" else "rejected"
+  row = ROWS[name][0] | {key: [R, "A spoon."]}
+  (sample,) = read(tmp_path, [row], format=name)
+  turns = sample.turns[:1]
+  assert "<image>" in turns[0] and sample.rejected == (*turns, R)
+  assert [m.turns for m in sample.more_rejected] == [(*turns, "A spoon.")]
+  if name != "sentinel":
+    assert read(tmp_path, [row]) == [sample]
+  for bad, words in (([], "is an empty list"), ([R, 3], r"\[1\] is a number")):
+    with pytest.raises(UserError, match=f"{key}.*{words}|{words}"):
+      read(tmp_path, [row | {key: bad}], format=name)
+
+
+def test_columns_may_hold_several_rejected_answers(tmp_path):
+  row = {"photo": "0.jpg", "p": Q, "good": C, "bad": [R, "A spoon."]}
+  columns = "image=photo,question=p,chosen=good,rejected=bad"
+  said: list[str] = []
+  (sample,) = read(tmp_path, [row], said.append, columns=columns)
+  assert sample.rejected == (ASKED, R)
+  assert [m.turns for m in sample.more_rejected] == [(ASKED, "A spoon.")]
+  assert "1 rows of the columns given; 2 pairs" in said[0]
+
+
 def test_a_context_by_its_column(tmp_path):
   row = {"p": Q, "so_far": "A table.", "good": C, "bad": R}
   columns = "question=p,context=so_far,chosen=good,rejected=bad"

@@ -322,25 +322,11 @@ def with_marks(sample: Sample, put: bool) -> Sample:
     sample,
     turns=first(sample.turns),
     rejected=None if rejected is None else first(rejected),
+    more_rejected=tuple(
+      dataclasses.replace(more, turns=first(more.turns))
+      for more in sample.more_rejected
+    ),
   )
-
-
-def pair(
-  images: Sequence[Picture],
-  asked: object,
-  chosen: object,
-  rejected: object,
-  *,
-  name: str = "",
-  fields: tuple[str, str, str] = ("question", "chosen", "rejected"),
-  **extra: Any,
-) -> Sample:
-  """One question with a chosen and a rejected answer, all of them texts."""
-  q, a, b = (
-    words(value, field)
-    for value, field in zip((asked, chosen, rejected), fields, strict=True)
-  )
-  return Sample(name, tuple(images), (q, a), (q, b), extra)
 
 
 def is_text(row: Row, *fields: str) -> bool:

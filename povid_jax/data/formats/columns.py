@@ -7,7 +7,7 @@ dot leads into an object (`answers.best`).
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from povid_jax.data.formats import base, context
+from povid_jax.data.formats import answers, base, context
 from povid_jax.data.formats.base import Format, Pick, Row
 from povid_jax.data.pairs import Sample
 from povid_jax.errors import UserError
@@ -52,19 +52,17 @@ def make(columns: Mapping[str, str]) -> Format:
   def samples(row: Row, pick: Pick) -> Iterable[Sample]:
     found = {ours: _value(row, theirs) for ours, theirs in columns.items()}
     asked = base.words(found["question"], columns["question"])
-    answers = [
-      base.words(found[name], columns[name])
-      for name in ("chosen", "rejected")
-      if name in found
-    ]
+    chosen = base.words(found["chosen"], columns["chosen"])
     system = found.get("system")
     sample = Sample(
       base.row_id(found.get("id")),
       base.pictures(found.get("image"), columns.get("image", ""), pick),
-      (asked, answers[0]),
-      (asked, answers[1]) if len(answers) > 1 else None,
+      (asked, chosen),
       system=base.text(system, columns["system"]) if system else None,
     )
+    if "rejected" in found:
+      said = answers.several(found["rejected"], columns["rejected"])
+      sample = answers.with_rejected(sample, said)
     yield context.after(sample, found.get("context"))
 
   roots = {theirs.partition(".")[0] for theirs in columns.values()}

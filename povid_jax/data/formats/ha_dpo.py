@@ -11,7 +11,7 @@ rejected one. Rows with "correct": true are left out there and here.
 import zlib
 from collections.abc import Iterable
 
-from povid_jax.data.formats import base
+from povid_jax.data.formats import answers, base
 from povid_jax.data.formats.base import Format, Pick, Row
 from povid_jax.data.pairs import Sample
 
@@ -48,7 +48,7 @@ def _samples(row: Row, pick: Pick) -> Iterable[Sample]:
   chosen = base.need(row, "chosen")
   if "reject" in row:
     asked, fields = base.need(row, "question"), ("question", "chosen", "reject")
-    yield base.pair(
+    yield answers.pair(
       images, asked, chosen, row["reject"], name=number, fields=fields
     )
     return
@@ -57,7 +57,7 @@ def _samples(row: Row, pick: Pick) -> Iterable[Sample]:
     raise base.Malformed("chosen and rejected are no lists of descriptions")
   asked = _DESCRIBE[zlib.crc32(number.encode()) % len(_DESCRIBE)]
   for better, worse in zip(chosen, rejected, strict=False):
-    yield base.pair(images, asked, better, worse, name=number)
+    yield answers.pair(images, asked, better, worse, name=number)
 
 
 def _matches(row: Row) -> bool:

@@ -8,12 +8,12 @@ folder of each one's pictures.
 
 import dataclasses
 
-from povid_jax.data.formats import base, spa_vl
+from povid_jax.data.formats import answers, base, spa_vl
 from povid_jax.data.formats.base import Row
 
 
 def _matches(row: Row) -> bool:
-  return base.is_text(row, "question", "chosen", "rejected") and (
+  return answers.matches(row) and (
     base.IMAGE in row["question"]
     or bool(row.keys() & {"answer_gt", "image_wh", "meta"})
   )

@@ -7,7 +7,7 @@ openbmb/RLAIF-V-Dataset; as muffin/data/datasets.py of RLHF-V/RLAIF-V reads it.
 
 from collections.abc import Iterable
 
-from povid_jax.data.formats import base
+from povid_jax.data.formats import answers, base
 from povid_jax.data.formats.base import Format, Pick, Row
 from povid_jax.data.pairs import Sample
 
@@ -31,7 +31,7 @@ def made_id(row: Row) -> str:
 
 
 def _samples(row: Row, pick: Pick) -> Iterable[Sample]:
-  yield base.pair(
+  yield answers.pair(
     images(row, pick),
     base.need(row, "question"),
     base.need(row, "chosen"),
@@ -45,8 +45,7 @@ FORMAT = Format(
   title="RLAIF-V",
   keys=("image", "question", "chosen", "rejected", "ds_name"),
   matches=lambda row: (
-    base.is_text(row, "question", "chosen", "rejected")
-    and bool(row.keys() & {"ds_name", "origin_dataset"})
+    answers.matches(row) and bool(row.keys() & {"ds_name", "origin_dataset"})
   ),
   samples=_samples,
   reads=frozenset(

@@ -8,7 +8,7 @@ openbmb/RLHF-V-Dataset.
 from collections.abc import Iterable
 
 from povid_jax import files
-from povid_jax.data.formats import base, rlaif_v
+from povid_jax.data.formats import answers, base, rlaif_v
 from povid_jax.data.formats.base import Format, Pick, Row
 from povid_jax.data.pairs import Sample
 from povid_jax.errors import UserError
@@ -21,7 +21,7 @@ def _samples(row: Row, pick: Pick) -> Iterable[Sample]:
     raise base.Malformed(str(error)) from error
   if not isinstance(inner, dict):
     raise base.Malformed(f"text holds {base.kind(inner)}; want an object")
-  yield base.pair(
+  yield answers.pair(
     rlaif_v.images(row, pick),
     base.need(inner, "question"),
     base.need(inner, "chosen"),

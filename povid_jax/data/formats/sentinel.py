@@ -12,7 +12,7 @@ spellings.
 
 from collections.abc import Iterable
 
-from povid_jax.data.formats import base, context, ha_dpo
+from povid_jax.data.formats import answers, base, context, ha_dpo
 from povid_jax.data.formats.base import Format, Pick, Row
 from povid_jax.data.pairs import Sample
 
@@ -24,7 +24,7 @@ def _samples(row: Row, pick: Pick) -> Iterable[Sample]:
     images = base.pictures(row.get("image_path"), "image_path", pick)
   better = "y_win" if "y_win" in row else "win"
   worse = "y_lose" if "y_lose" in row else "lose"
-  sample = base.pair(
+  sample = answers.pair(
     images,
     base.need(row, "question"),
     base.need(row, better),

@@ -7,13 +7,13 @@ sqrti/SPA-VL; the plainest table of pairs, so other people's are read as well.
 
 from collections.abc import Iterable
 
-from povid_jax.data.formats import base
+from povid_jax.data.formats import answers, base
 from povid_jax.data.formats.base import Format, Pick, Row
 from povid_jax.data.pairs import Sample
 
 
 def _samples(row: Row, pick: Pick) -> Iterable[Sample]:
-  yield base.pair(
+  yield answers.pair(
     base.images(row, pick),
     base.need(row, "question"),
     base.need(row, "chosen"),
@@ -26,9 +26,7 @@ FORMAT = Format(
   name="spa_vl",
   title="SPA-VL",
   keys=("image", "question", "chosen", "rejected"),
-  matches=lambda row: (
-    base.is_text(row, "question", "chosen", "rejected") and "context" not in row
-  ),
+  matches=lambda row: answers.matches(row) and "context" not in row,
   samples=_samples,
   reads=frozenset({"id", "image", "images", "question", "chosen", "rejected"}),
 )

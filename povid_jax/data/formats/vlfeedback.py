@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
-from povid_jax.data.formats import base
+from povid_jax.data.formats import answers, base
 from povid_jax.data.formats.base import Format, Pick, Row
 from povid_jax.data.pairs import Sample
 
@@ -61,7 +61,7 @@ def _samples(row: Row, pick: Pick) -> Iterable[Sample]:
     if one is None or two is None or one == two:
       continue
     better, worse = (left, right) if one > two else (right, left)
-    yield base.pair(
+    yield answers.pair(
       base.pictures(held, "img_path", pick),
       base.need(row, "prompt"),
       better.get("response"),
