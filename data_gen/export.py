@@ -257,6 +257,10 @@ def _made(
       made = plain(sample, lost)
     for one in made:
       lost[""] += 1
+      if args.format != "trl":
+        several, told = len(one.images) > 1, one.system is not None
+        lost["name several pictures: LLaVA's loader wants one"] += several
+        lost["have a system turn, which LLaVA's loader refuses"] += told
       yield one
 
 

@@ -217,7 +217,7 @@ def test_nothing_to_score_and_nowhere_to_write(
   world: World, tmp_path: Path
 ) -> None:
   (tmp_path / "pairs.json").write_text("[]")
-  with pytest.raises(UserError, match="pairs.json: it holds no pairs"):
+  with pytest.raises(UserError, match="pairs.json holds no pairs"):
     world.run(f"--pairs={tmp_path / 'pairs.json'}")
   with pytest.raises(UserError, match="a folder has that name"):
     world.run(f"--out={tmp_path}")
@@ -247,3 +247,113 @@ def test_a_bad_pair_is_named(world: World, tmp_path: Path) -> None:
       ]
     )
   assert not out.exists()
+
+
+_LONG = "Describe this image in detail."
+SENTINEL = {
+  "1": [
+    (_LONG, None, "Two cats look at a table.", "Three cats sit on a red bus."),
+    (
+      _LONG,
+      "Two cats look at a table.",
+      "A man holds a phone.",
+      "There is a car in the picture.",
+    ),
+    (
+      _LONG,
+      "Two cats look at a table. A man holds a phone.",
+      "Three birds sit on the roof.",
+      "Yes, the bus.",
+    ),
+  ],
+  "2": [
+    (
+      "Is there a car?",
+      "No, there is no car.",
+      "There is a bus.",
+      "There are three birds on the roof of a bus.",
+    )
+  ],
+}
+# From SENTINEL's own data set, collator, forward pass and dpo_loss (Apache-2.0,
+# julyanghar/SENTINEL at 905c13d) on these rows, pictures and weights:
+# (chosen and rejected tokens scored, loss at beta 0.1).
+SENTINEL_FOUND = [
+  (15, 16, 0.0668962),
+  (11, 13, 1.7385031),
+  (15, 7, 0.1524643),
+  (8, 22, 1.1549611),
+]
+
+
+@pytest.mark.parametrize("ending", [".json", ".jsonl"])
+def test_losses_of_sentinels_own_code(
+  world: World, tmp_path: Path, ending: str
+) -> None:
+  """A first sentence ends with </s>, and what follows a context does not."""
+  keys = ("question", "context", "y_win", "y_lose")
+  rows = {
+    number: [dict(zip(keys, row, strict=True)) for row in several]
+    for number, several in SENTINEL.items()
+  }
+  lines = [{"image_id": k} | row for k, many in rows.items() for row in many]
+  path = tmp_path / f"pairs{ending}"
+  path.write_text(
+    json.dumps(rows) if ending == ".json" else "\n".join(map(json.dumps, lines))
+  )
+  rng = np.random.default_rng(0)
+  for i, number in enumerate(SENTINEL):
+    folder = tmp_path / ("VG_100K", "VG_100K_2")[i % 2]
+    folder.mkdir()
+    pixels = rng.integers(0, 256, (37, 20 + 30 * i, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / f"{number}.jpg", format="PNG")
+  scored = world.run(
+    f"--adapter={world.root / 'adapter'}",
+    f"--pairs={path}",
+    f"--image-dir={tmp_path}",
+    "--objective=dpo",
+  )
+  for row, (chosen, rejected, loss) in zip(scored, SENTINEL_FOUND, strict=True):
+    assert row["num_tokens"]["chosen"] == chosen
+    assert row["num_tokens"]["rejected"] == rejected
+    assert row["loss"]["dpo"] == pytest.approx(loss, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_weights_and_more_rejected_answers(world: World) -> None:
+  """Weights multiply; each rejected answer has a number of its own."""
+  (row,) = json.loads((world.root / "pairs.json").read_text())[:1]
+  held = world.root / "weighted.json"
+
+  def numbers(**more: Any) -> dict[str, Any]:
+    held.write_text(json.dumps([row | more]))
+    flags = [f"--adapter={world.root / 'adapter'}", f"--pairs={held}"]
+    (made,) = world.run(*flags, "--objective=dpo")
+    return made
+
+  plain = numbers()
+  others = [
+    {"conversations": row["conversations"][:1]
+     + [{"from": "gpt", "value": "A red bus."}], "weight": 2.0}
+  ]  # fmt: skip
+  made = numbers(rejected_weight=0.25, more_rejected=others)
+  other = numbers(
+    rejected_conversations=others[0]["conversations"], rejected_weight=2.0
+  )
+  losses = []
+  for model in ("policy", "reference"):
+    assert made[model]["chosen_logps"] == pytest.approx(
+      plain[model]["chosen_logps"], abs=1e-3
+    )
+    want = [
+      0.25 * plain[model]["rejected_logps"],
+      other[model]["rejected_logps"],
+    ]
+    assert made[model]["rejected_logps"] == pytest.approx(want, abs=1e-3)
+  mine, theirs = made["policy"], made["reference"]
+  for i in range(2):
+    margin = mine["chosen_logps"] - theirs["chosen_logps"]
+    margin -= mine["rejected_logps"][i] - theirs["rejected_logps"][i]
+    losses.append(np.log1p(np.exp(-0.1 * margin)))
+  assert made["loss"]["dpo"] == pytest.approx(np.mean(losses), abs=1e-4)
+  assert abs(losses[0] - losses[1]) > 1e-2

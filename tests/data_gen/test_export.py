@@ -80,6 +80,14 @@ def test_released_and_instruct_json(world, ending):
   assert all(s.rejected is None for s in found)
 
 
+@pytest.mark.parametrize("form", ["povid", "llava"])
+def test_what_llavas_own_loader_refuses_is_told(world, capsys, form):
+  export(world, "out.json", form)
+  printed = capsys.readouterr().out
+  assert "1 name several pictures: LLaVA's loader wants one" in printed
+  assert "1 have a system turn, which LLaVA's loader refuses" in printed
+
+
 def test_from_tables_and_records_the_pictures_come_along(world):
   export(world, "t.parquet", "trl")
   export(world, "again.json", "povid", source="t.parquet")

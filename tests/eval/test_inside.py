@@ -137,7 +137,7 @@ def row_logits(graph, params, ids, pixels, adapter) -> jax.Array:
 
 def plain_logp(
   policy: answering.Policy, folder: Path, row: dict[str, Any], answer: str,
-  adapter: bool,
+  adapter: bool, **how: Any,
 ) -> float:  # fmt: skip
   """Sum of log-probs over the answer, from one row of logits."""
   encoded = text.encode(
@@ -146,6 +146,7 @@ def plain_logp(
     policy.tokenizer,
     policy.template,
     policy.config.image_tokens,
+    **how,
   )
   image = open_image(folder / "images" / row["image"])
   pixels = preprocess(image, policy.config.vision.image_size, "pad")
@@ -192,6 +193,36 @@ def test_rewards_by_hand(
   assert abs(found["margin"]) > 0.01, "the adapter does nothing"
   assert scored.settings["reference"] == "adapter off"
   assert len(scored.units) == 3  # pictures
+
+
+def test_contexts_weights_and_more_rejected_answers(
+  tuned: answering.Policy, folder: Path, pairs: Path
+) -> None:
+  """The context is read and not scored, and a rejected answer is a pair."""
+  more = sample(0, "", "a red chair.")["rejected_conversations"]
+  row = sample(0, "a cat sits.", "a dog stands.") | {
+    "context": "the table.",
+    "end_scored": False,
+    "rejected_weight": 0.5,
+    "more_rejected": [{"conversations": more, "weight": 2.0}],
+  }
+  pairs.write_text(json.dumps(row))
+  options = Options(extra={"pairs": pairs, "beta": 1.0})
+  scored = preference.measure(tuned, pairs.parent, options)
+  how = {"context": "the table.", "end_scored": False}
+  logp = lambda answer, adapter: plain_logp(
+    tuned, folder, row, answer, adapter, **how
+  )
+  assert len(scored.verdicts) == 2
+  for verdict, answer, weight in zip(
+    scored.verdicts, ("a dog stands.", "a red chair."), (0.5, 2.0), strict=True
+  ):
+    want = [logp("a cat sits.", True), weight * logp(answer, True)]
+    assert verdict["logps"] == pytest.approx(want, abs=1e-3)
+    before = [logp("a cat sits.", False), weight * logp(answer, False)]
+    assert verdict["reference_logps"] == pytest.approx(before, abs=1e-3)
+    rewards = np.subtract(want, before)
+    assert verdict["rewards"] == pytest.approx(rewards, abs=1e-3)
 
 
 def test_records_give_what_json_gives(
