@@ -161,9 +161,8 @@ def from_args(args: argparse.Namespace) -> Judge:
     try:
       bounds.number(most=100)(args.judge_temperature)
     except argparse.ArgumentTypeError as error:
-      raise UserError(
-        f"--judge-temperature={error}, or official, or default"
-      ) from error
+      words = f"--judge-temperature={error}, or official, or default"
+      raise UserError(words) from error
   return Judge(
     server=llm.Options(
       model=args.judge_model or "",
