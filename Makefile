@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PEERS ?= .venv-peers
 # Extras of the test environment. Add `parity` to compare with PyTorch.
 EXTRAS ?= dev,data
 # The marker's name holds the extras: adding one to an environment that exists
@@ -17,7 +18,7 @@ SEEDS ?= 0,1,2
 export JAX_PLATFORMS ?= cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help smoke quickstart quickstart-seeds test test-all lint types bench install clean
+.PHONY: help smoke quickstart quickstart-seeds test test-all lint types bench bench-peers costs install clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +49,12 @@ types: $(INSTALLED_DEV)  ## types alone
 bench: $(INSTALLED)  ## our step against the plain one
 	$(BIN)/python -m benchmarks.step
 
+bench-peers: $(PEERS)/.installed  ## ours and TRL, transformers in the same run
+	$(PEERS)/bin/python -m benchmarks.peers
+
+costs: $(INSTALLED)  ## FLOPs, memory and collectives against committed values
+	$(BIN)/python -m benchmarks.costs
+
 install: $(INSTALLED_DEV)  ## .venv with the tools of the tests
 
 $(INSTALLED): pyproject.toml requirements.txt
@@ -62,5 +69,11 @@ $(INSTALLED_DEV): $(INSTALLED)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
 	@touch $@
 
-clean:  ## remove .venv
-	rm -rf $(VENV)
+$(PEERS)/.installed: benchmarks/requirements-peers.txt pyproject.toml
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -r requirements.txt -r benchmarks/requirements-peers.txt
+	@touch $@
+
+clean:  ## remove .venv and .venv-peers
+	rm -rf $(VENV) $(PEERS)

@@ -18,6 +18,8 @@ class Chip:
     memory: bytes that a program can use.
     flops: dense bfloat16 FLOP/s, or None where that says nothing.
     bandwidth: bytes/s of its memory, or None.
+    links: bytes/s of all its links to other chips of a slice, both ways
+      together, or None where we do not know them.
     sides: of the largest slice, for TPUs: libtpu kills the process that asks
       for a slice of other dimensions.
     kinds: parts of the names that JAX has for it (jax.Device.device_kind).
@@ -26,25 +28,35 @@ class Chip:
   memory: int
   flops: float | None = None
   bandwidth: float | None = None
+  links: float | None = None
   sides: tuple[int, ...] = ()
   kinds: tuple[str, ...] = ()
 
 
 def card(size: int, flops: float, bandwidth: float, *kinds: str) -> Chip:
   """A GPU of `size` GB; the driver and the allocator's gaps take their part."""
-  return Chip(int(0.92 * size * GB), flops, bandwidth, (), kinds)
+  return Chip(int(0.92 * size * GB), flops, bandwidth, None, (), kinds)
 
 
 # Memory as the compiler reports it: a little is kept by the system.
 TPUS = {
-  "v4": Chip(int(30.75 * GIB), 275e12, 1228e9, (16, 16, 16), ("tpu v4",)),
+  "v4": Chip(
+    int(30.75 * GIB), 275e12, 1228e9, 270e9, (16, 16, 16), ("tpu v4",)
+  ),
   "v5e": Chip(
-    int(15.75 * GIB), 197e12, 819e9, (16, 16), ("v5 lite", "v5litepod", "v5e")
+    int(15.75 * GIB),
+    197e12,
+    819e9,
+    180e9,
+    (16, 16),
+    ("v5 lite", "v5litepod", "v5e"),
   ),
   "v5p": Chip(
-    int(95.74 * GIB), 459e12, 2765e9, (16, 20, 28), ("v5p", "tpu v5")
+    int(95.74 * GIB), 459e12, 2765e9, 540e9, (16, 20, 28), ("v5p", "tpu v5")
   ),
-  "v6e": Chip(int(31.25 * GIB), 918e12, 1640e9, (16, 16), ("v6 lite", "v6e")),
+  "v6e": Chip(
+    int(31.25 * GIB), 918e12, 1640e9, 360e9, (16, 16), ("v6 lite", "v6e")
+  ),
 }
 # A name that contains another comes first.
 GPUS = {

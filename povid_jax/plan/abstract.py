@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.stages import Compiled
 from ml_collections import ConfigDict
 
 from povid_jax.data import batch as batch_lib
@@ -157,24 +158,29 @@ def abstract_batch(
   )
 
 
-def compiled_temporaries(
+def compile_step(
   step: StepFn, arguments: tuple, mesh: Mesh
-) -> tuple[int | None, str]:
-  """Bytes of temporaries as the compiler lays them out, or why there are none.
-
-  Results take the place of the donated state, so only temporaries (gradients
-  and activations among them) come on top of the arguments.
-  """
+) -> tuple[Compiled | None, str]:
+  """The step as the hardware would run it, or why the compiler refuses it."""
   try:
     with jax.set_mesh(mesh):
       lowered = jax.jit(step, donate_argnums=0).lower(*arguments)
-      memory = lowered.compile().memory_analysis()
+      return lowered.compile(), ""
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
     used = re.search(r"Used ([\d.]+)([GM]) of ([\d.]+)G hbm", str(error))
     said = f": {used[0]}" if used else ""
     return None, f"the compiler finds no layout that fits{said}"
+
+
+def temporaries(compiled: Compiled) -> int:
+  """Bytes that come on top of the arguments.
+
+  Results take the place of the donated state, so only temporaries (gradients
+  and activations among them) do.
+  """
+  memory = compiled.memory_analysis()
   assert memory is not None  # CPU, GPU and TPU all have it
   kept = memory.output_size_in_bytes - memory.alias_size_in_bytes
-  return memory.temp_size_in_bytes + max(0, kept), ""
+  return memory.temp_size_in_bytes + max(0, kept)

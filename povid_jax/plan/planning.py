@@ -16,12 +16,15 @@ from povid_jax.models import footprint, sharding
 from povid_jax.models.config import LlavaConfig
 from povid_jax.models.pictures import chunk_of
 from povid_jax.models.presets import PRESETS, preset
+from povid_jax.plan import program as program_lib
 from povid_jax.plan.abstract import (
   Shape,
   abstract_arguments,
-  compiled_temporaries,
+  compile_step,
   make_mesh,
+  temporaries,
 )
+from povid_jax.plan.roofline import Roofline, roofline
 from povid_jax.plan.topology import Topology
 from povid_jax.training import build
 from povid_jax.training.accounting import step_flops
@@ -43,6 +46,8 @@ class Plan:
       is a bound from below, see footprint.traffic.
     ridge: the intensity above which the chip computes rather than waits.
     peak_flops: FLOP/s of all devices together, or None.
+    roofline: seconds that each limit alone would take, and bytes of
+      collectives; None where nothing was compiled or we do not know the chip.
   """
 
   fits: bool
@@ -66,6 +71,7 @@ class Plan:
   attention: str
   compile_seconds: float | None
   notes: list[str]
+  roofline: Roofline | None = None
   suggestions: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
@@ -151,13 +157,17 @@ def make(
   arguments = abstract_arguments(config, described, sketch, step, mesh, shape)
   load = load_of(config, described, sketch, step, mesh, shape)
   held = held_bytes(arguments)
-  seconds, temporary, problem = None, None, ""
+  seconds, temporary, problem, sent = None, None, "", None
   if compiled:
     assert isinstance(mesh, Mesh)  # only an estimate has an abstract one
     start = time.monotonic()
-    temporary, problem = compiled_temporaries(step, arguments, mesh)
+    program, problem = compile_step(step, arguments, mesh)
     seconds = time.monotonic() - start
-    notes += [problem] if problem else []
+    if program is None:
+      notes.append(problem)
+    else:
+      temporary = temporaries(program)
+      sent = program_lib.read(program.as_text())
   elif topology.assumed:
     notes.append(
       f"an estimate by formula; speed is that of a {topology.assumed}"
@@ -200,6 +210,9 @@ def make(
     attention=sketch.attention,
     compile_seconds=seconds,
     notes=notes,
+    roofline=roofline(chip, sent, work.hardware / topology.devices, moved)
+    if sent
+    else None,
   )
 
 

@@ -86,6 +86,14 @@ def _speed(plan: Plan, mfu: float) -> list[str]:
       f"at {mfu:.0%} MFU: {speed['pairs_per_second']:.2f} pairs/s, "
       f"{speed['seconds_per_step']:.2f} s a step"
     )
+  if plan.roofline is not None:
+    found = plan.roofline
+    lines.append(
+      f"no faster than {found.seconds:.2f} s a step by data sheet: arithmetic "
+      f"{found.arithmetic:.2f} s, memory {found.memory:.2f} s, links "
+      f"{found.links:.2f} s for {sum(found.sent.values()) / 1e9:.1f} GB of "
+      f"collectives; the {found.limit} is the limit"
+    )
   return lines
 
 

@@ -279,7 +279,7 @@ def test_bad_input_is_one_line(flag, said, capsys, monkeypatch):
   def never(*_):
     raise AssertionError("compiled all the same")
 
-  monkeypatch.setattr(planning, "compiled_temporaries", never)
+  monkeypatch.setattr(planning, "compile_step", never)
   usual = [f"--config={STAGE2}:7b", "--topology=v5e:4x4"]
   if "mesh" in flag or "preset" in flag or "prefix" in flag:
     usual[1] = "--topology=gpu:8x80GB"  # where no libtpu is installed, too
