@@ -1,5 +1,6 @@
 """The same model in PyTorch: a transformers LLaVA, and TRL's trainer on it."""
 
+import io
 import tempfile
 import time
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any
 import datasets
 import numpy as np
 import peft
+import pyarrow
 import tokenizers
 import torch
 import transformers
@@ -105,7 +107,7 @@ class Dpo:
   ):
     rows = [
       {
-        "images": [Image.fromarray(pair["picture"])],
+        "images": [_png(pair["picture"])],
         "prompt": "<image> " + words(pair["question"]),
         "chosen": words(pair["answers"][0]),
         "rejected": words(pair["answers"][1]),
@@ -129,7 +131,7 @@ class Dpo:
         disable_tqdm=True,
         dataloader_pin_memory=False,
       ),
-      train_dataset=datasets.Dataset.from_list(rows),
+      train_dataset=_dataset(rows),
       processing_class=processor(described),
       peft_config=peft.LoraConfig(
         r=lora["rank"],
@@ -179,6 +181,25 @@ class Dpo:
 
   def close(self) -> None:
     self._folder.cleanup()
+
+
+def _png(picture: np.ndarray) -> dict[str, Any]:
+  out = io.BytesIO()
+  Image.fromarray(picture).save(out, "PNG")
+  return {"bytes": out.getvalue(), "path": None}
+
+
+def _dataset(rows: list[dict[str, Any]]) -> datasets.Dataset:
+  """With a name of our own: datasets 5.2 cannot hash tables of pyarrow 26."""
+  text = datasets.Value("string")
+  features = datasets.Features(
+    images=datasets.List(datasets.Image()),
+    prompt=text,
+    chosen=text,
+    rejected=text,
+  )
+  table = pyarrow.Table.from_pylist(rows, schema=features.arrow_schema)
+  return datasets.Dataset(table, fingerprint="pairs")
 
 
 def _layer(name: str) -> str:

@@ -106,8 +106,19 @@ def ours(
 ) -> Case:
   """The step that povid_jax.train runs with this config."""
   config, sketch, step = step_of(described, fields)
-  work, _ = step_flops(config, described, sketch, step, **shape._asdict())
+  work, _ = step_flops(
+    config, described, sketch, step, **lengths_of(shape, described)
+  )
   return _case(name, step, step, (config, described, sketch), shape, work.model)
+
+
+def lengths_of(shape: Shape, described: LlavaConfig) -> dict[str, Any]:
+  """What `step_flops` wants to know of a batch."""
+  return {
+    "prefix": shape.prefix,
+    "branch": shape.branch,
+    "tiles": shape.room(described).tiles,
+  }
 
 
 def other(

@@ -29,6 +29,7 @@ from benchmarks.device import busiest_kernels, matmul_flops
 from benchmarks.step_cases import (
   Case,
   compiled_bytes,
+  lengths_of,
   random_arrays,
   random_batch,
   single_mesh,
@@ -211,7 +212,8 @@ class Sweep:
     )
     parts = (config, self.described, sketch, step)
     structs = abstract_arguments(*parts, self.mesh, self.shape)
-    work, _ = step_flops(*parts, **self.shape._asdict(), masked=False)
+    lengths = lengths_of(self.shape, self.described)
+    work, _ = step_flops(*parts, **lengths, masked=False)
     run: Callable = step
     if what.work == "released":
       run = released_step.make(step)
