@@ -126,7 +126,7 @@ def _decoding() -> Lowered:
 
 def committed() -> dict[str, dict[str, int]] | None:
   """The values of this version of JAX, or None."""
-  return json.loads(FILE.read_text()).get(jax.__version__)
+  return files.load_json(FILE).get(jax.__version__)
 
 
 def compare(found: dict[str, int], wanted: dict[str, int]) -> list[str]:
@@ -159,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   print("\n".join(changes) or "as committed")
   if not write:
     return 1 if changes else 0
-  every = json.loads(FILE.read_text()) if FILE.exists() else {}
+  every = files.load_json(FILE) if FILE.exists() else {}
   with files.atomic_write(FILE) as file:
     json.dump({**every, jax.__version__: found}, file, indent=1)
     file.write("\n")

@@ -287,7 +287,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   if args.only != "decode":
     result["train"] = train(described, model, args.pairs, dtype, args.repeats)
   show(result)
-  every = json.loads(args.json.read_text()) if args.json.exists() else {}
+  every = files.load_json(args.json) if args.json.exists() else {}
   key = f"{args.device}, {result['dimensions']}"
   every[key] = every.get(key, {}) | result
   with files.atomic_write(args.json) as file:

@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = parser.parse_args(argv)
   found: dict[str, dict[str, Any]] = {}
   if args.json and args.json.exists():
-    found = json.loads(args.json.read_text())
+    found = files.load_json(args.json)
   for row in ROWS:
     if str(row) in found or not re.search(args.only, str(row)):
       continue
