@@ -1,6 +1,9 @@
 """Settings that every test shares; set before JAX is imported."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 import pytest
 
@@ -11,6 +14,17 @@ os.environ["XLA_FLAGS"] = (
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # most of the time of these tests is compilation: half of it is saved
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+import jax  # noqa: E402  it reads the settings above
+
+if jax.config.jax_compilation_cache_dir is None:
+  # Tests trace the same step again and again: each process of the suite
+  # compiles it once. The folder is not shared between processes, because JAX
+  # writes an entry in place and a reader could meet half of it.
+  _compiled = tempfile.mkdtemp(prefix="povid-compiled-")
+  atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
+  jax.config.update("jax_compilation_cache_dir", _compiled)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 @pytest.fixture

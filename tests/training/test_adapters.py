@@ -131,6 +131,7 @@ def test_a_tuned_projector_is_trained_on(world: Path, tmp_path: Path):
     assert small_world.losses(run)[0] == pytest.approx(before, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_tuned_projector_is_not_lost(world: Path, tmp_path: Path):
   adapter = _adapter(tmp_path / "adapter", _trained(projector=True))
   with pytest.raises(UserError, match="comes with a tuned projector .*lr, or"):
@@ -190,6 +191,7 @@ def test_the_named_fields_can_be_pasted(world: Path, tmp_path: Path):
   assert set(state.params) == set(part)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_older_than_the_field_continues(
   world: Path, tmp_path: Path
 ):

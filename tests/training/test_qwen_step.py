@@ -84,6 +84,7 @@ def test_sharing_changes_no_number(world):
   assert len(moved) > 0.9 * len(params)
 
 
+@pytest.mark.slow
 def test_eight_devices_are_one(world):
   graph, params, batch = world
   step = _step(graph)

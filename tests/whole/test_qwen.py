@@ -64,6 +64,7 @@ def _config(world):
   return small_world.config(world / "model", world / "data", fields)
 
 
+@pytest.mark.slow
 def test_a_run_that_died_goes_on_to_the_same_numbers(
   world, one_device, monkeypatch, tmp_path
 ):

@@ -142,7 +142,7 @@ def _run(command: str, folder: Path) -> str:
   return done.stdout
 
 
-@pytest.mark.loop
+@pytest.mark.slow
 def test_the_example_with_photographs_runs(folder: Path):
   os.symlink(ROOT / "docs", folder / "docs")
   os.symlink(folder / "coco", folder / "photos")
@@ -156,7 +156,7 @@ def test_the_example_with_photographs_runs(folder: Path):
   assert len(losses) == 5
 
 
-@pytest.mark.loop
+@pytest.mark.slow
 def test_the_readme_runs(folder: Path):
   found = commands("With LLaVA-1.5")
   assert len(found) >= 10

@@ -102,6 +102,7 @@ def test_a_run_that_died_between_saves(
   assert small_world.losses(tmp_path) == whole
 
 
+@pytest.mark.slow
 def test_fields_that_change_no_number_may_change(
   world, whole, one_device, monkeypatch, tmp_path
 ):
@@ -254,6 +255,7 @@ def test_samples_longer_than_the_models_positions(world, one_device, tmp_path):
   assert len(lines) == (tokens > limit).sum()
 
 
+@pytest.mark.slow
 def test_profiler_trace(monkeypatch, tmp_path):
   """Of so many steps after the first ten, also where the run ends sooner."""
   said = []
@@ -312,6 +314,7 @@ def test_errors_are_one_line_and_code_2(world, tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_a_run_with_worker_processes_ends_quietly(
   world, compiled_once, tmp_path
 ):

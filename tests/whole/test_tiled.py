@@ -150,6 +150,7 @@ def _step(graph, share_prefix):
   return StepFn(graph, objective, spec, optim.finite_guard(optax.sgd(1.0)))
 
 
+@pytest.mark.slow
 def test_sharing_the_prefix_changes_no_gradient(family, tmp_path):
   """Everything is trained, adapters of tower and projector too."""
   config, _ = family
@@ -220,6 +221,7 @@ def test_a_cached_reference_makes_the_same_losses(family, run, tmp_path):
   assert "image_mode" not in key
 
 
+@pytest.mark.slow
 def test_answers_and_scores(family, run, tmp_path):
   config, root = family
   pictures = tmp_path / "pictures"
