@@ -24,18 +24,17 @@ from PIL import Image
 
 from povid_jax import bounds, errors, files, objectives, progress
 from povid_jax.checkpoints import restore
+from povid_jax.data import fill, pairs, samples
 from povid_jax.data import layout as layouts
 from povid_jax.data import noise as noise_lib
-from povid_jax.data import pairs, samples, text
 from povid_jax.data.batch import Batch
 from povid_jax.data.image import open_image, source_name
-from povid_jax.data.layout import Layout
 from povid_jax.data.lengths import TextSpec, encode_record
 from povid_jax.data.tokenizer import Tokenizer, load_tokenizer
 from povid_jax.errors import UserError
 from povid_jax.models import params as params_lib
 from povid_jax.models.config import LoraConfig
-from povid_jax.models.pictures import pixels_of
+from povid_jax.models.params import Network, Params
 from povid_jax.objectives import Logps, Needs, logps
 from povid_jax.weights import peft_load
 
@@ -43,18 +42,11 @@ OBJECTIVES = ("dpo", "povid", "povid_shared", "povid_paper")
 _MULTIPLE = 64  # lengths are padded to multiples, so that few are compiled
 
 
-class Model(NamedTuple):
-  """A network and its arrays."""
-
-  graph: Any
-  params: params_lib.Params
-
-
 class Scorer(NamedTuple):
   """What pairs are scored with."""
 
-  policy: Model
-  reference: Model
+  policy: Network
+  reference: Network
   tokenizer: Tokenizer
   weights: restore.Weights
 
@@ -98,15 +90,12 @@ def load_scorer(
     lora, trained = read.config, {**read.params, **read.others}
   base = weights.params
 
-  def build(params: params_lib.Params, lora: LoraConfig | None) -> Model:
-    graph, shapes = params_lib.abstract(
-      weights.config, lora, dtype=jnp.dtype(dtype)
-    )
-    params_lib.check_shapes(spec, params, shapes)
+  def build(params: Params, lora: LoraConfig | None) -> Network:
     cast = lambda path, x: jnp.asarray(
       x, None if params_lib.is_lora(path) else jnp.dtype(dtype)
     )
-    return Model(graph, {path: cast(path, x) for path, x in params.items()})
+    params = {path: cast(path, x) for path, x in params.items()}
+    return params_lib.network(spec, weights.config, params, lora, dtype)
 
   return Scorer(
     policy=build({**base, **trained}, lora),
@@ -128,33 +117,9 @@ def _noisy(
   if twins := pairs.noisy_pictures(sample):
     return [*map(open_image, twins), *pictures[len(twins) :]]
   seed = noise_lib.seed_for(options.noise_seed, sample.id, None)
-  return [
-    Image.fromarray(
-      noise_lib.distort(
-        np.asarray(picture),
-        options.noise_step,
-        seed + i,
-        options.noise_overflow,
-      )
-    )
-    for i, picture in enumerate(pictures)
-  ]
-
-
-def _pictures(images: Sequence[Image.Image], layout: Layout) -> Any:
-  """What the model takes of the pictures of one row, [1, ...]."""
-  room = layouts.room_of(layout, images, _MULTIPLE)
-  row = layout.pack(layout.cut(images), room)
-  return jax.tree.map(lambda x: x[None], row)
-
-
-def _padded(rows: Sequence[np.ndarray], dtype: Any) -> np.ndarray:
-  longest = max(len(row) for row in rows)
-  width = -(-longest // _MULTIPLE) * _MULTIPLE
-  out = np.zeros((len(rows), width, *rows[0].shape[1:]), dtype)
-  for i, row in enumerate(rows):
-    out[i, : len(row)] = row
-  return out
+  return noise_lib.distort_all(
+    pictures, options.noise_step, seed, options.noise_overflow
+  )
 
 
 def make_batch(sample: pairs.Sample, scorer: Scorer, options: Options) -> Batch:
@@ -190,26 +155,7 @@ def make_batch(sample: pairs.Sample, scorer: Scorer, options: Options) -> Batch:
   noisy = _noisy(sample, pictures, options) if pictures else None
   for clean, other in zip(pictures, noisy or (), strict=False):
     layouts.check_noisy(layout, clean.size, other.size)
-  positions, start = None, None
-  is_image = encoded.prefix_ids == text.IMAGE_TOKEN
-  if found := layout.positions(is_image, [p.size for p in pictures]):
-    positions = _padded([found[0]], np.int32)
-    start = np.array([found[1]], np.int32)
-  return Batch(
-    prefix_ids=_padded([encoded.prefix_ids], np.int32),
-    prefix_len=np.array([len(encoded.prefix_ids)], np.int32),
-    branch_ids=_padded(encoded.branch_ids, np.int32)[None],
-    loss_mask=_padded(encoded.loss_mask, bool)[None],
-    images=_pictures(pictures, layout),
-    images_noisy=None if noisy is None else pixels_of(_pictures(noisy, layout)),
-    branch_weight=(
-      None
-      if encoded.weights is None
-      else _padded(encoded.weights, np.float32)[None]
-    ),
-    positions=positions,
-    position_start=start,
-  )
+  return fill.alone(encoded, layout, pictures, _MULTIPLE, noisy)
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "spec"))

@@ -25,16 +25,15 @@ from PIL import Image
 
 from povid_jax import files
 from povid_jax.data import batch as batch_lib
+from povid_jax.data import fill
 from povid_jax.data import noise as noise_lib
 from povid_jax.data.batch import FILLER, Batch, Logps
 from povid_jax.data.image import open_image
 from povid_jax.data.layout import Extent, check_noisy
 from povid_jax.data.lengths import Buckets, TextSpec, encode_record
 from povid_jax.data.records import Record, Records
-from povid_jax.data.text import IMAGE_TOKEN
 from povid_jax.data.tokenizer import Tokenizer
 from povid_jax.errors import UserError
-from povid_jax.models.pictures import pixels_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,8 +150,9 @@ class Loader:
   weighted: bool = False
 
   def __call__(self, step: Step) -> Batch:
-    rows = [self._row(step, step.rows[r]) for r in self.local_rows]
-    return batch_lib.stack(rows)
+    return batch_lib.stack(
+      [self._row(step, step.rows[r]) for r in self.local_rows]
+    )
 
   def _row(self, step: Step, index: int) -> Batch:
     """One row [...] of a batch."""
@@ -199,46 +199,17 @@ class Loader:
 
   def _fill(self, row: Batch, record: Record, step: Step) -> Batch:
     encoded = encode_record(record, self.tokenizer, self.text)
-    length = len(encoded.prefix_ids)
-    row.prefix_ids[:length] = encoded.prefix_ids
-    pairs = zip(encoded.branch_ids, encoded.loss_mask, strict=True)
-    for n, (ids, mask) in enumerate(pairs):
-      row.branch_ids[n, : len(ids)] = ids
-      row.loss_mask[n, : len(ids)] = mask
-      if row.branch_weight is not None:
-        given = encoded.weights
-        row.branch_weight[n, : len(ids)] = 1.0 if given is None else given[n]
     pictures = [
       open_image(data, f"image {i}") for i, data in enumerate(record.images)
     ]
-    row = row._replace(
-      prefix_len=np.int32(length), images=self._pack(pictures, step)
-    )
-    row = self._place(row, encoded.prefix_ids, pictures)
-    if self.noise is None:
-      return row
-    if self.noise.site == "pixels":
+    noisy = None
+    if self.noise is not None and self.noise.site == "pixels":
       seed = self._seed(self.noise, record, step) & 0xFFFFFFFF
-      return row._replace(noise_seed=np.uint32(seed))
-    noisy = self._noisy(self.noise, record, pictures, step)
-    return row._replace(images_noisy=pixels_of(self._pack(noisy, step)))
-
-  def _pack(self, pictures: Sequence[Image.Image], step: Step) -> Any:
-    layout = self.text.layout
-    return layout.pack(layout.cut(pictures), self.rooms[step.prefix])
-
-  def _place(
-    self, row: Batch, prefix: np.ndarray, pictures: Sequence[Image.Image]
-  ) -> Batch:
-    """The row with the positions of its prefix, where the layout has any."""
-    sizes = [picture.size for picture in pictures]
-    found = self.text.layout.positions(prefix == IMAGE_TOKEN, sizes)
-    if found is None:
-      return row
-    positions, start = found
-    assert row.positions is not None
-    row.positions[: len(positions)] = positions
-    return row._replace(position_start=np.int32(start))
+      row = row._replace(noise_seed=np.uint32(seed))
+    elif self.noise is not None:
+      noisy = self._noisy(self.noise, record, pictures, step)
+    room = self.rooms[step.prefix]
+    return fill.into(row, encoded, self.text.layout, pictures, room, noisy)
 
   def _seed(self, noise: NoiseSpec, record: Record, step: Step) -> int:
     drawn = step.epoch if noise.per_epoch else None
@@ -271,14 +242,7 @@ class Loader:
       check_noisy(self.text.layout, pictures[0].size, stored.size)
       return [stored, *pictures[1:]]  # the others as they are
     seed = self._seed(noise, record, step)
-    return [
-      Image.fromarray(
-        noise_lib.distort(
-          np.asarray(picture), noise.step, seed + i, noise.overflow
-        )
-      )
-      for i, picture in enumerate(pictures)
-    ]
+    return noise_lib.distort_all(pictures, noise.step, seed, noise.overflow)
 
 
 def note_skipped(path: Path, index: int, name: str, error: UserError) -> None:

@@ -7,9 +7,11 @@ Source: facts of the released POVID code, which took the schedule from VCD
 import functools
 import hashlib
 import statistics
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 
 from povid_jax.errors import UserError
 
@@ -108,3 +110,13 @@ def distort(
     # By way of int32, where a negative number has a defined low byte.
     out[part] = noisy.astype(np.int32)
   return out.reshape(image.shape)
+
+
+def distort_all(
+  pictures: Sequence[Image.Image], step: int, seed: int, overflow: Overflow
+) -> list[Image.Image]:
+  """The noisy twins of a sample's pictures, each with a draw of its own."""
+  return [
+    Image.fromarray(distort(np.asarray(picture), step, seed + i, overflow))
+    for i, picture in enumerate(pictures)
+  ]

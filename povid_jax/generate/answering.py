@@ -13,13 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from PIL import Image
 
 from povid_jax import files, progress
 from povid_jax.checkpoints import restore
+from povid_jax.data import fill, text
 from povid_jax.data import layout as layouts
 from povid_jax.data import noise as noise_lib
-from povid_jax.data import text
 from povid_jax.data.image import open_image
 from povid_jax.data.layout import Extent
 from povid_jax.data.questions import Question
@@ -93,17 +92,16 @@ def load_policy(
   weights = restore.load(spec, sharding.sharding_for(mesh), jnp.dtype(dtype))
   if merge_adapter:
     weights = weights.merged()
-  graph, shapes = params_lib.abstract(
-    weights.config, weights.lora, dtype=jnp.dtype(dtype)
+  network = params_lib.network(
+    spec, weights.config, weights.params, weights.lora, dtype
   )
-  params_lib.check_shapes(spec, weights.params, shapes)
   return Policy(
     weights=weights,
     tokenizer=load_tokenizer(
       weights.tokenizer, weights.config.decoder.vocab_size
     ),
-    graph=graph,
-    params=weights.params,
+    graph=network.graph,
+    params=network.params,
     mesh=mesh,
   )
 
@@ -300,14 +298,13 @@ def _images(
       image = open_image(path)
       if noise is not None:
         seed = noise_lib.seed_for(noise.seed, str(question.question_id), None)
-        distorted = noise_lib.distort(
-          np.asarray(image), noise.step, seed, noise.overflow
+        (image,) = noise_lib.distort_all(
+          [image], noise.step, seed, noise.overflow
         )
-        image = Image.fromarray(distorted)
       pictures.append(image)
     except UserError as error:
       raise UserError(f"question {question.question_id!r}: {error}") from error
-  return layout.pack(layout.cut(pictures), room)
+  return fill.pack(layout, pictures, room)
 
 
 def facts(decoding: Decoding) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import functools
 import math
 import re
 import zlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -97,6 +97,33 @@ def check_shapes(spec: str, params: Params, shapes: Params) -> None:
       raise UserError(
         f"{spec}: {path} has shape {params[path].shape}, want {leaf.shape}"
       )
+
+
+class Network(NamedTuple):
+  """A network and its arrays by path, apart, as jit takes them."""
+
+  graph: nnx.GraphDef
+  params: Params
+
+  def merge(self) -> Llava:
+    return merge(*self)
+
+
+def network(
+  spec: str,
+  config: LlavaConfig,
+  params: Params,
+  lora: LoraConfig | None,
+  dtype: str,
+) -> Network:
+  """The network of restored arrays, activations in `dtype`.
+
+  Raises:
+    UserError: arrays that the dimensions do not ask for; names `spec`.
+  """
+  graph, shapes = abstract(config, lora, dtype=jnp.dtype(dtype))
+  check_shapes(spec, params, shapes)
+  return Network(graph, params)
 
 
 def init_lora(shapes: Params, seed: int) -> Params:

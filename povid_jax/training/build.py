@@ -72,12 +72,8 @@ def build_model(config: ConfigDict, mesh: Mesh) -> Model:
     config.init, place, dtype, keep=lambda path: path in trained
   ).merged()
   arrays = dict(weights.params)
-  own = {path for path in sketch.shapes if not params_lib.is_lora(path)}
-  missing = sorted(own ^ set(arrays))
-  if missing:
-    raise UserError(
-      f"{config.init}: parameter {missing[0]} does not fit the architecture"
-    )
+  own = {k: v for k, v in sketch.shapes.items() if not params_lib.is_lora(k)}
+  params_lib.check_shapes(config.init, arrays, own)
   # copies: the trained arrays are donated to the step
   reference = {
     path: jnp.array(arrays[path], dtype, copy=True) for path in sketch.copied

@@ -135,7 +135,7 @@ def _looker() -> Any:
 def _look(run: Any, policy: Any, question: Question, answer: str) -> Seen:
   import jax
 
-  from povid_jax.data import image, text
+  from povid_jax.data import fill, image, text
   from povid_jax.data import layout as layouts
 
   layout = layouts.of(policy.config)
@@ -147,30 +147,21 @@ def _look(run: Any, policy: Any, question: Question, answer: str) -> Seen:
     policy.template,
     [extent.tokens for extent in layout.measure([p.size for p in pictures])],
   )
-  room = layouts.room_of(layout, pictures, MULTIPLE)
-  packed = layout.pack(layout.cut(pictures), room)
-  prompt, response = encoded.prefix_ids, encoded.branch_ids[0]
-  places = {}
-  if found := layout.positions(
-    prompt == text.IMAGE_TOKEN, [p.size for p in pictures]
-  ):
-    places["positions"] = _padded(found[0])[None]
-    places["position_start"] = np.array([found[1]], np.int32)
+  batch = fill.alone(encoded, layout, pictures, MULTIPLE)
   with jax.set_mesh(policy.mesh):
     looks = run(
       policy.graph,
       policy.params,
-      _padded(prompt)[None],
-      np.array([len(prompt)], np.int32),
-      _padded(response)[None],
-      jax.tree.map(lambda x: x[None], packed),
-      **places,
+      batch.prefix_ids,
+      batch.prefix_len,
+      batch.branch_ids[:, 0],
+      batch.images,
+      positions=batch.positions,
+      position_start=batch.position_start,
     )
-  return Seen(np.concatenate([prompt, response]), len(prompt), looks)
-
-
-def _padded(ids: np.ndarray) -> np.ndarray:
-  return np.pad(ids, [(0, -len(ids) % MULTIPLE)] + [(0, 0)] * (ids.ndim - 1))
+  prompt = encoded.prefix_ids
+  ids = np.concatenate([prompt, encoded.branch_ids[0]])
+  return Seen(ids, len(prompt), looks)
 
 
 def _count(scored: Scored, question: Question, seen: Seen) -> None:
