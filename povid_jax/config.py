@@ -250,7 +250,30 @@ def check(config: ConfigDict, skip: Sequence[str] = ()) -> None:
 
 
 def _read_file(path: Path, variant: str) -> list[ConfigDict]:
-  """What a file states, after what the file that its BASE names states."""
+  """What a file states, after what the file that its BASE names states.
+
+  A variant that the base has too is the base's as well; for any other, the base
+  is read without one.
+  """
+  path, module = _import(path)
+  variants = getattr(module, "VARIANTS", ())
+  if variant and variant not in variants:
+    raise UserError(
+      f"{path} has no variant {variant!r}; it has {list(variants)}"
+    )
+  below: list[ConfigDict] = []
+  if base := getattr(module, "BASE", ""):
+    shared = getattr(_import(path.parent / base)[1], "VARIANTS", ())
+    below = _read_file(path.parent / base, variant if variant in shared else "")
+  try:
+    stated = module.get_config(variant) if variant else module.get_config()
+  except Exception as error:
+    raise UserError(f"{path}: get_config failed: {error!r}") from error
+  return [*below, stated]
+
+
+def _import(path: Path) -> tuple[Path, Any]:
+  """(where the file is, the module); an installed one where there is none."""
   if not path.is_file() and (INSTALLED / path.name).is_file():
     path = INSTALLED / path.name
   if not path.is_file():
@@ -273,18 +296,7 @@ def _read_file(path: Path, variant: str) -> list[ConfigDict]:
     raise UserError(f"{path} cannot be loaded: {error!r}") from error
   if not hasattr(module, "get_config"):
     raise UserError(f"{path} has no get_config(variant)")
-  variants = getattr(module, "VARIANTS", ())
-  if variant and variant not in variants:
-    raise UserError(
-      f"{path} has no variant {variant!r}; it has {list(variants)}"
-    )
-  base = getattr(module, "BASE", "")
-  below = _read_file(path.parent / base, variant) if base else []
-  try:
-    stated = module.get_config(variant) if variant else module.get_config()
-  except Exception as error:
-    raise UserError(f"{path}: get_config failed: {error!r}") from error
-  return [*below, stated]
+  return path, module
 
 
 def take_overrides(
