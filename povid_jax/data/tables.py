@@ -9,118 +9,16 @@ import bisect
 import functools
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from povid_jax.data.picture import Cell, Picture
-from povid_jax.errors import UserError
+from povid_jax.data import table_columns
+from povid_jax.data.picture import Cell
 
 SUFFIXES = (".parquet", ".arrow", ".feather")
 _ROWS = 256  # texts are read so many rows at a time
 _PICTURES = 16  # pictures are read so many at a time
-
-
-def _pyarrow() -> Any:
-  try:
-    import pyarrow as pa
-    import pyarrow.parquet
-  except ImportError as error:
-    raise UserError(
-      "tables (.parquet, .arrow) need pyarrow: pip install 'povid_jax[parquet]'"
-    ) from error
-  return pa
-
-
-def _failed(path: object, error: BaseException) -> UserError:
-  first = (str(error).splitlines() or [type(error).__name__])[0]
-  return UserError(f"{path}: not a readable table: {first[:200]}")
-
-
-class _Guard:
-  """Turns what Arrow raises into a UserError that names the file."""
-
-  def __init__(self, path: object) -> None:
-    self._path = path
-
-  def __enter__(self) -> None:
-    pass
-
-  def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-    if isinstance(error, _pyarrow().ArrowException | OSError):
-      raise _failed(self._path, error) from error
-
-
-# --- which columns hold pictures -------------------------------------------
-
-
-def _is_bytes(kind: Any) -> bool:
-  types = _pyarrow().types
-  return (
-    types.is_binary(kind)
-    or types.is_large_binary(kind)
-    or types.is_fixed_size_binary(kind)
-    or types.is_binary_view(kind)
-  )
-
-
-def _is_list(kind: Any) -> bool:
-  types = _pyarrow().types
-  return (
-    types.is_list(kind)
-    or types.is_large_list(kind)
-    or types.is_fixed_size_list(kind)
-  )
-
-
-def _is_encoded(kind: Any) -> bool:
-  """Whether a type is a struct with `bytes`, as datasets.Image stores it."""
-  pa = _pyarrow()
-  return pa.types.is_struct(kind) and any(
-    field.name == "bytes" and _is_bytes(field.type) for field in kind
-  )
-
-
-def _holds_pictures(kind: Any) -> bool:
-  inner = kind.value_type if _is_list(kind) else kind
-  return _is_bytes(inner) or _is_encoded(inner)
-
-
-def _light(kind: Any) -> bool:
-  """Whether `path` is there to read in place of the bytes."""
-  inner = kind.value_type if _is_list(kind) else kind
-  return _is_encoded(inner) and inner.get_field_index("path") >= 0
-
-
-def _pictures(
-  column: str, path: str, first: int, values: Sequence[Any], many: bool
-) -> list[Any]:
-  """Pictures in place of a column's values: paths, or whether bytes exist."""
-
-  def one(value: Any, row: int, item: int | None) -> Picture | None:
-    if value is None or value is False:
-      return None
-    name = value if isinstance(value, str) else ""
-    name = name or f"{Path(path).stem}, row {row}"
-    return Picture(name, cell=Cell(path, column, row, item))
-
-  out: list[Any] = []
-  for row, value in enumerate(values, first):
-    if many:
-      items = enumerate(value or ())
-      out.append([p for i, v in items if (p := one(v, row, i))])
-    else:
-      out.append(one(value, row, None))
-  return out
-
-
-def _names(value: Any) -> Any:
-  """What `_pictures` wants of one value that was read with its bytes."""
-  if isinstance(value, list):
-    return [_names(one) for one in value]
-  if isinstance(value, dict):
-    return value.get("path") or value.get("bytes") is not None
-  return value is not None
 
 
 # --- parquet ---------------------------------------------------------------
@@ -128,7 +26,7 @@ def _names(value: Any) -> Any:
 
 def _open(path: str) -> Any:
   # Through a buffer, not column by column: a row group may hold gigabytes.
-  return _pyarrow().parquet.ParquetFile(
+  return table_columns.pyarrow().parquet.ParquetFile(
     path, pre_buffer=False, buffer_size=1 << 20
   )
 
@@ -151,8 +49,8 @@ def _all_present(file: Any, leaf: str, group: int) -> bool:
 
 def _bytes_leaf(file: Any, column: str, kind: Any) -> str:
   leaves = _leaves(file, column)
-  inner = kind.value_type if _is_list(kind) else kind
-  if _is_encoded(inner):
+  inner = kind.value_type if table_columns.is_list(kind) else kind
+  if table_columns.is_encoded(inner):
     leaves = [leaf for leaf in leaves if leaf.endswith(".bytes")]
   return leaves[0]
 
@@ -164,11 +62,11 @@ def _batches(file: Any, columns: list[str], groups: Any, size: int) -> Any:
 
 
 def _known(file: Any, column: str, kind: Any, group: int) -> Iterator[Any]:
-  """Per row of a group, what `_pictures` wants, bytes read only in need."""
+  """Per row of a group the values for `pictures`; bytes are read only in need."""
   leaf = _bytes_leaf(file, column, kind)
   count = file.metadata.row_group(group).num_rows
   present = _all_present(file, leaf, group)
-  if present and _light(kind):
+  if present and table_columns.has_paths(kind):
     others = [x for x in _leaves(file, column) if x.endswith(".path")]
     for batch in _batches(file, others, [group], _ROWS):
       for value in batch.column(0).to_pylist():
@@ -176,7 +74,7 @@ def _known(file: Any, column: str, kind: Any, group: int) -> Iterator[Any]:
           yield [(v or {}).get("path") or True for v in value]
         else:
           yield (value or {}).get("path") or True
-  elif present and not _is_list(kind):
+  elif present and not table_columns.is_list(kind):
     yield from [True] * count
   else:
     for batch in _batches(file, [column], [group], _PICTURES):
@@ -186,7 +84,11 @@ def _known(file: Any, column: str, kind: Any, group: int) -> Iterator[Any]:
 def _parquet_rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
   file = _open(path)
   kinds = {field.name: field.type for field in file.schema_arrow}
-  held = {name: kind for name, kind in kinds.items() if _holds_pictures(kind)}
+  held = {
+    name: kind
+    for name, kind in kinds.items()
+    if table_columns.holds_pictures(kind)
+  }
   texts = [name for name in kinds if name not in held]
   at = 0
   for group in range(file.num_row_groups):
@@ -202,7 +104,9 @@ def _parquet_rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
         columns = {name: batch.column(name).to_pylist() for name in texts}
       for name, kind in held.items():
         values = [next(known[name]) for _ in range(size)]
-        columns[name] = _pictures(name, path, at, values, _is_list(kind))
+        columns[name] = table_columns.pictures(
+          name, path, at, values, table_columns.is_list(kind)
+        )
       for i in range(size):
         yield at + i, {name: columns[name][i] for name in kinds}
       at, left = at + size, left - size
@@ -248,7 +152,7 @@ class _ParquetCells:
 
 def _arrow_batches(path: str) -> list[Any]:
   """All batches of a stream or file; memory-mapped, so nothing is read yet."""
-  pa = _pyarrow()
+  pa = table_columns.pyarrow()
   source = pa.memory_map(path)
   try:
     reader = pa.ipc.open_file(source)
@@ -259,15 +163,15 @@ def _arrow_batches(path: str) -> list[Any]:
 
 
 def _light_values(column: Any) -> list[Any]:
-  """What `_pictures` wants of a memory-mapped column; no bytes are copied."""
-  pa = _pyarrow()
+  """Values for `pictures` of a memory-mapped column; no bytes are copied."""
+  pa = table_columns.pyarrow()
   kind = column.type
-  if _is_list(kind):
+  if table_columns.is_list(kind):
     return [
       None if not row.is_valid else _light_values(row.values) for row in column
     ]
   valid = column.is_valid().to_pylist()
-  if not _is_encoded(kind):
+  if not table_columns.is_encoded(kind):
     return valid
   bytes_there = pa.compute.struct_field(column, "bytes").is_valid().to_pylist()
   paths: list[Any] = [None] * len(column)
@@ -287,10 +191,12 @@ def _arrow_rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
       columns = {}
       for field in batch.schema:
         column = batch.column(field.name)
-        if _holds_pictures(field.type):
+        if table_columns.holds_pictures(field.type):
           values = _light_values(column)
-          many = _is_list(field.type)
-          columns[field.name] = _pictures(field.name, path, at, values, many)
+          many = table_columns.is_list(field.type)
+          columns[field.name] = table_columns.pictures(
+            field.name, path, at, values, many
+          )
         else:
           columns[field.name] = column.to_pylist()
       for i in range(batch.num_rows):
@@ -320,9 +226,9 @@ def rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
   Raises:
     UserError: pyarrow is not installed, or the file is no table.
   """
-  _pyarrow()
+  table_columns.pyarrow()
   read = _parquet_rows if Path(path).suffix == ".parquet" else _arrow_rows
-  with _Guard(path):
+  with table_columns.Guard(path):
     yield from read(str(path))
 
 
@@ -343,7 +249,7 @@ def read_cell(cell: Cell) -> bytes | None:
   Raises:
     UserError: the file cannot be read.
   """
-  with _Guard(cell.path), _LOCK:
+  with table_columns.Guard(cell.path), _LOCK:
     changed = Path(cell.path).stat().st_mtime_ns
     value = _cells(cell.path, cell.column, changed).get(cell.row)
   if cell.item is not None:

@@ -9,7 +9,7 @@ from typing import Any
 from povid_jax import bounds
 from povid_jax.errors import UserError
 from povid_jax.eval import benchmarks as registry
-from povid_jax.eval import judge
+from povid_jax.eval import judge_flags
 from povid_jax.eval.protocol import Benchmark, Options
 
 
@@ -23,7 +23,7 @@ def add(parser: argparse.ArgumentParser, required: bool = True) -> None:
   _add_questions(parser)
   _add_decoding(parser)
   _add_rules(parser)
-  judge.add_flags(parser)
+  judge_flags.add_flags(parser)
   for own in registry.flags():
     own.add(parser.add_argument_group(own.title))
 
@@ -200,7 +200,7 @@ def options(args: argparse.Namespace, benchmark: Benchmark) -> Options:
     split=chosen(args.split, benchmark.name),
     out=args.out,
     extra={
-      "judge": judge.from_args(args),
+      "judge": judge_flags.from_args(args),
       "decoding": decoding(args, benchmark),
       **own,
     },

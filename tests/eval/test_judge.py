@@ -11,7 +11,7 @@ import pytest
 
 from povid_jax.errors import UserError
 from povid_jax.eval import __main__ as command
-from povid_jax.eval import judge, judge_batch
+from povid_jax.eval import judge, judge_batch, judge_flags
 from povid_jax.eval.protocol import Options
 from povid_jax.llm import log
 
@@ -32,11 +32,11 @@ def make(server: JudgeServer, tmp_path: Path) -> Callable[..., judge.Judge]:
 
   def parse(*flags: str) -> judge.Judge:
     parser = argparse.ArgumentParser()
-    judge.add_flags(parser)
+    judge_flags.add_flags(parser)
     base = [f"--judge-base-url={server.url}", "--judge-model=gpt-4o"]
     args = parser.parse_args([*base, *flags])
     args.out = tmp_path
-    return judge.from_args(args)
+    return judge_flags.from_args(args)
 
   return parse
 
