@@ -78,7 +78,7 @@ def _known(file: Any, column: str, kind: Any, group: int) -> Iterator[Any]:
     yield from [True] * count
   else:
     for batch in _batches(file, [column], [group], _PICTURES):
-      yield from map(_names, batch.column(0).to_pylist())
+      yield from map(table_columns.names, batch.column(0).to_pylist())
 
 
 def _parquet_rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
