@@ -24,7 +24,7 @@ def _failed(path: object, error: BaseException) -> UserError:
   return UserError(f"{path}: not a readable table: {first[:200]}")
 
 
-class _Guard:
+class Guard:
   """Turns what Arrow raises into a UserError that names the file."""
 
   def __init__(self, path: object) -> None:
