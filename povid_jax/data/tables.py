@@ -62,7 +62,7 @@ def _batches(file: Any, columns: list[str], groups: Any, size: int) -> Any:
 
 
 def _known(file: Any, column: str, kind: Any, group: int) -> Iterator[Any]:
-  """Per row of a group the values for `pictures`; bytes are read only in need."""
+  """The values for `pictures`, row by row; bytes are read only in need."""
   leaf = _bytes_leaf(file, column, kind)
   count = file.metadata.row_group(group).num_rows
   present = _all_present(file, leaf, group)

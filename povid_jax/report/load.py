@@ -97,7 +97,6 @@ class Run:
   evaluations: list[Evaluation]
   summary: dict[str, Any]
   pairs: list[Sample]
-  pairs_path: Path | None
   commands: list[Command]
   pictures: Pictures
   repeats: list[tuple[str, list[Evaluation]]] = dataclasses.field(
@@ -163,7 +162,6 @@ def load(
     evaluations=evaluations or _from_summary(summary),
     summary=summary,
     pairs=_with_rejected(found),
-    pairs_path=found,
     commands=[c for folder in told for c in _commands(folder)],
     pictures=Pictures([*image_dirs, *told]),
     repeats=[(folder.resolve().name, scored[folder]) for folder in repeats],

@@ -1,9 +1,9 @@
-"""What LLaVA-NeXT's training code makes of a conversation, written plainly.
+"""A conversation in the layouts that LLaVA-NeXT trains on, written plainly.
 
-Read in llava/train/train.py of LLaVA-VL/LLaVA-NeXT (preprocess_multimodal,
-preprocess_qwen, preprocess_llama3) and llava/conversation.py: every message is
-written with its marks around it and tokenised alone, <image> as one token, and
-what is said of labels there is left out here.
+The marks are those of its templates qwen_1_5 and llava_llama_3
+(llava/conversation.py of LLaVA-VL/LLaVA-NeXT): each message stands between its
+marks, <image> is one token, and the text between two marks is tokenised alone.
+Written from that layout, not from the code of its trainer; labels are left out.
 """
 
 import re
