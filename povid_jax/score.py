@@ -88,7 +88,6 @@ def load_scorer(
     if said := peft_load.skipped(read):
       print(f"{adapter}: {said}", file=sys.stderr)
     lora, trained = read.config, {**read.params, **read.others}
-  base = weights.params
 
   def build(params: Params, lora: LoraConfig | None) -> Network:
     cast = lambda path, x: jnp.asarray(
@@ -97,12 +96,11 @@ def load_scorer(
     params = {path: cast(path, x) for path, x in params.items()}
     return params_lib.network(spec, weights.config, params, lora, dtype)
 
+  rows = weights.config.decoder.vocab_size
   return Scorer(
-    policy=build({**base, **trained}, lora),
-    reference=build(base, None),
-    tokenizer=load_tokenizer(
-      weights.tokenizer, weights.config.decoder.vocab_size
-    ),
+    policy=build({**weights.params, **trained}, lora),
+    reference=build(weights.params, None),
+    tokenizer=load_tokenizer(weights.tokenizer, rows),
     weights=weights,
   )
 
