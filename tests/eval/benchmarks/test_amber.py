@@ -206,7 +206,7 @@ def test_optional_tools_say_what_they_need():
 
 def test_alike_words_cover_and_are_not_hallucinated():
   """What spaCy would do, with a likeness of our own."""
-  from povid_jax.eval.benchmarks.amber import Lexicon, judge, slots
+  from povid_jax.eval.benchmarks.amber_words import Lexicon, judge, slots
 
   lexicon = Lexicon(RELATED, frozenset(RELATED), frozenset())
   alike = lambda a, b: a == b or {a, b} == {"boat", "dog"}
