@@ -106,6 +106,33 @@ def test_stage_2_is_stage_1_with_its_changes():
     assert changed == {"objective.name", "epochs"}
 
 
+@pytest.mark.parametrize(
+  "name, base, changes",
+  [
+    (
+      "povid_next.py:llava-next-34b",
+      "povid_stage2.py",
+      {"data.bucket_multiple"},
+    ),
+    (
+      "povid_onevision.py:llava-onevision-7b",
+      "povid_next.py",
+      {"data.bucket_multiple", "lr", "warmup_ratio", "clip_norm"}
+      | {"batch_size", "grad_accum"},
+    ),
+    (
+      "povid_qwen.py:qwen2.5-vl-3b",
+      "povid_stage1.py",
+      {"data.buckets", "lr", "batch_size", "epochs"},
+    ),
+  ],
+)
+def test_other_families_are_a_base_and_its_changes(name, base, changes):
+  """A variant that the base does not have is not asked of it."""
+  below, above = (config_lib.flat_fields(load(spec)) for spec in (base, name))
+  assert {key for key in above if above[key] != below[key]} == changes
+
+
 def test_variants_for_more_devices_follow_their_rule():
   one = load("povid_stage1.py:7b")
   for name, pairs in (("7b_8gpu", 8), ("7b_v5e16", 16)):
