@@ -59,7 +59,9 @@ def default() -> ConfigDict:
   c.noise.overflow = "wrap"  # wrap (as released) | clip
   c.noise.site = "image"  # image (raw picture, as released) | pixels (VCD)
   c.noise.per_epoch = True  # a new draw each epoch; False: one per sample
-  # online (adapter off, or the initial weights) | cached (precomputed)
+  # online (adapter off, or the initial weights) | cached (computed for all data
+  # before step 0: pays with two epochs or two runs on the same data; for one
+  # epoch the pass takes about as long as it saves)
   c.reference = "online"
   c.reference_cache = ""  # folder; "": WORKDIR/reference
 
@@ -89,7 +91,9 @@ def default() -> ConfigDict:
   c.clip_norm = 0.0  # global gradient norm; 0 does not clip
   c.batch_size = 1  # pairs per step, all devices together
   c.grad_accum = 1  # microbatches a step is cut into
-  c.epochs = 1.0  # passes over the data
+  # passes over the data; with more than one, each epoch draws its noise anew
+  # (noise.per_epoch), which a cached reference cannot hold
+  c.epochs = 1.0
   c.steps = 0  # optimizer steps; 0: by epochs
   c.on_nonfinite = "raise"  # raise | skip (skipped steps are counted)
 

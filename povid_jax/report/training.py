@@ -17,12 +17,13 @@ _CHARTS: tuple[tuple[str, str, dict[str, tuple[str, str]], dict], ...] = (
   ("Reward margins", _BETA,
    {"margin/rejected": ("rejected", "a"), "margin/noise": ("noise", "b"),
     "margin/corrupted": ("distorted image", "c")},
-   {"zero": True, "note": "reward of the chosen answer minus the negative's"}),
+   {"zero": True, "note": "reward (β times log p of policy minus reference) of "
+    "the chosen answer minus that of the worse one; rising from 0"}),
   ("Accuracies", "share of pairs",
    {"accuracy/rejected": ("rejected", "a"), "accuracy/noise": ("noise", "b"),
     "accuracy/corrupted": ("distorted image", "c")},
    {"form": charts.percent, "y_range": (0.0, 1.0),
-    "note": "pairs whose margin is positive"}),
+    "note": "pairs whose margin is positive, rising from about half"}),
   ("Chosen drift", "nats per answer",
    {"drift/chosen": ("drift", "a")},
    {"zero": True, "note": "log p, policy minus reference; falling: the good "
