@@ -10,9 +10,9 @@ On a CPU: a pair of a picture (576 tokens), a question of 40 and two answers of
 110 tokens, decoder of width 512 with 8 layers, in float32. The shared step
 against the plain one (image and question once per answer), with and without
 cached reference, and the whole stage 2 step against the released algorithm's
-amount of work (benchmarks/released_step.py); and 3 questions about a picture
-with 4 pairs each, as 12 rows and as 3 (`data_gen write --pairs-per-row 4`).
-Medians of steps run in turns.
+amount of work (benchmarks/released_step.py); and 4 pairs of one question, as 4
+rows and as one (`data_gen write --pairs-per-row 4`). Medians of steps run in
+turns.
 
 On a GPU: the true shapes of a preset with random bfloat16 weights, stages 1 and
 2, each attention backend, by batch: pairs/s, MFU (required FLOPs over the
@@ -121,7 +121,7 @@ def grouped(
   described: LlavaConfig,
   shape: Shape,
   repeats: int,
-  questions: int = 3,
+  questions: int = 1,
   pairs: int = 4,
 ) -> dict[str, dict[str, float]]:
   """Pairs of one question and one chosen answer as rows of their own, and as
