@@ -46,6 +46,21 @@ COLUMNS = ("CHAIRs", "CHAIRi", "recall", "length", "pope_f1")
 
 def run(out: Path, seed: int, ablations: bool, at_once: int) -> None:
   """Runs what is not done yet, then writes summary.json and the page."""
+  rows = run_steps(out, steps(out, seed, ablations), at_once)
+  summary = summarise(out, seed, _busy(rows.values()))
+  with files.atomic_write(out / "summary.json") as file:
+    json.dump(summary, file, indent=2)
+  page = out / "report.html"
+  command = ("-m", "povid_jax.report", str(out), f"--out={page}")
+  if subprocess.run([sys.executable, *command]).returncode:
+    raise UserError(f"the page {page} was not made (see above)")
+  print_table(summary)
+  took = f"{summary['seconds'] / 60:.1f} minutes of commands"
+  print(f"\n{took}. The page: {page}", flush=True)
+
+
+def run_steps(out: Path, todo: Sequence[Step], at_once: int) -> dict[str, dict]:
+  """Runs the steps that are not done in `out` yet; the log of all, by name."""
   log = out / "commands.jsonl"
   files.ensure_parent(log)
 
@@ -62,7 +77,6 @@ def run(out: Path, seed: int, ablations: bool, at_once: int) -> None:
     with open(log, "a", encoding="utf-8") as file:
       file.write(json.dumps(row) + "\n")
 
-  todo = steps(out, seed, ablations)
   finished = _finished(log)
   if all(step.name in finished for step in todo):
     print(f"all {len(todo)} steps are done in {out}")
@@ -74,16 +88,7 @@ def run(out: Path, seed: int, ablations: bool, at_once: int) -> None:
     lock=out / ".lock",
     environment={**_ENVIRONMENT, _COMPILED: str(out.resolve() / ".compiled")},
   )
-  summary = summarise(out, seed, _busy(_finished(log).values()))
-  with files.atomic_write(out / "summary.json") as file:
-    json.dump(summary, file, indent=2)
-  page = out / "report.html"
-  command = ("-m", "povid_jax.report", str(out), f"--out={page}")
-  if subprocess.run([sys.executable, *command]).returncode:
-    raise UserError(f"the page {page} was not made (see above)")
-  print_table(summary)
-  took = f"{summary['seconds'] / 60:.1f} minutes of commands"
-  print(f"\n{took}. The page: {page}", flush=True)
+  return _finished(log)
 
 
 def _finished(log: Path) -> dict[str, dict]:
@@ -107,8 +112,8 @@ def _busy(rows: Iterable[dict]) -> float:
 
 
 def _lay_out_benchmarks(out: Path) -> None:
-  """bench/<split>/chair/ with the annotations under their official names."""
-  for split, folder in SPLITS.items():
+  """bench/SPLIT/chair/ with the annotations under their official names."""
+  for split, folder in {**SPLITS, "val": "val"}.items():
     target = out / "bench" / split / "chair"
     target.mkdir(parents=True, exist_ok=True)
     for kind in ("instances", "captions"):

@@ -52,20 +52,32 @@ def steps(out: Path, seed: int, ablations: bool) -> list[Step]:
   """All commands, those that others wait for first."""
   tuned = [*STAGES[1:], *(ABLATIONS if ablations else ())]
   return [
-    *_model(out, seed),
-    _write(out, "pretrain", "scenes/pretrain.json", "scenes", seed),
-    _train(out, "pretrain", seed),
-    _write(out, "sft", "scenes/train.json", "scenes", seed),
-    _inject(out, seed),
-    _write(out, "pairs", "pairs.jsonl", "inject", seed),
+    *base_steps(out, seed),
+    *injected(out, seed),
     *(_pope(out, split, seed) for split in SPLITS),
-    _train(out, "sft", seed),
-    *_own(out, "own", "answer", seed),
-    *(_own(out, "context", "sentence", seed) if ablations else ()),
-    *(_train(out, stage, seed) for stage in tuned),
+    *own(out, "own", seed),
+    *(own(out, "context", seed, unit="sentence") if ablations else ()),
+    *(train(out, stage, seed) for stage in tuned),
     *(_evaluate(out, s, split) for s in ("sft", *tuned) for split in SPLITS),
     *(_compare(out, a, b) for a, b in COMPARED),
   ]
+
+
+def base_steps(out: Path, seed: int) -> list[Step]:
+  """From nothing to the model that every recipe starts from."""
+  return [
+    *_model(out, seed),
+    _write(out, "pretrain", "scenes/pretrain.json", "scenes", seed),
+    train(out, "pretrain", seed),
+    _write(out, "sft", "scenes/train.json", "scenes", seed),
+    train(out, "sft", seed),
+  ]
+
+
+def injected(out: Path, seed: int) -> tuple[Step, Step]:
+  """POVID's first kind of pairs, and their records."""
+  write = _write(out, "pairs", "pairs.jsonl", "inject", seed)
+  return _inject(out, seed), write
 
 
 def _model(out: Path, seed: int) -> Iterator[Step]:
@@ -127,16 +139,25 @@ def _inject(out: Path, seed: int) -> Step:
   )
 
 
-def _own(out: Path, name: str, unit: str, seed: int) -> Iterator[Step]:
-  """Pairs of the base's own answers, and their records."""
+def own(
+  out: Path,
+  name: str,
+  seed: int,
+  *,
+  unit: str = "answer",
+  writer: str = "sft",
+  judge: str = "scenes/annotations/instances_train.json",
+  after: tuple[str, ...] = (),
+) -> Iterator[Step]:
+  """Pairs of the writer's own answers, and their records."""
   yield Step(
     f"sample-{name}",
-    f"pairs from the base's own answers, {unit} by {unit}",
+    f"pairs from the own answers of {writer}, {unit} by {unit}",
     (
-      *("-m", "data_gen", "sample", f"--checkpoint={out}/sft"),
+      *("-m", "data_gen", "sample", f"--checkpoint={out}/{writer}"),
       f"--input={out}/scenes/train.json",
       f"--image-dir={out}/scenes/images",
-      f"--annotations={out}/scenes/annotations/instances_train.json",
+      f"--annotations={out}/{judge}",
       "--objects=annotated",
       f"--out={out}/{name}.jsonl",
       f"--unit={unit}",
@@ -148,7 +169,7 @@ def _own(out: Path, name: str, unit: str, seed: int) -> Iterator[Step]:
       "--chunk=1000",
       f"--seed={seed}",
     ),
-    needs=("train-sft",),
+    needs=(f"train-{writer}", *after),
   )
   yield _write(out, name, f"{name}.jsonl", f"sample-{name}", seed)
 
@@ -167,18 +188,30 @@ def _write(out: Path, name: str, pairs: str, after: str, seed: int) -> Step:
   )
 
 
-def _train(out: Path, stage: str, seed: int) -> Step:
-  records = RECORDS.get(stage, "pairs")
-  init = INIT.get(stage, "stage1")
+def train(
+  out: Path,
+  stage: str,
+  seed: int,
+  *,
+  config: str = "",
+  init: str = "",
+  records: str = "",
+  changes: tuple[str, ...] = (),
+) -> Step:
+  """A run named `stage`; by default also its config, with its own data."""
+  records = records or RECORDS.get(stage, "pairs")
+  init = init or INIT.get(stage, "stage1")
   return Step(
     f"train-{stage}",
     f"train: {TITLES.get(stage, stage)}",
     (
-      *("-m", "povid_jax.train", f"--config=configs/quickstart.py:{stage}"),
+      *("-m", "povid_jax.train"),
+      f"--config=configs/quickstart.py:{config or stage}",
       f"--workdir={out}/{stage}",
       f"--config.init={out}/{init}",
       f"--config.data.train={out}/records/{records}",
       f"--config.seed={seed}",
+      *changes,
     ),
     needs=(init if init == "base" else f"train-{init}", f"write-{records}"),
   )
