@@ -4,12 +4,20 @@
 
 Pairs are put in the order of their ids, so that the result does not depend on
 the number of shards. The same id twice is an error, unless the pairs are equal.
+Pictures that came out of a table lie in a folder beside each file; they are
+copied into one beside --out.
 """
 
 import argparse
 from pathlib import Path
 
-from povid_jax.data.pairs import Sample, write_samples
+from povid_jax.data.pairs import (
+  Sample,
+  in_folder,
+  pictures_folder,
+  to_json,
+  write_samples,
+)
 from povid_jax.data.samples import read_samples
 from povid_jax.errors import UserError
 from povid_jax.files import check_writable
@@ -29,11 +37,14 @@ def main(args: argparse.Namespace) -> int:
   for name in args.files:
     for sample in read_samples(name):
       other = found.setdefault(sample.id, sample)
-      if other != sample:
+      if to_json(other) != to_json(sample):
         raise UserError(
           f"{name}: id {sample.id!r} is in another file with another pair; "
           "shards of one run never share an id"
         )
-  write_samples(out, [found[key] for key in sorted(found)])
+  pairs = [found[key] for key in sorted(found)]
+  if any(picture.folder for pair in pairs for picture in pair.images):
+    pairs = [in_folder(pair, pictures_folder(out)) for pair in pairs]
+  write_samples(out, pairs)
   print(f"{len(found):,} pairs of {len(args.files)} files: {out}")
   return 0

@@ -5,7 +5,6 @@ the model invented and in little else (OPA-DPO, zhyang2226/OPA-DPO, whose paper
 sums log-probabilities over an answer, as our `dpo` does; its code does not).
 """
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,39 +52,22 @@ SCHEMA: dict[str, Any] = {
 def request(
   item: Item, pictures: Sequence[tuple], attempt: int, room: int = ROOM
 ) -> Request:
-  """The request for one item; see `prompts.request`."""
-  conversation = [
-    {"question": question, "answer": answer}
-    for question, answer in zip(item.questions, item.answers, strict=True)
-  ]
-  plain = prompts.PLAIN_ONE if len(conversation) == 1 else prompts.PLAIN_MANY
+  """The request for one item; see `prompts.ask`."""
+  one = len(item.answers) == 1
+  plain = prompts.PLAIN_ONE if one else prompts.PLAIN_MANY
   plain = plain.replace("wrong", "corrected")
 
-  def messages(structured: bool) -> list[dict]:
+  def words(structured: bool) -> str:
     parts = [
       _RULES,
       _STRUCTURED if structured else plain,
-      "Conversation:\n"
-      + json.dumps(conversation, ensure_ascii=False, indent=1),
+      prompts.conversation(item),
     ]
     if attempt:
       parts.append(f"Look once more, closely ({attempt}).")
-    text = {"type": "text", "text": "\n\n".join(parts)}
-    shown = [part for part, _, _ in pictures]
-    return [
-      {"role": "system", "content": _SYSTEM},
-      {"role": "user", "content": [*shown, text]},
-    ]
+    return "\n\n".join(parts)
 
-  words = sum(len(answer) for answer in item.answers)
-  return Request(
-    key=item.key,
-    messages=messages(True),
-    schema=SCHEMA,
-    plain=messages(False),
-    max_tokens=(room + words) << min(attempt, 2),
-    context=item,
-  )
+  return prompts.ask(item, pictures, attempt, room, _SYSTEM, words, SCHEMA)
 
 
 def read(item: Item, reply: Reply) -> Proposal:

@@ -8,7 +8,7 @@ error early in the reasoning that carries through to a wrong final answer.
 import difflib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,26 +117,49 @@ def describes(item: Item) -> bool:
 
 def task(item: Item, structured: bool, seed: int = 0) -> str:
   """The text that goes with the picture."""
-  conversation = [
-    {"question": question, "answer": answer}
-    for question, answer in zip(item.questions, item.answers, strict=True)
-  ]
-  plain = PLAIN_ONE if len(conversation) == 1 else PLAIN_MANY
+  plain = PLAIN_ONE if len(item.answers) == 1 else PLAIN_MANY
   parts = [
     _CAPTIONING if describes(item) else _REASONING,
     _RULES,
     _STRUCTURED if structured else plain,
-    "Conversation:\n" + json.dumps(conversation, ensure_ascii=False, indent=1),
+    conversation(item),
   ]
   if seed:  # another pair of the same sample, or a new try
     parts.append(f"Choose other errors than the most obvious ones ({seed}).")
   return "\n\n".join(parts)
 
 
+def conversation(item: Item) -> str:
+  """The questions and answers of an item, as a model is shown them."""
+  rows = [
+    {"question": question, "answer": answer}
+    for question, answer in zip(item.questions, item.answers, strict=True)
+  ]
+  return "Conversation:\n" + json.dumps(rows, ensure_ascii=False, indent=1)
+
+
 def request(
   item: Item, pictures: Sequence[tuple], attempt: int, room: int = ROOM
 ) -> Request:
-  """The request for one item.
+  """The request for wrong answers to one item; see `ask`."""
+  seed = item.variant * 100 + attempt
+
+  def words(structured: bool) -> str:
+    return task(item, structured, seed)
+
+  return ask(item, pictures, attempt, room, _SYSTEM, words, SCHEMA)
+
+
+def ask(
+  item: Item,
+  pictures: Sequence[tuple],
+  attempt: int,
+  room: int,
+  system: str,
+  words: Callable[[bool], str],
+  schema: dict[str, Any],
+) -> Request:
+  """A request about the pictures and the conversation of one item.
 
   Args:
     item: the conversation.
@@ -144,25 +167,27 @@ def request(
       `povid_jax.llm.image_part`; tokens are counted by the caller.
     attempt: 0, then one more for each reply that a gate refused.
     room: tokens of a reply beyond those of the answers.
+    system: the system's words.
+    words: the text that goes with the pictures; whether JSON is wanted.
+    schema: of a reply in JSON.
   """
-  seed = item.variant * 100 + attempt
   parts = [part for part, _, _ in pictures]
 
   def messages(structured: bool) -> list[dict]:
-    text = {"type": "text", "text": task(item, structured, seed)}
+    text = {"type": "text", "text": words(structured)}
     return [
-      {"role": "system", "content": _SYSTEM},
+      {"role": "system", "content": system},
       {"role": "user", "content": [*parts, text]},
     ]
 
-  words = sum(len(answer) for answer in item.answers)
+  size = sum(len(answer) for answer in item.answers)
   return Request(
     key=item.key,
     messages=messages(True),
-    schema=SCHEMA,
+    schema=schema,
     plain=messages(False),
     # More for a new try: the reply before it may have been cut off.
-    max_tokens=(room + words) << min(attempt, 2),
+    max_tokens=(room + size) << min(attempt, 2),
     context=item,
   )
 

@@ -40,7 +40,7 @@ from povid_jax.llm import Options
 if TYPE_CHECKING:
   from data_gen.job import Job
 
-VERSION = 1  # of the way from candidates to pairs
+VERSION = 2  # of the way from candidates to pairs
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
@@ -217,7 +217,6 @@ class Sample(Injector):
           turns=(turn, pair["chosen"]),
           rejected=(turn, pair["rejected"]),
           extra=extra,
-          system=None,  # the answers were written without it
           context=pair.get("context", ""),
           end_scored=pair.get("end_scored"),
           rejected_weight=1.0,
@@ -233,7 +232,8 @@ class Sample(Injector):
     """The context number `number` of an item."""
     pictures, question = item.sample.images, self._question(item)
     key = f"{item.key}/{number}"
-    return Task(item.sample.id, key, pictures, question, context)
+    system = item.sample.system
+    return Task(item.sample.id, key, pictures, question, context, system)
 
   def named(self, text: str) -> tuple[str, ...]:
     """The objects that a text names, each once."""
@@ -334,5 +334,7 @@ def _add_words(parser: argparse.ArgumentParser) -> None:
     "look for all objects of the vocabulary (default), or only for the "
     "categories of --annotations"
   ))  # fmt: skip
-  add("--singular", choices=("inflect", "pattern"), default="inflect",
-      help="how plurals are read (default %(default)s)")  # fmt: skip
+  add("--singular", default="inflect",
+      choices=("inflect", "pattern", "wordnet"),
+      help="how plurals are read (default %(default)s); wordnet: lemmas by "
+      "part of speech, with nltk's data")  # fmt: skip

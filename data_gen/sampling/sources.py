@@ -30,6 +30,7 @@ class Task:
     pictures: of the question.
     question: without <image>.
     context: the answer so far.
+    system: the system's words of the sample, if it has its own.
     known: numbers of the candidates that are there already.
   """
 
@@ -38,6 +39,7 @@ class Task:
   pictures: tuple[Picture, ...]
   question: str
   context: str = ""
+  system: str | None = None
   known: frozenset[int] = frozenset()
 
 
@@ -98,7 +100,9 @@ class OwnDecoder:
     prompts, asked = [], []
     numbers = range(self._args.candidates)
     for task in tasks:
-      question = Question(task.name, task.pictures, task.question)
+      question = Question(
+        task.name, task.pictures, task.question, system=task.system
+      )
       seeds = tuple(seed_of(task.key, n) for n in numbers)
       try:
         prompt = answering.to_prompt(
@@ -192,6 +196,8 @@ class Servers:
     content = [part for part, _, _ in parts]
     content.append({"type": "text", "text": task.question})
     messages: list[Mapping[str, Any]] = [{"role": "user", "content": content}]
+    if task.system is not None:
+      messages.insert(0, {"role": "system", "content": task.system})
     extra: dict[str, Any] = {}
     if self._args.top_p < 1:
       extra["top_p"] = self._args.top_p

@@ -152,12 +152,13 @@ def with_files(samples: Iterable[Sample], folder: Path) -> list[Sample]:
   samples = list(samples)
   if all(picture.is_file for s in samples for picture in s.images):
     return samples
-  return [
-    dataclasses.replace(
-      s, images=tuple(save_picture(picture, folder) for picture in s.images)
-    )
-    for s in samples
-  ]
+  return [in_folder(sample, folder) for sample in samples]
+
+
+def in_folder(sample: Sample, folder: Path) -> Sample:
+  """The sample, its pictures written into a folder; see `save_picture`."""
+  images = tuple(save_picture(picture, folder) for picture in sample.images)
+  return dataclasses.replace(sample, images=images)
 
 
 def write_samples(path: str | Path, samples: Iterable[Sample]) -> None:

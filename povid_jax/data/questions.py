@@ -17,6 +17,7 @@ class Question:
       a benchmark are paths.
     text: the question without `<image>`.
     extra: ground truth and labels; never shown to the model.
+    system: the system's words in place of those of the template, if any.
     earlier: turns before it, a question and its answer in turn; the pictures
       then belong to the first of them.
   """
@@ -26,3 +27,4 @@ class Question:
   text: str
   extra: dict[str, Any] = field(default_factory=dict)
   earlier: tuple[str, ...] = ()
+  system: str | None = None

@@ -22,6 +22,7 @@ from povid_jax.data import noise as noise_lib
 from povid_jax.data.image import open_image
 from povid_jax.data.layout import Extent
 from povid_jax.data.questions import Question
+from povid_jax.data.system import with_system
 from povid_jax.data.tokenizer import Tokenizer, load_tokenizer
 from povid_jax.errors import UserError
 from povid_jax.generate import writing
@@ -273,10 +274,11 @@ def _prompt_ids(
   """
   first, *others = *question.earlier, question.text
   turns = ("<image>\n" * len(question.images) + first, *others)
+  template = policy.template
   try:
-    ids = text.encode_prompt(
-      turns, policy.tokenizer, policy.template, counts, context
-    )
+    if question.system is not None:
+      template = with_system(template, question.system)
+    ids = text.encode_prompt(turns, policy.tokenizer, template, counts, context)
     if len(ids) >= (most := policy.config.decoder.context_length):
       raise UserError(
         f"too long: {len(ids)} tokens with its pictures, the model has {most} "

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -19,10 +20,12 @@ from data_gen import __main__ as data_gen
 from data_gen.injectors.sample import Sample
 from data_gen.sampling.sources import OwnDecoder
 from povid_jax.data import text
+from povid_jax.data.picture import Picture
+from povid_jax.data.questions import Question
 from povid_jax.data.samples import read_samples
 from povid_jax.errors import UserError
 from povid_jax.eval.benchmarks import chair_words
-from povid_jax.generate import writing
+from povid_jax.generate import answering, writing
 from povid_jax.generate.slots import Marks
 from tests import small_tokenizer, small_world
 from tests.data_gen.sampling.completions_server import Server
@@ -256,6 +259,34 @@ def test_servers_with_faults_are_paid_once(street, monkeypatch):
   bodies = [b for b in first.bodies if b["messages"][-1]["role"] != "user"]
   assert all(body["continue_final_message"] for body in bodies)
   assert bodies
+
+
+def test_the_words_of_the_system_are_heard_and_kept(street, monkeypatch):
+  monkeypatch.setenv("OPENAI_API_KEY", "secret")
+  path = street / "input.jsonl"
+  rows = _rows(path)
+  for row in rows:
+    said = {"from": "system", "value": f"Be brief about {row['id']}."}
+    row["conversations"].insert(0, said)
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  with Server(faults=0.0) as server:
+    assert _served(street, [server], "system.jsonl") == 0
+  assert {body["messages"][0]["role"] for body in server.bodies} == {"system"}
+  pairs = list(read_samples(street / "system.jsonl"))
+  assert pairs
+  for pair in pairs:
+    assert pair.system == f"Be brief about {pair.id.partition('-')[0]}."
+
+
+def test_our_decoder_puts_the_system_into_the_prompt(world):
+  policy = answering.load_policy(str(world / "model"), None)
+  weights = dataclasses.replace(policy.weights, template="vicuna")
+  policy = dataclasses.replace(policy, weights=weights)
+  picture = (Picture("0.png", str(world)),)
+  question = Question("q", picture, "What is there?", system="Be brief.")
+  ids = answering.to_prompt(policy, question, (0,)).ids
+  words = policy.tokenizer.decode([i for i in ids.tolist() if i >= 0])
+  assert words.lstrip().startswith("Be brief. USER:")
 
 
 def _interrupt(*_):
