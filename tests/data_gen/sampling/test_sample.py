@@ -280,7 +280,7 @@ def test_the_words_of_the_system_are_heard_and_kept(street, monkeypatch):
 
 def test_our_decoder_puts_the_system_into_the_prompt(world):
   policy = answering.load_policy(str(world / "model"), None)
-  weights = dataclasses.replace(policy.weights, template="vicuna")
+  weights = dataclasses.replace(policy.weights, template="vicuna_v1")
   policy = dataclasses.replace(policy, weights=weights)
   picture = (Picture("0.png", str(world)),)
   question = Question("q", picture, "What is there?", system="Be brief.")
