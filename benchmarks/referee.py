@@ -140,7 +140,7 @@ def _err(out: Path, seed: int) -> Step:
 def err(source: Path, target: Path, seed: int, share: float = 0.25) -> None:
   """Forgets that share of the objects of every picture and, for each object
   that it forgets, believes in one that is not there."""
-  truth = json.loads(source.read_text())
+  truth = files.parse_json(source.read_bytes())
   categories = [row["id"] for row in truth["categories"]]
   present: dict[int, set[int]] = {}
   for row in truth["annotations"]:
@@ -168,7 +168,7 @@ def table(folders: Sequence[Path]) -> None:
       for name in ("sft", *RECIPES):
         path = folder / "referee" / name / split / "results.json"
         if path.exists():
-          rows = json.loads(path.read_text())["results"]
+          rows = files.parse_json(path.read_bytes())["results"]
           scores = {row["metric"]: row["value"] for row in rows}
           found.setdefault(name, []).append(scores)
     if found:
