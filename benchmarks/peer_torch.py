@@ -148,6 +148,7 @@ class Dpo:
         if "lora_B" in name:
           p.copy_(0.02 * torch.randn(p.shape, generator=generator))
     self.trainer.create_optimizer()
+    self.trainer.current_gradient_accumulation_steps = 1  # as train() sets it
     self.batch = next(iter(self.trainer.get_train_dataloader()))
 
   def adapters(self) -> dict[str, np.ndarray]:
