@@ -283,12 +283,16 @@ def _write_one(
     over |= marks.ends[state.ids] & marks.begins[ids]
   ids = jnp.where(state.over, stops.ids[0], ids)
   count = jnp.where(state.over, state.count, state.count + 1)
+  # Where to write depends on the tokens, and they on all that was read: so the
+  # compiler knows that nobody reads the old keys any more, and writes in place
+  # of copying them. (Nothing is read again of a branch that is not finite.)
+  kept = jnp.where(ids == NOT_FINITE, length, written)
   row, branch = jnp.indices(ids.shape)
   out = state.out.at[
     row, branch, jnp.where(state.over, length, state.count)
   ].set(ids, mode="drop")
   return state._replace(
-    own=_put_own(state.own, new, written),
+    own=_put_own(state.own, new, kept),
     ids=jnp.where(state.over, state.ids, ids),
     count=count,
     over=state.over | over | (count >= length),
