@@ -27,13 +27,20 @@ _WORN = frozenset(
 # "talking on his phone" needs a phone, "walk-in" a shower.
 _FIXED = re.compile(
   r"\b((talking|speaking|chatting|riding) (on|in) \w+|walk-in|high|home|license"
-  r"|birthday|wedding|tabby|calico) $",
+  r"|birthday|wedding|tabby|calico|vase (of|with)|bouquet of) $",
+  re.I,
+)
+# Nobody walks a cat.
+_LED = re.compile(
+  r"\bwalk(?:s|ed|ing)? (?:(?:his|her|their|a|an|the|its|two|\w+'s)\s+)"
+  r"(?:[\w-]+\s+){0,2}$",
   re.I,
 )
 # "riding a brown horse": nobody rides a goat.
 _RIDDEN = re.compile(r"\b(rid(e|es|ing)|rode) ([\w-]+ ){0,3}$", re.I)
-# Only a clock tells the time.
-_CLOCK_TELLS = re.compile(
+# Only a clock tells the time, only a traffic light shows green.
+_TELLING = ("clock", "traffic light")
+_TELLS = re.compile(
   r"[^.]{0,40}\b(shows|reads|indicates|displays|says|strikes)\b"
 )
 # Sentences about what is seen; after one of them another thing may be seen.
@@ -77,6 +84,8 @@ def replacements(
     noun = chain[0].noun
     if noun.group in ("person", "mass") or noun.category in asked:
       continue
+    if noun.group == "room" and _furnished(scene):
+      continue
     if not all(_editable(scene.text, mention) for mention in chain):
       continue
     new = _candidate(corpus, scene, chain, rng, within)
@@ -107,11 +116,19 @@ def _chains(scene: Scene) -> list[list[Mention]]:
   return chains
 
 
+def _furnished(scene: Scene) -> bool:
+  """Whether what stands in a room tells which room it is."""
+  groups = {mention.noun.group for mention in scene.mentions}
+  return bool(groups - {"person", "room"})
+
+
 def _editable(text: str, mention: Mention) -> bool:
   before, after = text[: mention.start], text[mention.end :]
   if not mention.head or _FIXED.search(before):
     return False
-  if mention.noun.name == "clock" and _CLOCK_TELLS.match(after):
+  if mention.noun.name in _TELLING and _TELLS.match(after):
+    return False
+  if mention.noun.group == "pet" and _LED.search(before[-60:]):
     return False
   animal = mention.noun.group in ("livestock", "wild")
   return not (animal and _RIDDEN.search(before[-60:]))
