@@ -302,7 +302,8 @@ def _tokenizer(name: str) -> Callable[[Path], Case]:
 
 def _mark(root: Path) -> Case:
   args = SimpleNamespace(dst=root, command="to-hf")
-  made.mark(args, "x")
+  for name, mark in made.mark(args, "x").items():
+    (root / name).write_text(mark)
   return root / made.NAME, lambda: made.is_there(args, "x")
 
 

@@ -124,8 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   if made.is_there(args, digest):
     say(f"{args.dst}: is there, made by this command of the same files")
     return 0
-  args.run(args)
-  made.mark(args, digest)
+  with files.going_along(args.dst, made.mark(args, digest)):
+    args.run(args)
   return 0
 
 

@@ -57,7 +57,6 @@ def is_there(args: argparse.Namespace, made: str) -> bool:
   return isinstance(mark, dict) and mark.get("made_by") == made
 
 
-def mark(args: argparse.Namespace, made: str) -> None:
-  """Leaves the mark in an output that is complete."""
-  text = json.dumps({"made_by": made, "command": args.command})
-  (Path(args.dst) / NAME).write_text(text, encoding="utf-8")
+def mark(args: argparse.Namespace, made: str) -> dict[str, str]:
+  """The mark, by its name: it is in the output before that has its name."""
+  return {NAME: json.dumps({"made_by": made, "command": args.command})}

@@ -25,6 +25,7 @@ from tests.whole.forks import Forks, alive
 
 KILLS = 10
 PICTURES = 24
+DONE = (0, 4)  # 4: `sample` found no pair among a random model's answers
 TIMED = ("_CHECKPOINT_METADATA", "commit_success.txt")  # the time is in them
 
 
@@ -188,7 +189,7 @@ def test_killed_and_started_again(name, scenes, compiled_once, tmp_path):
       whole.mkdir()
       began = time.monotonic()
       forks.start(*job.argv(whole), module=job.module, told=0)
-      assert forks.wait() == 0, forks.said
+      assert forks.wait() in DONE, forks.said
     took, renames = time.monotonic() - began, forks.renames
     want = job.result(whole)
     killed = at_renames = finished = 0
@@ -209,8 +210,8 @@ def test_killed_and_started_again(name, scenes, compiled_once, tmp_path):
         with contextlib.suppress(ProcessLookupError):
           os.kill(pid, signal.SIGKILL)
       code = forks.wait()
-      assert code in (0, -signal.SIGKILL), forks.said
-      if code:
+      assert code in (*DONE, -signal.SIGKILL), forks.said
+      if code < 0:
         killed += 1
         at_renames += bool(aim)
         continue
@@ -220,7 +221,7 @@ def test_killed_and_started_again(name, scenes, compiled_once, tmp_path):
       shutil.rmtree(out)
       out.mkdir()
     forks.start(*job.argv(out), module=job.module)
-    assert forks.wait() == 0, forks.said
+    assert forks.wait() in DONE, forks.said
     assert job.result(out) == want
     assert not _left(out)
   print(
