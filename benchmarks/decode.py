@@ -117,11 +117,12 @@ class Case:
     self.ids[:, described.image_tokens :] = random.integers(
       3, most, (prompts, TEXT)
     )
+    assert isinstance(described.vision, VisionConfig)  # square pictures
     side = described.vision.image_size
     self.pictures = random.integers(0, 256, (prompts, side, side, 3), np.uint8)
     seeds = np.arange(prompts * answers, dtype=np.uint32)
     how = dict(decoding=Decoding(max_new_tokens=new_tokens), stops=NEVER)
-    self.state = slots_lib.empty(
+    self.state: slots_lib.Slots = slots_lib.empty(
       self.graph,
       self.params,
       np.zeros(2, np.uint32),

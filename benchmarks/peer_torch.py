@@ -16,7 +16,7 @@ import transformers
 import trl
 from PIL import Image
 
-from povid_jax.models.config import LlavaConfig
+from povid_jax.models.config import LlavaConfig, VisionConfig
 from povid_jax.weights import hf_config
 from povid_jax.weights.load import open_checkpoint
 
@@ -29,6 +29,7 @@ def llava(described: LlavaConfig, dtype: torch.dtype, device: str) -> Any:
   text = hf_config.to_text_config(
     described.decoder, described.decoder.vocab_size
   )
+  assert isinstance(described.vision, VisionConfig)  # square pictures
   vision = hf_config.to_vision_config(described.vision)
   config = transformers.LlavaConfig(
     vision_config=transformers.CLIPVisionConfig(**vision),
@@ -40,7 +41,8 @@ def llava(described: LlavaConfig, dtype: torch.dtype, device: str) -> Any:
   config._attn_implementation = "sdpa"
   torch.manual_seed(0)
   with torch.device(device):
-    model = transformers.LlavaForConditionalGeneration(config).to(dtype)
+    model: Any = transformers.LlavaForConditionalGeneration(config)
+    model = model.to(dtype)
   generator = torch.Generator(device).manual_seed(0)
   with torch.no_grad():
     for name, p in model.named_parameters():
@@ -72,6 +74,7 @@ def processor(described: LlavaConfig) -> Any:
     eos_token="</s>",
     additional_special_tokens=["<image>"],
   )
+  assert isinstance(described.vision, VisionConfig)  # square pictures
   side = described.vision.image_size
   return transformers.LlavaProcessor(
     transformers.CLIPImageProcessor(

@@ -31,7 +31,7 @@ from benchmarks.step import SMALL
 from povid_jax import errors, files
 from povid_jax.data.batch import Logps
 from povid_jax.errors import UserError
-from povid_jax.models.config import LlavaConfig
+from povid_jax.models.config import LlavaConfig, VisionConfig
 from povid_jax.models.llava import IMAGE_TOKEN
 from povid_jax.models.presets import preset
 from povid_jax.plan.abstract import Shape
@@ -88,6 +88,7 @@ def train(
 ) -> dict[str, Any]:
   """TRL's step against ours."""
   random = np.random.default_rng(0)
+  assert isinstance(described.vision, VisionConfig)  # square pictures
   side = described.vision.image_size
   most = min(30000, described.decoder.vocab_size - 1)
   pairs = [

@@ -167,7 +167,7 @@ def make(
       notes.append(problem)
     else:
       temporary = temporaries(program)
-      sent = program_lib.read(program.as_text())
+      sent = program_lib.read(program.as_text() or "")
   elif topology.assumed:
     notes.append(
       f"an estimate by formula; speed is that of a {topology.assumed}"
