@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from data_gen import injectors
 from povid_jax.errors import run
-from povid_jax.files import refuse_remote
+from povid_jax.folders import refuse_remote
 
 # Each name is a module of this package, imported only when it is called, so
 # that one command never pays for (or needs) the libraries of another.

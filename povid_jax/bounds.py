@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from povid_jax.errors import UserError
-from povid_jax.files import is_remote
+from povid_jax.folders import is_remote
 
 _MUCH = 10**9
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from povid_jax import errors, files
+from povid_jax import errors, folders
 from povid_jax.errors import UserError
 from povid_jax.eval.benchmarks import chair_words, coco
 from povid_jax.eval.benchmarks.chair_words import Vocabulary
@@ -179,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
   """The command."""
   args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
-  files.refuse_remote(vars(args))
+  folders.refuse_remote(vars(args))
   _gradio()  # before minutes of reading weights
   how = Decoding(max_new_tokens=args.max_new_tokens, batch_size=1)
   truth = Truth(args.annotations)

@@ -7,11 +7,12 @@ kilobytes of JSON; no weights are read.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from povid_jax import files
+from povid_jax.errors import UserError
 
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _BILLIONS = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)b(?![a-z])", re.IGNORECASE)
@@ -26,6 +27,36 @@ _OF_OTHERS = (
   (r"flax_model.*\.msgpack$", "weights of Flax (msgpack)"),
   (r".+\.onnx$", "an ONNX model"),
 )
+
+
+def is_remote(path: str | Path) -> bool:
+  """Whether a path names a bucket or a server (gs://..., s3:/..., memory://)."""
+  # pathlib makes one slash of two; one letter is a Windows drive
+  return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)) is not None
+
+
+def refuse_remote(flags: Mapping[str, Any], but: Sequence[str] = ()) -> None:
+  """Refuses remote paths among a command's flags, before anything runs.
+
+  Opened as a file of this machine, gs://b/x would be a folder called "gs:".
+
+  Args:
+    flags: flag name -> value or values (vars of an argparse namespace).
+    but: flags that are addresses, or whose paths the command itself can open.
+
+  Raises:
+    UserError: names the flag and the path.
+  """
+  for name, value in flags.items():
+    if name in but:
+      continue
+    for one in value if isinstance(value, list | tuple) else [value]:
+      if isinstance(one, str | Path) and is_remote(one):
+        raise UserError(
+          f"--{name.replace('_', '-')}={one}: this command reads and writes "
+          "folders of this machine only; copy it here, or mount the bucket "
+          "(gcsfuse, s3fs)"
+        )
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from povid_jax import bounds, errors, files, objectives, progress
+from povid_jax import bounds, errors, files, folders, objectives, progress
 from povid_jax.checkpoints import restore
 from povid_jax.data import fill, pairs, samples
 from povid_jax.data import layout as layouts
@@ -322,7 +322,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
   args = _parser().parse_args(argv)
-  files.refuse_remote(vars(args), but=("image_dir",))
+  folders.refuse_remote(vars(args), but=("image_dir",))
   layout = samples.Layout(args.image_dir, args.format, args.columns)
   found: list[str] = []
   read = samples.read_samples(args.pairs, layout=layout, announce=found.append)

@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from povid_jax import bounds, errors, files
+from povid_jax import bounds, errors, folders
 from povid_jax import config as config_lib
 from povid_jax.checkpoints import restore
 from povid_jax.data import batches
@@ -74,7 +74,7 @@ def train_and_evaluate(
 
 def _check(config: ConfigDict, workdir: str | Path) -> None:
   """What is known without a weight or a record, before anything is opened."""
-  if files.is_remote(workdir):
+  if folders.is_remote(workdir):
     raise UserError(
       f"--workdir={workdir}: a run keeps its checkpoints in a folder of this "
       "machine; mount the bucket (gcsfuse, s3fs), or copy the run there after"

@@ -5,7 +5,7 @@ import importlib
 import pytest
 
 from data_gen import __main__ as data_gen
-from povid_jax import files
+from povid_jax import folders
 from povid_jax.errors import UserError
 
 COMMANDS = {
@@ -87,4 +87,4 @@ def test_commands_that_make_data(name, tmp_path, monkeypatch):
   ],
 )  # fmt: skip
 def test_what_is_remote(path, remote):
-  assert files.is_remote(path) is remote
+  assert folders.is_remote(path) is remote

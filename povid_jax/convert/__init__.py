@@ -11,7 +11,7 @@
 import argparse
 from collections.abc import Sequence
 
-from povid_jax import bounds, errors, files
+from povid_jax import bounds, errors, files, folders
 from povid_jax.convert import made
 from povid_jax.convert.incoming import from_torch, init, say
 from povid_jax.convert.outgoing import to_hf, to_llava, to_peft
@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
   args = _parser().parse_args(argv)
-  files.refuse_remote(vars(args))
+  folders.refuse_remote(vars(args))
   digest = made.digest(args)
   if made.is_there(args, digest):
     say(f"{args.dst}: is there, made by this command of the same files")

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from povid_jax import bounds, errors, files
+from povid_jax import bounds, errors, folders
 from povid_jax.eval import compare, flags, matched_recall, request, run
 from povid_jax.eval.benchmarks import coco, pope_build
 from povid_jax.files import atomic_write
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   flags.add(parser)
   args = parser.parse_args(argv)
-  files.refuse_remote(vars(args), but=("judge_base_url", "prompt"))
+  folders.refuse_remote(vars(args), but=("judge_base_url", "prompt"))
   asked = request.from_args(args)
   if asked.dry_run:
     return run.estimate(asked)
@@ -68,7 +68,7 @@ def run_compare(argv: Sequence[str]) -> int:
   )
   parser.add_argument("--json", type=Path, metavar="FILE", help="write it here")
   args = parser.parse_args(argv)
-  files.refuse_remote(vars(args))
+  folders.refuse_remote(vars(args))
   found = compare.compare(args.a, args.b, args.resamples)
   print(compare.report(found, str(args.a), str(args.b), args.show))
   if args.json is not None:
@@ -114,7 +114,7 @@ def run_build_pope(argv: Sequence[str]) -> int:
   )
   parser.add_argument("--seed", type=bounds.whole(most=bounds.SEED), default=0)
   args = parser.parse_args(argv)
-  files.refuse_remote(vars(args))
+  folders.refuse_remote(vars(args))
   instances = coco.read_instances(args.instances)
   usual = coco.read_instances(args.statistics or args.instances)
   names = dict.fromkeys([*instances.categories, *usual.categories])

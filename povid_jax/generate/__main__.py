@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from povid_jax import bounds, errors, files
+from povid_jax import bounds, errors, files, folders
 from povid_jax.data.picture import resolve_image
 from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
@@ -203,7 +203,7 @@ def _chat(args: argparse.Namespace, how: Decoding) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
   """The command."""
   args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
-  files.refuse_remote(vars(args), but=("prompt", "image_dir"))
+  folders.refuse_remote(vars(args), but=("prompt", "image_dir"))
   how = Decoding(
     max_new_tokens=args.max_new_tokens,
     temperature=args.temperature,

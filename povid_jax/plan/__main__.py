@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from povid_jax import bounds, errors, files
+from povid_jax import bounds, errors, files, folders
 from povid_jax.errors import UserError
 from povid_jax.plan.topology import Topology, parse
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   arguments = list(sys.argv[1:] if argv is None else argv)
   overrides, rest = config_lib.take_overrides(arguments)
   args = _parser().parse_args(rest)
-  files.refuse_remote(vars(args))
+  folders.refuse_remote(vars(args))
   topology = parse(args.topology)
   _check(args)
   _before_jax(topology)

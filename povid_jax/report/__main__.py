@@ -24,7 +24,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from povid_jax import bounds, errors, files
+from povid_jax import bounds, errors, folders
 from povid_jax.files import atomic_write
 from povid_jax.report.load import load
 from povid_jax.report.page import build
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     help="of the random draw of examples (0)",
   )
   args = parser.parse_args(argv)
-  files.refuse_remote(vars(args))
+  folders.refuse_remote(vars(args))
   run = load(
     args.runs, pairs=args.pairs, image_dirs=args.image_dir, scores=args.scores
   )

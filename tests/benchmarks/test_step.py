@@ -158,6 +158,7 @@ def test_scoring_head_takes_an_eighth_of_the_naive_ones_memory(
   assert "naive over chunked" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_several_pairs_of_one_question():
   """Both cases run, on as many pairs, and the answers of a row differ."""
   result = step.grouped(preset("test"), SHAPE, 1, questions=2, pairs=3)

@@ -84,7 +84,7 @@ def test_a_killed_writer_leaves_half_a_line(run_folder):
   ("name", "text", "message"),
   [
     ("summary.json", "{", "summary.json: not JSON"),
-    ("sft/metrics/train.jsonl", "x\n{}\n", "train.jsonl line 1"),
+    ("sft/metrics/train.jsonl", "x\n{}\n", "train.jsonl, line 1"),
     ("eval/sft/balanced/verdicts.jsonl", "x\n{}\n", "verdicts.jsonl, line 1"),
     ("eval/sft/balanced/verdicts.jsonl", "[]\n{}\n", "not a JSON object"),
     (

@@ -41,7 +41,7 @@ def test_kinds_of_folders_that_are_something_else(tmp_path):
 
 def _run(path, last, **fields):
   (path / "checkpoints" / str(last)).mkdir(parents=True)
-  held = {"steps": 0, "eval": {"patience": 0}, **fields}
+  held = {"init": "base", "steps": 0, "eval": {"patience": 0}, **fields}
   (path / "config.json").write_text(json.dumps(held))
   return path
 

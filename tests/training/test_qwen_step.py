@@ -58,7 +58,8 @@ def _gradients(step, params, batch):
   """Of every parameter: tower, merger, decoder and adapters."""
   before = {k: v for k, v in params.items() if not params_lib.is_lora(k)}
   total = jnp.float32(len(batch.prefix_len))
-  return jax.jit(step._gradients)(params, Frozen({}, before), batch, total)
+  state = State(jnp.int32(0), params, step.optimizer.init(params))
+  return jax.jit(step._gradients)(state, Frozen({}, before), batch, total)
 
 
 @pytest.mark.slow

@@ -296,7 +296,10 @@ def _interrupt(*_):
 @pytest.mark.parametrize(
   ("flags", "message"),
   [
-    (("--checkpoint=x", "--base-url=y"), "give --checkpoint, or --base-url"),
+    (
+      ("--checkpoint=x", "--base-url=y"),
+      "give --checkpoint for a model",
+    ),
     (("--checkpoint=x", "--shard=3/3"), "want 0 <= I < N"),
     (("--checkpoint=x", "--shard=a/b"), "want I/N"),
     (("--checkpoint=x", "--verify=detections"), "needs --detections"),

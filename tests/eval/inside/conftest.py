@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,9 +13,9 @@ from data_gen import tokenizer as tokenizers
 from povid_jax.checkpoints import restore
 from povid_jax.generate import answering
 from povid_jax.models import params as params_lib
-from povid_jax.models import sharding
 from povid_jax.models.config import LoraConfig
 from povid_jax.models.presets import PRESETS
+from tests import small_world
 
 WORDS = (
   "a cat sits on the red chair. a dog stands by the blue table. what is in the "
@@ -24,17 +23,14 @@ WORDS = (
 )
 
 
-@pytest.fixture(scope="package", autouse=True)
-def one_device() -> Iterator[None]:
-  """Compiling for the eight of the other tests takes minutes here."""
-  with pytest.MonkeyPatch.context() as patch:
-    make = sharding.make_mesh
-    first = jax.devices()[:1]
-    patch.setattr(sharding, "make_mesh", lambda shape: make(shape, first))
+@pytest.fixture(scope="module", autouse=True)
+def alone() -> Iterator[None]:
+  """Compiling for the eight devices of the other tests takes minutes here."""
+  with small_world.one_device():
     yield
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
   """A model folder of the test preset, with pictures beside it."""
   root = tmp_path_factory.mktemp("inside")
@@ -62,12 +58,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
   return root
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def base(folder: Path) -> answering.Policy:
   return answering.load_policy(str(folder / "model"))
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def tuned(base: answering.Policy) -> answering.Policy:
   """The same with an adapter that does something."""
   lora = LoraConfig(rank=2, alpha=4.0)
