@@ -14,6 +14,8 @@ INSTALLED_DEV := $(VENV)/.installed-$(EXTRAS)
 JOBS ?= 2
 MARK ?= not slow
 SEEDS ?= 0,1,2
+# folders or files of tests, all of them where nothing is named
+TESTS ?=
 
 export JAX_PLATFORMS ?= cpu
 
@@ -33,7 +35,7 @@ quickstart-seeds: $(INSTALLED)  ## three seeds with all ablations (an hour)
 	$(BIN)/python -m benchmarks.quickstart --seeds $(SEEDS) --ablations
 
 test: $(INSTALLED_DEV)  ## the fast tests
-	$(BIN)/python -m pytest -n $(JOBS) -q -m "$(MARK)"
+	$(BIN)/python -m pytest -n $(JOBS) -q -m "$(MARK)" $(TESTS)
 
 test-all: $(INSTALLED_DEV)  ## the slow tests as well
 	$(BIN)/python -m pytest -n $(JOBS) -q -m "slow or not slow"

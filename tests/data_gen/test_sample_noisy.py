@@ -116,9 +116,11 @@ def test_bad_input_is_named(model, tmp_path, photos):
   assert sample_pairs(model, tmp_path / "out.jsonl", source, skip) == 0
   left = (tmp_path / "out.skipped.jsonl").read_text().splitlines()
   assert [json.loads(row)["id"] for row in left][:2] == ["text", "gone"]
-  for flag in ("--noise-step=-1", "--limit=0", "--checkpoint=/nowhere"):
-    with pytest.raises(UserError):
+  for flag in ("--noise-step=-1", "--limit=0"):
+    with pytest.raises(SystemExit, match="2"):
       sample_pairs(model, tmp_path / "x.jsonl", flag)
+  with pytest.raises(UserError, match="/nowhere"):
+    sample_pairs(model, tmp_path / "x.jsonl", "--checkpoint=/nowhere")
 
 
 QUESTION = "<image>\nWhat?"
