@@ -69,7 +69,7 @@ def costs(name: str) -> dict[str, int]:
   """Of one case, by what is counted; kinds of collectives each for itself."""
   lowered = _decoding() if name == DECODE else _step(STEPS[name])
   compiled = _compile(lowered)
-  found = program.read(compiled.as_text())
+  found = program.read(compiled.as_text() or "")
   out = {
     "flops": found.flops,
     "temporaries": temporaries(compiled),
@@ -83,12 +83,11 @@ def costs(name: str) -> dict[str, int]:
 
 def _compile(lowered: Lowered) -> Compiled:
   """The same options wherever it runs; the machine code does not matter."""
-  return lowered.compile(
-    {
-      "xla_backend_optimization_level": 0,
-      "xla_llvm_disable_expensive_passes": True,
-    }
-  )
+  options: dict[str, str | bool | int | float] = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+  }
+  return lowered.compile(options)
 
 
 def _step(fields: dict[str, Any]) -> Lowered:

@@ -51,7 +51,7 @@ TEXT = 40  # tokens of a prompt beside its picture
 NEVER = Stops((10**6,))  # a token that no model writes
 
 
-def _clock(work: Callable[[], object]) -> tuple[float, float, object]:
+def _clock(work: Callable[[], Any]) -> tuple[float, float, Any]:
   """Wall seconds, CPU seconds, and what came out."""
   wall, cpu = time.perf_counter(), time.process_time()
   out = jax.block_until_ready(work())

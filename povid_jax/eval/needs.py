@@ -61,6 +61,7 @@ def questions(
   Raises:
     UserError: a file is missing, or not in the form in which it is published.
   """
+  assert benchmark.questions is not None  # it is judged
   try:
     return benchmark.questions(folder, options)
   except (AttributeError, LookupError, TypeError, ValueError) as error:
