@@ -83,8 +83,8 @@ def costs(name: str) -> dict[str, int]:
 
 def _compile(lowered: Lowered) -> Compiled:
   """The same options wherever it runs; the machine code does not matter."""
-  options: dict[str, str | bool | int | float] = {
-    "xla_backend_optimization_level": 0,
+  options: dict[str, str | bool] = {
+    "xla_backend_optimization_level": "0",
     "xla_llvm_disable_expensive_passes": True,
   }
   return lowered.compile(options)
