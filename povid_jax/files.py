@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -263,19 +263,6 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
     temporary.unlink(missing_ok=True)
 
 
-_ALONG: dict[Path, Mapping[str, str]] = {}
-
-
-@contextlib.contextmanager
-def going_along(path: str | Path, texts: Mapping[str, str]) -> Iterator[None]:
-  """In this block an `atomic_dir` of that path gets these files as well."""
-  _ALONG[key := Path(os.path.realpath(path))] = texts
-  try:
-    yield
-  finally:
-    del _ALONG[key]
-
-
 @contextlib.contextmanager
 def atomic_dir(path: str | Path, durable: bool = False) -> Iterator[Path]:
   """Gives a temporary folder that is renamed to `path` when the block ends.
@@ -298,8 +285,6 @@ def atomic_dir(path: str | Path, durable: bool = False) -> Iterator[Path]:
       temporary.mkdir()
     with _held(temporary):
       yield temporary
-      for name, text in _ALONG.get(path, {}).items():
-        (temporary / name).write_text(text, encoding="utf-8")
     if durable:
       _sync(temporary)
     with _named(path):

@@ -301,10 +301,9 @@ def _tokenizer(name: str) -> Callable[[Path], Case]:
 
 
 def _mark(root: Path) -> Case:
-  args = SimpleNamespace(dst=root, command="to-hf")
-  for name, mark in made.mark(args, "x").items():
-    (root / name).write_text(mark)
-  return root / made.NAME, lambda: made.is_there(args, "x")
+  args = SimpleNamespace(dst=root, command="to-hf", made_by="x")
+  made.leave(args, root)
+  return root / made.NAME, lambda: made.is_there(args)
 
 
 def _folder(root: Path) -> Case:

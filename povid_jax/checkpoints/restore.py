@@ -21,7 +21,7 @@ RUN@STEP.
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +72,14 @@ def save_model_folder(
   *,
   template: str,
   tokenizer: str | Path,
+  notes: Mapping[str, str] | None = None,
 ) -> None:
   """Writes a model folder; it appears whole or not at all.
 
   Args:
     params: arrays by path, or `Pieces` that are made while they are written.
     tokenizer: folder that is copied.
+    notes: texts of further files, by name.
   """
   pieces = {
     path: leaf if isinstance(leaf, Pieces) else whole(leaf)
@@ -87,6 +89,8 @@ def save_model_folder(
     shutil.copytree(tokenizer, folder / "tokenizer")
     sums = save_pieces(folder / "params", pieces)
     model_json.write(folder, config, template, sums)
+    for name, text in (notes or {}).items():
+      (folder / name).write_text(text, encoding="utf-8")
 
 
 def split_spec(spec: str) -> tuple[Path, int | None]:

@@ -11,7 +11,7 @@
 import argparse
 from collections.abc import Sequence
 
-from povid_jax import bounds, errors, files, folders
+from povid_jax import bounds, errors, folders
 from povid_jax.convert import made
 from povid_jax.convert.incoming import from_torch, init, say
 from povid_jax.convert.outgoing import to_hf, to_llava, to_peft
@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
   one.add_argument("dst", help="model folder to make")
   one.add_argument("--preset", choices=sorted(PRESETS), required=True)
   one.add_argument("--tokenizer", required=True, help="its folder")
-  one.add_argument("--seed", type=bounds.whole(most=bounds.SEED), default=0)
+  one.add_argument("--seed", type=bounds.SEED, default=0)
   one.add_argument("--dtype", choices=DTYPES, default="float32")
   _common(one)
   one.set_defaults(run=init)
@@ -120,12 +120,11 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
   args = _parser().parse_args(argv)
   folders.refuse_remote(vars(args))
-  digest = made.digest(args)
-  if made.is_there(args, digest):
+  args.made_by = made.digest(args)
+  if made.is_there(args):
     say(f"{args.dst}: is there, made by this command of the same files")
     return 0
-  with files.going_along(args.dst, made.mark(args, digest)):
-    args.run(args)
+  args.run(args)
   return 0
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from povid_jax import errors
 from povid_jax.checkpoints import random_weights, restore
 from povid_jax.checkpoints.stream import Pieces
-from povid_jax.convert import chat
+from povid_jax.convert import chat, made
 from povid_jax.data.text import check_ids, find_template
 from povid_jax.data.tokenizer import load_tokenizer
 from povid_jax.errors import UserError
@@ -96,6 +96,7 @@ def from_torch(args: argparse.Namespace) -> None:
       _read(source, dtype, adapter),
       template=template,
       tokenizer=staged,
+      notes=made.mark(args),
     )
   layout = config.layout
   how = layout.mode if layout.kind == "square" else layout.kind
@@ -144,5 +145,6 @@ def init(args: argparse.Namespace) -> None:
       params,
       template=template,
       tokenizer=staged,
+      notes=made.mark(args),
     )
   say(f"{args.dst}: random {args.preset}, seed {args.seed}, {rows} tokens")

@@ -48,15 +48,26 @@ def digest(args: argparse.Namespace) -> str:
   return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-def is_there(args: argparse.Namespace, made: str) -> bool:
+def is_there(args: argparse.Namespace) -> bool:
   """Whether the output of this very command is there already."""
   try:
-    mark = files.parse_json((Path(args.dst) / NAME).read_bytes())
+    held = files.parse_json((Path(args.dst) / NAME).read_bytes())
   except (OSError, ValueError):
     return False
-  return isinstance(mark, dict) and mark.get("made_by") == made
+  return isinstance(held, dict) and held.get("made_by") == args.made_by
 
 
-def mark(args: argparse.Namespace, made: str) -> dict[str, str]:
-  """The mark, by its name: it is in the output before that has its name."""
-  return {NAME: json.dumps({"made_by": made, "command": args.command})}
+def mark(args: argparse.Namespace) -> dict[str, str]:
+  """Name and text of the mark; `args.made_by` is the `digest` of the command.
+
+  It is written before the output has its name: a process that is killed leaves
+  no output without it.
+  """
+  text = json.dumps({"made_by": args.made_by, "command": args.command})
+  return {NAME: text}
+
+
+def leave(args: argparse.Namespace, folder: Path) -> None:
+  """Writes the mark into an output that has no name yet."""
+  for name, text in mark(args).items():
+    (folder / name).write_text(text, encoding="utf-8")

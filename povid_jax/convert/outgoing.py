@@ -6,7 +6,7 @@ from typing import Any
 
 from povid_jax import files
 from povid_jax.checkpoints import restore
-from povid_jax.convert import card
+from povid_jax.convert import card, made
 from povid_jax.convert.incoming import say
 from povid_jax.convert.jinja import chat_template
 from povid_jax.data.text import find_template, stop_ids
@@ -105,6 +105,7 @@ def to_hf(args: argparse.Namespace) -> None:
       what="A folder of transformers: all weights, adapters folded in.",
       use=_HF_USE.replace("MODEL", export.class_of(config)),
     )
+    made.leave(args, folder)
   more = ids.rows > config.decoder.vocab_size
   grown = f", vocabulary grown to {ids.rows}" if more else ""
   say(f"{args.dst}: llava-hf layout{_what(tuned)}{grown}")
@@ -151,6 +152,7 @@ def to_llava(args: argparse.Namespace) -> None:
       what="A whole model in the layout of LLaVA's own code.",
       use=_LLAVA_USE,
     )
+    made.leave(args, folder)
   say(f"{args.dst}: original layout{_what(tuned)}, vision tower {tower}")
   if "llava" not in Path(args.dst).resolve().name.lower():
     say(
@@ -206,4 +208,5 @@ def to_peft(args: argparse.Namespace) -> None:
       use=_LLAVA_LORA_USE if original else _PEFT_USE,
       adapter=True,
     )
+    made.leave(args, folder)
   say(f"{args.dst}: adapter on {init}; `to-hf {init}` writes that base")
