@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from povid_jax import demo
+import povid_jax
+from povid_jax.demo import __main__ as demo
+from povid_jax.demo.page import Truth
 from povid_jax.errors import UserError
 from tests import small_world
 
-ROOT = Path(demo.__file__).parents[1]
+ROOT = Path(povid_jax.__file__).parents[1]
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 
@@ -34,7 +36,7 @@ def annotations(tmp_path_factory):
 
 
 def test_what_the_annotations_lack_is_marked(annotations):
-  truth = demo.Truth(annotations)
+  truth = Truth(annotations)
   known = truth.of(Path("/anywhere/a.png"), "")
   shown = truth.marked("A <cat> and a dog on a chair.", known)
   assert '<mark class="bad">dog</mark>' in shown
@@ -43,25 +45,25 @@ def test_what_the_annotations_lack_is_marked(annotations):
 
 
 def test_of_a_picture_that_nobody_knows_nothing_is_marked(annotations):
-  truth = demo.Truth(annotations)
+  truth = Truth(annotations)
   assert truth.of(Path("mine.jpg"), " ") is None
   assert "<mark" not in truth.marked("A dog.", None)
 
 
 def test_typed_objects_count_with_their_synonyms(annotations):
-  truth = demo.Truth([])
+  truth = Truth([])
   known = truth.of(Path("mine.jpg"), "puppy, dining table")
   assert "1 of them invented" in truth.marked("A dog and a bus.", known)
   with pytest.raises(UserError, match="'xyz'"):
     truth.of(Path("mine.jpg"), "dog, xyz")
   # beside the annotations, not in their place
-  both = demo.Truth(annotations).of(Path("a.png"), "dog")
+  both = Truth(annotations).of(Path("a.png"), "dog")
   assert both == {"cat", "chair", "dog"}
 
 
 def test_captions_alone_are_no_truth(annotations):
   with pytest.raises(UserError, match="instances_"):
-    demo.Truth(annotations[1:])
+    Truth(annotations[1:])
 
 
 def test_without_gradio_the_extra_is_named(monkeypatch):

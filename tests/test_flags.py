@@ -18,6 +18,7 @@ MAINS = {
   "train": ("train", []),
   "score": ("score", []),
   "generate": ("generate.__main__", []),
+  "demo": ("demo.__main__", []),
   "eval": ("eval.__main__", []),
   "compare": ("eval.__main__", ["compare"]),
   "build-pope": ("eval.__main__", ["build-pope"]),

@@ -1,22 +1,10 @@
-"""Two checkpoints answer side by side about your own picture, in a browser.
+"""The page, and what is known of the pictures that it is shown."""
 
-  python -m povid_jax.demo weights/llava-7b runs/stage2
-  python -m povid_jax.demo A B --annotations instances_val2014.json
-
-The page is served on this machine only (http://127.0.0.1:7860). Objects that an
-answer names and the picture lacks are marked, where somebody knows what is in
-it: the annotations, which go by the picture's file name, or the words typed
-into the field "objects in the picture". Needs pip install 'povid_jax[demo]'.
-"""
-
-import argparse
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from povid_jax import errors, folders
 from povid_jax.errors import UserError
 from povid_jax.eval.benchmarks import chair_words, coco
 from povid_jax.eval.benchmarks.chair_words import Vocabulary
@@ -117,7 +105,7 @@ def page(names: Sequence[str], answer: Callable[..., list[str]]) -> Any:
     names: of the checkpoints.
     answer: from `answerer`.
   """
-  gradio = _gradio()
+  gradio = library()
 
   def told(*inputs: Any) -> list[str]:
     try:
@@ -146,7 +134,8 @@ def page(names: Sequence[str], answer: Callable[..., list[str]]) -> Any:
   return blocks
 
 
-def _gradio() -> Any:
+def library() -> Any:
+  """Gradio; raises UserError where it is not installed."""
   os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
   try:
     import gradio  # pyright: ignore[reportMissingImports]
@@ -155,47 +144,3 @@ def _gradio() -> Any:
       "the page needs gradio: pip install 'povid_jax[demo]'"
     ) from error
   return gradio
-
-
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog="povid_jax.demo",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  add = parser.add_argument
-  add("checkpoints", nargs=2, metavar="A B",
-      help="model folders, RUN or RUN@STEP")  # fmt: skip
-  add("--annotations", nargs="+", type=Path, default=[], metavar="FILE",
-      help="COCO's instances_*.json, and captions_*.json")  # fmt: skip
-  add("--port", type=int, default=7860, help="of the page (%(default)s)")
-  add("--max-new-tokens", type=int, default=256,
-      help="longest answer (%(default)s)")  # fmt: skip
-  add("--dtype", choices=("float32", "bfloat16"),
-      help="default: bfloat16 on accelerators, float32 on CPUs")  # fmt: skip
-  return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-  """The command."""
-  args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
-  folders.refuse_remote(vars(args))
-  _gradio()  # before minutes of reading weights
-  how = Decoding(max_new_tokens=args.max_new_tokens, batch_size=1)
-  truth = Truth(args.annotations)
-  policies = [answering.load_policy(c, args.dtype) for c in args.checkpoints]
-  served = page(args.checkpoints, answerer(policies, truth, how))
-  try:
-    served.launch(server_name="127.0.0.1", server_port=args.port, share=False)
-  except OSError as error:
-    raise UserError(f"--port={args.port}: {error}") from error
-  return 0
-
-
-def command() -> None:
-  """The entry point of the installed script."""
-  errors.run(main)
-
-
-if __name__ == "__main__":
-  command()

@@ -1,0 +1,1 @@
+"""Two checkpoints side by side in a browser; see __main__.py."""
