@@ -98,7 +98,8 @@ def _logps(
     -1
   )
   found = Logps(total(chosen, 0), total(rejected, 1), total(noise, 0), None)
-  # what runs beside it; the compiler shares whatever was computed before
+  # The released step computes these as well; the compiler shares the products
+  # that stand above.
   entropies = chosen.mean() + rejected.mean()
   entropies += _pick(under_noise, labels[0]).mean()
   return found, jax.lax.stop_gradient(entropies)

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.table import as_markdown
 from povid_jax import config as config_lib
 from povid_jax import errors, files
 from povid_jax.plan import planning, topology
@@ -110,7 +109,9 @@ def table(found: dict[str, dict[str, Any]], rows: Sequence[Row]) -> str:
     "passed on GB|reduced GB|arithmetic s|memory s|links s|pairs/s|"
     "efficiency, limit"
   )
-  return as_markdown(heads.split("|"), lines)
+  head = heads.split("|")
+  every = [head, ["---"] * len(head), *lines]
+  return "\n".join("| " + " | ".join(line) + " |" for line in every)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,12 +23,9 @@ from data_gen.shards import Plan, Shard, Written
 from povid_jax.data.picture import Picture
 from povid_jax.errors import UserError
 from povid_jax.files import atomic_dir
+from povid_jax.folders import is_remote
 
 _STAGED = "writing-"  # begins the folder of shards that have no place yet
-
-
-def is_remote(path: str) -> bool:
-  return "://" in path
 
 
 @contextlib.contextmanager

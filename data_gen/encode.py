@@ -89,7 +89,7 @@ def check_picture(data: bytes, label: str) -> None:
     with Image.open(BytesIO(data), formats=_CHECKED) as image:
       small = image.width * image.height <= (Image.MAX_IMAGE_PIXELS or 0)
       sound = small and is_complete(data, image.format or "")
-  except Exception:  # whatever it is, open_image says it in our words
+  except Exception:  # Pillow raises many kinds; open_image names the fault
     sound = False
   if not sound:
     open_image(data, label)

@@ -35,12 +35,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
   ))  # fmt: skip
   add("--pairs-per-sample", type=bounds.whole(1, 1000), default=1, metavar="N",
       help="different pairs made from each sample (default 1)")  # fmt: skip
-  add(
-    "--seed",
-    type=bounds.whole(most=bounds.SEED),
-    default=0,
-    help="another seed, other pairs",
-  )
+  add("--seed", type=bounds.SEED, default=0, help="another seed, other pairs")
   add("--tries", type=bounds.whole(1, 1000), default=3, metavar="N", help=(
     "wrong answers asked for before an item lands in rejected.jsonl"
   ))  # fmt: skip
@@ -65,7 +60,7 @@ def add_gates(parser: argparse.ArgumentParser) -> None:
       help="least words, as a share of the correct answer's")  # fmt: skip
   add("--max-length", type=bounds.number(), default=default.max_length,
       help="most words, as a share of the correct answer's")  # fmt: skip
-  add("--min-similarity", type=bounds.number(most=1),
+  add("--min-similarity", type=bounds.SHARE,
       default=default.min_similarity,
       help="least share of words kept in order, 0..1")  # fmt: skip
 

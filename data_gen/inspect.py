@@ -55,17 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default=10,
     help="samples to print (default 10)",
   )
-  add(
-    "--seed",
-    type=bounds.whole(most=bounds.SEED),
-    default=0,
-    help="of the choice of samples",
-  )
+  add("--seed", type=bounds.SEED, default=0, help="of the choice of samples")
   add("--html", help="also write this page")
   add("--html-samples", type=bounds.whole(), default=60, help=(
     "samples on the page (default 60; about 60 kB each)"
   ))  # fmt: skip
-  add("--noise-step", type=bounds.whole(most=999), default=500, help=(
+  add("--noise-step", type=bounds.NOISE_STEP, default=500, help=(
     "noise on the page where no noisy picture is stored (default 500)"
   ))  # fmt: skip
   add("--noise-overflow", "--overflow", dest="overflow",

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add("--image-dir", required=True, help="folder of the pictures")
   add(
     "--seed",
-    type=bounds.whole(most=bounds.SEED),
+    type=bounds.SEED,
     default=0,
     help="of round 1; one more each round",
   )

@@ -26,6 +26,7 @@ from povid_jax import bounds, files
 from povid_jax.data import samples
 from povid_jax.errors import UserError
 from povid_jax.files import atomic_dir, atomic_write
+from povid_jax.folders import is_remote
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   ))  # fmt: skip
   add(
     "--noise-step",
-    type=bounds.whole(most=999),
+    type=bounds.NOISE_STEP,
     default=500,
     help="0..999 (default 500)",
   )
@@ -68,15 +69,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "join up to N pairs of the same picture, question and chosen answer into "
     "one record: they share its work in training (default 1)"
   ))  # fmt: skip
-  add(
-    "--seed",
-    type=bounds.whole(most=bounds.SEED),
-    default=0,
-    help="of the split and the noise",
-  )
+  add("--seed", type=bounds.SEED, default=0, help="of the split and the noise")
   add(
     "--workers",
-    type=bounds.whole(1, 1024),
+    type=bounds.WORKERS,
     default=os.cpu_count() or 1,
     help="processes",
   )
@@ -110,7 +106,7 @@ def make_options(args: argparse.Namespace) -> Options:
     ),
     f"{args.image_dir}: no such folder": (
       args.image_dir is not None
-      and "://" not in args.image_dir
+      and not is_remote(args.image_dir)
       and not Path(args.image_dir).is_dir()
     ),
   }
@@ -184,7 +180,7 @@ def summary(out: Path, seconds: float) -> str:
 def main(args: argparse.Namespace) -> int:
   options = make_options(args)
   start = time.monotonic()
-  if "://" not in args.out and is_complete(options, Path(args.out)):
+  if not is_remote(args.out) and is_complete(options, Path(args.out)):
     print(f"complete already: {args.out}")
     if left := left_out(_facts(Path(args.out)), Path(args.out)):
       print(f"{left}; to try them again remove the folder")
@@ -200,7 +196,7 @@ def main(args: argparse.Namespace) -> int:
     )
   else:
     run_local(options, Path(args.out), args.workers)
-  if "://" in args.out:
+  if is_remote(args.out):
     print(f"written: {args.out}")
   else:
     print(summary(Path(args.out), time.monotonic() - start))

@@ -121,9 +121,6 @@ class Flag(NamedTuple):
     return value
 
 
-SEED = 2**32 - 1
-
-
 def whole(least: int = 0, most: int = _MUCH) -> Flag:
   """Type of a flag that is a whole number in these bounds, both included."""
   return Flag(int, Bound(least, most))
@@ -141,6 +138,25 @@ def number(
   return Flag(float, Bound(at_least, most, above, below=below))
 
 
+# Types of flags that several commands have.
+_MOST_SEED = 2**32 - 1
+SEED = whole(most=_MOST_SEED)
+TOKENS = whole(1, 2**20)
+ROWS = whole(1, 2**16)  # worked on at a time
+TEMPERATURE = number(most=100)
+TOP_P = number(above=0, most=1)
+TOP_K = whole()
+SHARE = number(most=1)
+NOISE_STEP = whole(most=999)
+PIXELS = whole(1, 10**5)
+WORKERS = whole(1, 1024)
+RESAMPLES = whole(1, 10**6)
+CONCURRENCY = whole(1, 10**4)
+TIMEOUT = number(above=0)
+RETRIES = whole(most=1000)
+PAUSE = number(most=86400)  # seconds
+
+
 _FREE = Bound()
 _FOLDER = Bound(path=True)
 _INPUT = Bound(path=True, required=True)
@@ -149,7 +165,7 @@ _AXIS = _count(2**20, 1, also=-1, note="-1 takes the devices that are left")
 
 BOUNDS: dict[str, Bound] = {
   "init": _INPUT,
-  "seed": _count(SEED),
+  "seed": _count(_MOST_SEED),
   "data.train": _INPUT,
   "data.split": Bound(required=True),
   "data.max_prefix": _count(2**20, note="0: that of the data"),

@@ -299,9 +299,9 @@ def _parser() -> argparse.ArgumentParser:
     help=f"losses to report, some of {','.join(OBJECTIVES)}",
   )
   add("--dtype", choices=("float32", "bfloat16"), default="float32")
-  add("--noise-step", type=bounds.whole(most=999), default=500, help="0 to 999")
+  add("--noise-step", type=bounds.NOISE_STEP, default=500, help="0 to 999")
   add("--noise-overflow", choices=("wrap", "clip"), default="wrap")
-  add("--noise-seed", type=bounds.whole(most=bounds.SEED), default=0)
+  add("--noise-seed", type=bounds.SEED, default=0)
   add(
     "--noise-tokens",
     "--token-rule",

@@ -1,5 +1,6 @@
 """A tiny Qwen2.5-VL of ours: dimensions, pictures, prompts, batches."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,40 +10,21 @@ from PIL import Image
 
 from povid_jax.data import layout as layout_lib
 from povid_jax.data.layout import Extent, Layout
-from povid_jax.models.config import (
-  DecoderConfig,
-  LayoutConfig,
-  LlavaConfig,
-  QwenVisionConfig,
-)
+from povid_jax.models.config import LlavaConfig
 from povid_jax.models.llava import IMAGE_TOKEN
+from povid_jax.models.presets import PRESETS
 
 IMAGE_ID, VIDEO_ID, START_ID, END_ID = 90, 91, 88, 89
-# windows of 2 x 2 tokens of 14 pixels; the layer in the middle sees all
-CONFIG = LlavaConfig(
-  vision=QwenVisionConfig(
-    hidden_size=32,
-    intermediate_size=40,
-    num_layers=3,
-    num_heads=4,
-    patch_size=7,
-    window_size=28,
-    full_layers=(1,),
-  ),
-  decoder=DecoderConfig(
+_TEST = PRESETS["test-qwen"]
+CONFIG = dataclasses.replace(
+  _TEST,
+  decoder=dataclasses.replace(
+    _TEST.decoder,
     vocab_size=96,
-    hidden_size=48,
     intermediate_size=80,
     num_layers=3,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=12,
     max_positions=256,
-    rms_norm_eps=1e-6,
-    attention_bias=True,
-    mrope_sections=(1, 2, 3),
   ),
-  layout=LayoutConfig("native", min_pixels=28 * 28, max_pixels=120 * 120),
 )
 
 

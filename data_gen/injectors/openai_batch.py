@@ -29,7 +29,7 @@ class OpenAIBatch(OpenAI):
   def add_flags(parser: argparse.ArgumentParser) -> None:
     server_flags.add_server(parser)
     add = parser.add_argument_group("--injector openai-batch").add_argument
-    add("--poll", type=bounds.number(most=86400), default=60.0,
+    add("--poll", type=bounds.PAUSE, default=60.0,
         metavar="SECONDS",
         help="between two looks at a batch")  # fmt: skip
     add("--batch-requests", type=bounds.whole(1), default=50_000, metavar="N",

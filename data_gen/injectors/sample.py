@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from data_gen import verify
 from data_gen.encode import check_picture
 from data_gen.gates import Refused
+from data_gen.injectors import server_flags
 from data_gen.injectors.base import Injector, World
 from data_gen.items import Item
 from data_gen.sampling.loop import Loop
@@ -254,31 +255,12 @@ def _shard(text: str) -> tuple[int, int]:
 def _add_decoding(parser: argparse.ArgumentParser) -> None:
   options = Options("")
   add = parser.add_argument_group("writing").add_argument
-  add(
-    "--max-new-tokens",
-    type=bounds.whole(1, 2**20),
-    default=256,
-    help="default 256",
-  )
-  add(
-    "--temperature",
-    type=bounds.number(most=100),
-    default=1.0,
-    help="default %(default)s",
-  )
-  add(
-    "--top-p",
-    type=bounds.number(above=0, most=1),
-    default=1.0,
-    help="default 1: all tokens",
-  )
-  add(
-    "--top-k",
-    type=bounds.whole(),
-    default=0,
-    help="default 0: all (not for servers)",
-  )
-  add("--batch-size", type=bounds.whole(1, 2**16), default=64, metavar="N",
+  add("--max-new-tokens", type=bounds.TOKENS, default=256, help="default 256")
+  add("--temperature", type=bounds.TEMPERATURE, default=1.0, help="default 1")
+  add("--top-p", type=bounds.TOP_P, default=1.0, help="default 1: all tokens")
+  add("--top-k", type=bounds.TOP_K, default=0,
+      help="default 0: all (not for servers)")  # fmt: skip
+  add("--batch-size", type=bounds.ROWS, default=64, metavar="N",
       help="candidates written at a time (default %(default)s)")  # fmt: skip
   add("--dtype", help="float32 or bfloat16 (default: by device)")
   add(
@@ -295,33 +277,7 @@ def _add_decoding(parser: argparse.ArgumentParser) -> None:
     metavar="NAME",
     help="environment variable with their key (default %(default)s)",
   )
-  add(
-    "--concurrency",
-    type=bounds.whole(1, 10**4),
-    default=options.concurrency,
-    help="requests in flight at each server (default %(default)s)",
-  )
-  add(
-    "--timeout",
-    type=bounds.number(above=0),
-    default=options.timeout,
-    metavar="SECONDS",
-  )
-  add(
-    "--retries",
-    type=bounds.whole(most=1000),
-    default=options.retries,
-    metavar="N",
-  )
-  add(
-    "--backoff",
-    type=bounds.number(most=86400),
-    default=options.backoff,
-    metavar="SECONDS",
-  )
-  add("--image-size", type=bounds.whole(1, 10**5), default=768,
-      metavar="PIXELS",
-      help="longest side at which pictures are sent")  # fmt: skip
+  server_flags.add_requests(add)
 
 
 def _add_words(parser: argparse.ArgumentParser) -> None:

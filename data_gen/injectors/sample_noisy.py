@@ -50,7 +50,7 @@ class SampleNoisy(Injector):
     add("--checkpoint", required=True, help="RUN, RUN@STEP or a model folder")
     add(
       "--noise-step",
-      type=bounds.whole(most=999),
+      type=bounds.NOISE_STEP,
       default=500,
       help="0..999 (default 500)",
     )
@@ -58,27 +58,15 @@ class SampleNoisy(Injector):
         default="wrap", help=(
           "noisy values outside 0..255: wrap as released, or clip"
         ))  # fmt: skip
-    add(
-      "--max-new-tokens",
-      type=bounds.whole(1, 2**20),
-      default=256,
-      help="default 256",
-    )
+    add("--max-new-tokens", type=bounds.TOKENS, default=256, help="default 256")
     add(
       "--temperature",
-      type=bounds.number(most=100),
+      type=bounds.TEMPERATURE,
       default=0.0,
       help="0 is greedy (default)",
     )
-    add(
-      "--top-p",
-      type=bounds.number(above=0, most=1),
-      default=1.0,
-      help="default 1: all tokens",
-    )
-    add(
-      "--batch-size", type=bounds.whole(1, 2**16), default=16, help="default 16"
-    )
+    add("--top-p", type=bounds.TOP_P, default=1.0, help="default 1: all tokens")
+    add("--batch-size", type=bounds.ROWS, default=16, help="default 16")
     add("--dtype", help="float32 or bfloat16 (default: by device)")
 
   def prepare(self, world: World) -> None:

@@ -1,6 +1,7 @@
 """The flags of injectors that ask an OpenAI-compatible server."""
 
 import argparse
+from collections.abc import Callable
 
 from data_gen.injectors.prompts import ROOM
 from povid_jax import bounds
@@ -12,7 +13,6 @@ def add_server(parser: argparse.ArgumentParser) -> None:
   """Adds the flags; injectors that share them add them once."""
   if "--base-url" in parser._option_string_actions:
     return
-  options = Options("")
   add = parser.add_argument_group(
     "--injector openai, openai-batch"
   ).add_argument
@@ -24,22 +24,9 @@ def add_server(parser: argparse.ArgumentParser) -> None:
   add("--prices", metavar="FILE", help=(
     "price table; default povid_jax/llm/prices.json, copy and edit it"
   ))  # fmt: skip
-  add("--concurrency", type=bounds.whole(1, 10**4), default=options.concurrency,
-      help="requests in flight")  # fmt: skip
   add("--rpm", type=bounds.number(above=0), help="requests a minute, at most")
   add("--tpm", type=bounds.number(above=0), help="tokens a minute, at most")
-  add("--timeout", type=bounds.number(above=0), default=options.timeout,
-      metavar="SECONDS",
-      help="for one request, all in all")  # fmt: skip
-  add("--retries", type=bounds.whole(most=1000), default=options.retries,
-      metavar="N",
-      help="new attempts for 429, 5xx, time-outs, drops")  # fmt: skip
-  add("--backoff", type=bounds.number(most=86400), default=options.backoff,
-      metavar="SECONDS",
-      help="before the first new attempt; then doubled")  # fmt: skip
-  add(
-    "--temperature", type=bounds.number(most=100), help="default: the server's"
-  )
+  add("--temperature", type=bounds.TEMPERATURE, help="default: the server's")
   add("--correct", action="store_true", help=(
     "the answers in --input are a model's own: have them corrected; chosen is "
     "the corrected answer, rejected the model's"
@@ -52,13 +39,27 @@ def add_server(parser: argparse.ArgumentParser) -> None:
     "stop after N items in a row of which none had a usable reply, and give "
     "none of them up (default 20; 0: never)"
   ))  # fmt: skip
-  add("--image-size", type=bounds.whole(1, 10**5), default=768,
-      metavar="PIXELS",
-      help="longest side at which pictures are sent")  # fmt: skip
   add("--reply-tokens", type=bounds.whole(1), default=ROOM, metavar="N", help=(
     "room in a reply beyond the answers' own length, doubled for a new try "
     "(default %(default)s; models that reason first need some thousands)"
   ))  # fmt: skip
+  add_requests(add)
+
+
+def add_requests(add: Callable[..., object]) -> None:
+  """Adds the flags of how a server is asked, whoever asks it."""
+  options = Options("")
+  add("--concurrency", type=bounds.CONCURRENCY, default=options.concurrency,
+      help="requests in flight at a server (default %(default)s)")  # fmt: skip
+  add("--timeout", type=bounds.TIMEOUT, default=options.timeout,
+      metavar="SECONDS", help="for one request, all in all")  # fmt: skip
+  add("--retries", type=bounds.RETRIES, default=options.retries, metavar="N",
+      help="new attempts for 429, 5xx, time-outs, drops")  # fmt: skip
+  add("--backoff", type=bounds.PAUSE, default=options.backoff,
+      metavar="SECONDS",
+      help="before the first new attempt; then doubled")  # fmt: skip
+  add("--image-size", type=bounds.PIXELS, default=768, metavar="PIXELS",
+      help="longest side at which pictures are sent")  # fmt: skip
 
 
 def server_options(args: argparse.Namespace, name: str) -> Options:

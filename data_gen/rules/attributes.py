@@ -66,7 +66,7 @@ def _swap_pattern() -> re.Pattern[str]:
 def attributes(
   corpus: Corpus, scene: Scene, rng: random.Random
 ) -> list[Proposal]:
-  """All attribute changes of the answer, each wherever it is said."""
+  """All attribute changes of the answer, each at all of its mentions."""
   single = [
     *_colors(corpus, scene, rng),
     *_simple(scene, rng),

@@ -33,10 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `data_gen scenes`."""
   parser.add_argument("--out", required=True, help="folder to make")
   parser.add_argument(
-    "--seed",
-    type=bounds.whole(most=bounds.SEED),
-    default=0,
-    help="any whole number",
+    "--seed", type=bounds.SEED, default=0, help="any whole number"
   )
   for name, count in COUNTS.items():
     parser.add_argument(
@@ -48,14 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
   parser.add_argument(
     "--usual",
-    type=bounds.number(most=1),
+    type=bounds.SHARE,
     default=Mix.usual,
     help="how often an object is the kind of its look-alike pair that one "
     "expects in the place (0.5: the place says nothing; default %(default)s)",
   )
   parser.add_argument(
     "--careless",
-    type=bounds.number(most=1),
+    type=bounds.SHARE,
     default=0.8,
     help="how often an answer of train and val mentions the usual companion "
     "of the place where it is absent, as a writer who did not look closely "
@@ -63,19 +60,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--grain",
-    type=bounds.number(most=1),
+    type=bounds.SHARE,
     default=Camera.grain,
     help="pixel noise of the camera, 0..1 (default %(default)s)",
   )
   parser.add_argument(
     "--fade",
-    type=bounds.number(most=1),
+    type=bounds.SHARE,
     default=Camera.fade[0],
     help="opacity of the faintest objects, 0..1 (default %(default)s)",
   )
   parser.add_argument(
     "--workers",
-    type=bounds.whole(1, 1024),
+    type=bounds.WORKERS,
     default=os.cpu_count() or 1,
     help="processes",
   )

@@ -51,12 +51,12 @@ class DetectionsVerifier(Verifier):
     add("--detections", metavar="FILE", help="boxes of a detector, JSON")
     add(
       "--detected",
-      type=bounds.number(most=1),
+      type=bounds.SHARE,
       default=0.5,
       metavar="SCORE",
       help="an object with such a box is there (default %(default)s)",
     )
-    add("--undetected", type=bounds.number(most=1), default=0.25,
+    add("--undetected", type=bounds.SHARE, default=0.25,
         metavar="SCORE",
         help="one without such a box is not (default %(default)s)")  # fmt: skip
 

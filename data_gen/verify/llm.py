@@ -66,12 +66,12 @@ class LlmVerifier(Verifier):
     )
     add(
       "--judge-concurrency",
-      type=bounds.whole(1, 10**4),
+      type=bounds.CONCURRENCY,
       default=options.concurrency,
       metavar="N",
       help="requests in flight (default %(default)s)",
     )
-    add("--judge-image-size", type=bounds.whole(1, 10**5), default=768,
+    add("--judge-image-size", type=bounds.PIXELS, default=768,
         metavar="PIXELS",
         help="longest side at which pictures are sent")  # fmt: skip
 

@@ -19,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
-from povid_jax import progress
+from povid_jax import errors, progress
 from povid_jax.checkpoints import checksums
 from povid_jax.errors import UserError
 
@@ -117,7 +117,7 @@ def _read(store: ts.TensorStore) -> np.ndarray:
 
 def _unreadable(error: ValueError) -> UserError:
   """The error of a file that is missing or cut, which the text names."""
-  return UserError(f"weights cannot be read ({str(error).splitlines()[0]})")
+  return UserError(f"weights cannot be read ({errors.first_line(error)})")
 
 
 @dataclasses.dataclass(frozen=True)

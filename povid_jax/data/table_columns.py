@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from povid_jax import errors
 from povid_jax.data.picture import Cell, Picture
 from povid_jax.errors import UserError
 
@@ -20,8 +21,7 @@ def pyarrow() -> Any:
 
 
 def _failed(path: object, error: BaseException) -> UserError:
-  first = (str(error).splitlines() or [type(error).__name__])[0]
-  return UserError(f"{path}: not a readable table: {first[:200]}")
+  return UserError(f"{path}: not a readable table: {errors.first_line(error)}")
 
 
 class Guard:

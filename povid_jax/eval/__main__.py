@@ -57,7 +57,7 @@ def run_compare(argv: Sequence[str]) -> int:
   parser.add_argument("a", type=Path, metavar="A", help="an --out folder")
   parser.add_argument("b", type=Path, metavar="B", help="an --out folder")
   parser.add_argument(
-    "--resamples", type=bounds.whole(1, 10**6), default=10_000, help="10000"
+    "--resamples", type=bounds.RESAMPLES, default=10_000, help="10000"
   )
   parser.add_argument(
     "--show",
@@ -112,7 +112,7 @@ def run_build_pope(argv: Sequence[str]) -> int:
     metavar="K",
     help="questions, even (6)",
   )
-  parser.add_argument("--seed", type=bounds.whole(most=bounds.SEED), default=0)
+  parser.add_argument("--seed", type=bounds.SEED, default=0)
   args = parser.parse_args(argv)
   folders.refuse_remote(vars(args))
   instances = coco.read_instances(args.instances)

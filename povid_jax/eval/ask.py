@@ -20,8 +20,6 @@ def prepare(
   Raises:
     UserError: there are no questions, or pictures are missing.
   """
-  # a benchmark that is asked has questions; the others have `measure`
-  assert benchmark.questions is not None
   questions = needs.questions(benchmark, folder, options)
   if benchmark.prepare is not None:
     benchmark.prepare(out, questions, options)

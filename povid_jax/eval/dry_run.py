@@ -31,7 +31,6 @@ def run(request: Request, folders: Mapping[str, Path]) -> int:
 
 
 def _matched(request: Request, benchmark: Benchmark, folder: Path) -> Matched:
-  assert benchmark.questions is not None  # it is judged
   options = request.options[benchmark.name]
   questions = needs.questions(benchmark, folder, options)
   if request.answers is None:

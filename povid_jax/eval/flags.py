@@ -111,26 +111,23 @@ def _add_decoding(parser: argparse.ArgumentParser) -> None:
   group = parser.add_argument_group("decoding")
   group.add_argument(
     "--temperature",
-    type=bounds.number(most=100),
+    type=bounds.TEMPERATURE,
     default=0.0,
     help="0 is greedy (the default)",
   )
   group.add_argument(
-    "--top-p",
-    type=bounds.number(above=0, most=1),
-    default=1.0,
-    help="default 1",
+    "--top-p", type=bounds.TOP_P, default=1.0, help="default 1"
   )
   group.add_argument(
-    "--top-k", type=bounds.whole(), default=0, help="0 (default): all"
+    "--top-k", type=bounds.TOP_K, default=0, help="0 (default): all"
   )
   group.add_argument(
-    "--batch-size", type=bounds.whole(1, 2**16), default=16, help="default 16"
+    "--batch-size", type=bounds.ROWS, default=16, help="default 16"
   )
   group.add_argument("--dtype", help="of the weights (default: by the device)")
   group.add_argument(
     "--seed",
-    type=bounds.whole(most=bounds.SEED),
+    type=bounds.SEED,
     default=0,
     help="of sampling, of the choice of pictures and of the intervals",
   )
@@ -150,7 +147,7 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
   )
   group.add_argument(
     "--resamples",
-    type=bounds.whole(1, 10**6),
+    type=bounds.RESAMPLES,
     default=1000,
     help="of the bootstrap (1000)",
   )

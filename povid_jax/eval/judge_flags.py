@@ -53,7 +53,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   )
   add(
     "--judge-concurrency",
-    type=bounds.whole(1, 10**4),
+    type=bounds.CONCURRENCY,
     default=8,
     metavar="N",
     help="default 8",
@@ -80,7 +80,7 @@ def from_args(args: argparse.Namespace) -> Judge:
   """
   if args.judge_temperature not in ("official", "default"):
     try:
-      bounds.number(most=100)(args.judge_temperature)
+      bounds.TEMPERATURE(args.judge_temperature)
     except argparse.ArgumentTypeError as error:
       words = f"--judge-temperature={error}, or official, or default"
       raise UserError(words) from error

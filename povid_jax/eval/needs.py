@@ -56,12 +56,12 @@ def image_folder(folder: Path, options: Options) -> Path:
 def questions(
   benchmark: Benchmark, folder: Path, options: Options
 ) -> list[Question]:
-  """The questions of a benchmark.
+  """The questions of a benchmark that is asked: the others have `measure`.
 
   Raises:
     UserError: a file is missing, or not in the form in which it is published.
   """
-  assert benchmark.questions is not None  # it is judged
+  assert benchmark.questions is not None
   try:
     return benchmark.questions(folder, options)
   except (AttributeError, LookupError, TypeError, ValueError) as error:

@@ -146,23 +146,18 @@ def _parser() -> argparse.ArgumentParser:
   add("--image-dir", type=Path, help="folder of the pictures of --questions")
   add("--out", type=Path, help="JSON lines, one an answer (not with --chat)")
   default = Decoding()
-  add("--max-new-tokens", type=bounds.whole(1, 2**20),
+  add("--max-new-tokens", type=bounds.TOKENS,
       default=default.max_new_tokens,
       help="longest answer (default %(default)s)")  # fmt: skip
-  add("--temperature", type=bounds.number(most=100),
+  add("--temperature", type=bounds.TEMPERATURE,
       default=default.temperature,
       help="0 is greedy (default)")  # fmt: skip
-  add("--top-p", type=bounds.number(above=0, most=1), default=default.top_p,
+  add("--top-p", type=bounds.TOP_P, default=default.top_p,
       help="likeliest tokens of so much probability in all")  # fmt: skip
-  add("--top-k", type=bounds.whole(), default=default.top_k,
+  add("--top-k", type=bounds.TOP_K, default=default.top_k,
       help="so many likeliest tokens (default 0: all)")  # fmt: skip
-  add(
-    "--seed",
-    type=bounds.whole(most=bounds.SEED),
-    default=default.seed,
-    help="of the sampling",
-  )
-  add("--batch-size", type=bounds.whole(1, 2**16), default=default.batch_size,
+  add("--seed", type=bounds.SEED, default=default.seed, help="of the sampling")
+  add("--batch-size", type=bounds.ROWS, default=default.batch_size,
       help="questions at a time (default %(default)s)")  # fmt: skip
   add("--limit", type=bounds.whole(1), help="only the first so many questions")
   add("--dtype", choices=("float32", "bfloat16"),

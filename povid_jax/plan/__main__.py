@@ -84,14 +84,11 @@ def _parser() -> argparse.ArgumentParser:
     help="dimensions by name, llava-1.5-7b for example; without it those of "
     "config.init, or of a variant such as 7b",
   )
-  add("--prefix", type=bounds.whole(1, 2**20),
+  add("--prefix", type=bounds.TOKENS,
       help="P, tokens of images and question; without "
       "it, those of the images and 128")  # fmt: skip
   add(
-    "--branch",
-    type=bounds.whole(1, 2**20),
-    default=256,
-    help="C, tokens of an answer",
+    "--branch", type=bounds.TOKENS, default=256, help="C, tokens of an answer"
   )
   add("--num-images", "--images", dest="images", type=bounds.whole(most=1024),
       default=1,

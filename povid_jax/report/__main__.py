@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   add(
     "--seed",
-    type=bounds.whole(most=bounds.SEED),
+    type=bounds.SEED,
     default=0,
     help="of the random draw of examples (0)",
   )

@@ -214,7 +214,7 @@ def _as_list(tree: Any) -> list[dict[str, Any]]:
 
 
 def _save_error(step: int | None, error: Exception) -> UserError:
-  reason = str(error).splitlines()[0] if str(error) else repr(error)
+  reason = errors.first_line(error)
   return UserError(
     f"checkpoint at step {step} could not be saved ({reason}); the one before "
     "it is whole. Free some room and run the same command again"

@@ -11,7 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from povid_jax import files, folders
+from povid_jax import errors, files, folders
 from povid_jax.errors import UserError
 from povid_jax.weights import finite
 
@@ -237,7 +237,7 @@ def read_bin(file: Path) -> dict[str, Tensor]:
   except Exception as error:  # torch raises whatever its parsers raise
     raise UserError(
       f"{file}: torch cannot read it, is it truncated? "
-      f"({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+      f"({errors.first_line(error)})"
     ) from error
   tensors = {}
   for key, value in values.items():

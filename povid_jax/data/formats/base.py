@@ -253,6 +253,14 @@ def conversation(
   return system or None, tuple(turns)
 
 
+def instruction(row: Row) -> str:
+  """Alpaca's question: `instruction`, and `input` below it."""
+  asked = words(need(row, "instruction"), "instruction")
+  if row.get("input"):
+    asked = f"{asked}\n{text(row['input'], 'input')}"
+  return asked
+
+
 def history(row: Row) -> tuple[str, ...]:
   """The turns before, `history`: lists of question and answer."""
   said = row.get("history") or []

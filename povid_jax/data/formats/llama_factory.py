@@ -30,10 +30,7 @@ def _sharegpt(row: Row) -> tuple[str | None, tuple[str, ...]]:
 
 
 def _alpaca(row: Row) -> tuple[str | None, tuple[str, ...]]:
-  asked = base.words(base.need(row, "instruction"), "instruction")
-  if row.get("input"):
-    asked = f"{asked}\n{base.text(row['input'], 'input')}"
-  return None, (*base.history(row), asked)
+  return None, (*base.history(row), base.instruction(row))
 
 
 def _samples(row: Row, pick: Pick) -> Iterable[Sample]:

@@ -45,9 +45,8 @@ def _turns(row: Row) -> tuple[str | None, tuple[str, ...]]:
   if not found:
     raise base.Malformed("messages is missing")
   ask, answer = found[0]
-  asked = base.words(row[ask], ask)
-  if ask == "instruction" and row.get("input"):
-    asked = f"{asked}\n{base.text(row['input'], 'input')}"
+  alpaca = ask == "instruction"
+  asked = base.instruction(row) if alpaca else base.words(row[ask], ask)
   answered = base.words(base.need(row, answer), answer)
   return None, (*base.history(row), asked, answered)
 
