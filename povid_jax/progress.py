@@ -21,8 +21,8 @@ def bar(
   """A tqdm bar on stderr.
 
   Where stderr is no terminal (a log file, a pod) it is a line every ten
-  seconds, the first after ten: what is quickly done says nothing. With `lines`
-  off it is nothing there.
+  seconds, the first after ten: work that is done sooner prints nothing. Without
+  `lines` nothing is printed there.
   """
   watched = sys.stderr.isatty()
   return tqdm(
@@ -36,7 +36,9 @@ def bar(
     delay=0 if watched else SECONDS,
     ncols=None if watched else 100,
     dynamic_ncols=watched,
-    smoothing=0.1,
+    # the average of the run: items that come in chunks would make the time left
+    # of the latest ones a hundred times too long
+    smoothing=0,
     leave=watched,
     disable=not watched and not lines,
   )

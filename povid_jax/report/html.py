@@ -43,7 +43,7 @@ mark.good { background: var(--good-paper); color: var(--good);
 mark.bad { background: var(--bad-paper); color: var(--bad);
   text-decoration: underline wavy; text-underline-offset: .2em; }
 mark.all { background: none; color: inherit; padding: 0;
-  text-decoration: overline dotted; text-underline-offset: .2em; }
+  text-decoration: underline dotted; text-underline-offset: .5em; }
 .sides { display: grid; gap: .7rem 1.4rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); }
 .sides h4 { margin: 0 0 .15rem; font-size: .8rem; color: var(--soft);
