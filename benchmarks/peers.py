@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import decode, peer_torch, step_cases
+from benchmarks import decode, step_cases
 from benchmarks.step import SMALL
 from povid_jax import errors, files
 from povid_jax.data.batch import Logps
@@ -36,6 +36,14 @@ from povid_jax.models.llava import IMAGE_TOKEN
 from povid_jax.models.presets import preset
 from povid_jax.plan.abstract import Shape
 from povid_jax.training.step import Frozen
+
+try:
+  from benchmarks import peer_torch
+except ModuleNotFoundError as error:
+  sys.exit(
+    f"error: the package {error.name} is not installed here; `make "
+    "bench-peers` makes an environment with the peers and runs this in it"
+  )
 
 RESULTS = Path(__file__).with_name("results.json")
 QUESTION, ANSWER, PROMPTS = 40, 110, 8

@@ -143,7 +143,7 @@ COMMANDS = (
   ("the adapter for PEFT", "povid_jax.convert to-peft {out}/stage2 {out}/peft"),
   (
     "the tuned model for transformers",
-    "povid_jax.convert to-hf {out}/stage2 {out}/tuned --merge",
+    "povid_jax.convert to-hf {out}/stage2 {out}/tuned",
   ),
 )
 # family: its preset, and a template of its models

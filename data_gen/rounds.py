@@ -1,8 +1,8 @@
-"""Several rounds of own answers: sample, write, train, and again.
+r"""Several rounds of own answers: sample, write, train, and again.
 
   python -m data_gen rounds --rounds=3 --checkpoint=runs/sft --out=runs/rounds \
-    --config=configs/quickstart.py:own_answers -- --input=train.json \
-    --image-dir=images --annotations=instances_train.json
+    --config=configs/quickstart.py:own_answers --image-dir=images -- \
+    --input=train.json --annotations=instances_train.json
 
 Only ordinary commands are run, each printed before it starts; what stands
 after `--` goes to `data_gen sample`. Round R leaves OUT/round-R/pairs.jsonl,

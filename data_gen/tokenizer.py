@@ -1,4 +1,6 @@
-"""`python -m data_gen tokenizer`: a small tokenizer made from a few texts.
+"""A small tokenizer made from a few texts.
+
+  python -m data_gen tokenizer --input scenes/train.json --out=tokenizer
 
 Frequent words are one token each; anything else is spelled in bytes, so that
 every text can be written. For toys: a real model brings its own tokenizer.

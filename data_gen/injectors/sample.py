@@ -1,4 +1,4 @@
-"""Pairs from the model's own answers: the recipe that gains most.
+r"""Pairs from the model's own answers: the recipe that gains most.
 
   python -m data_gen sample --checkpoint RUN --input train.json \
     --image-dir images --annotations instances_train.json --out pairs.jsonl

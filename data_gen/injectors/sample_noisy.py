@@ -1,4 +1,4 @@
-"""Dispreferred answers from a checkpoint that sees distorted pictures.
+r"""Dispreferred answers from a checkpoint that sees distorted pictures.
 
   python -m data_gen sample-noisy --checkpoint RUN --input train.json \
     --image-dir images --out pairs.jsonl

@@ -1,4 +1,6 @@
-"""`python -m data_gen scenes`: a small world to learn from, drawn by Pillow.
+"""A small world to learn from, drawn by Pillow.
+
+  python -m data_gen scenes --out=scenes
 
 Pictures of everyday things in five places, with COCO annotations and
 LLaVA-Instruct conversations. In `train`, `val` and `test` the place tells which

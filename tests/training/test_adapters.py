@@ -233,7 +233,7 @@ def test_from_peft_and_back_to_peft(tmp_path: Path):
   assert int(state.step) == 2
   convert.main(["to-hf", str(base), str(tmp_path / "hf")])
   convert.main(["to-peft", str(run), str(tmp_path / "out")])
-  convert.main(["to-hf", str(run), str(tmp_path / "merged"), "--merge"])
+  convert.main(["to-hf", str(run), str(tmp_path / "merged")])
   opened = lambda name: (
     transformers.LlavaForConditionalGeneration.from_pretrained(
       tmp_path / name, dtype=torch.float32
