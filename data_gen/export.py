@@ -34,7 +34,7 @@ from povid_jax.data.pairs import (
   to_json,
   with_files,
 )
-from povid_jax.data.picture import Picture
+from povid_jax.data.picture import Picture, add_follow_links
 from povid_jax.data.records import Record, RecordSource
 from povid_jax.errors import UserError
 from povid_jax.files import atomic_write, check_writable
@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ".parquet for trl; .json (a list) or .jsonl for povid and llava"
   ))  # fmt: skip
   add("--image-dir", help="folder of the pictures that the samples name")
+  add_follow_links(parser)
   add("--split", default="train", help="of a folder of TFRecords")
   add("--input-format", metavar="NAME", help=(
     "layout of the samples (default: recognised by their keys)"

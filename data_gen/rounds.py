@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from povid_jax import bounds, files
+from povid_jax.data.picture import add_follow_links
 from povid_jax.errors import UserError
 from povid_jax.files import atomic_write, check_writable
 
-_OURS = ("--checkpoint", "--out", "--seed", "--image-dir")
+_OURS = ("--checkpoint", "--out", "--seed", "--image-dir", "--follow-links")
 
 
 class Step(NamedTuple):
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add("--config", required=True, help="configuration of each round's training")
   add("--out", type=Path, required=True, metavar="DIR")
   add("--image-dir", required=True, help="folder of the pictures")
+  add_follow_links(parser)
   add(
     "--seed",
     type=bounds.SEED,

@@ -1,5 +1,6 @@
 """A sample's picture: something that opens, wherever its bytes lie."""
 
+import argparse
 import dataclasses
 import os
 from pathlib import Path
@@ -7,6 +8,25 @@ from pathlib import Path
 from povid_jax.errors import UserError
 
 MAX_IMAGE_BYTES = 256 << 20
+# In the environment, so that the processes that a command starts know it too.
+_FOLLOW = "POVID_FOLLOW_LINKS"
+
+
+class _FollowLinks(argparse.Action):
+  """Lets links of this process and its children lead out of a folder."""
+
+  def __call__(self, *_) -> None:
+    os.environ[_FOLLOW] = "1"
+
+
+def add_follow_links(parser: argparse._ActionsContainer) -> None:
+  """The flag of every command that takes a folder of pictures."""
+  parser.add_argument(
+    "--follow-links",
+    action=_FollowLinks,
+    nargs=0,
+    help="take pictures that are links to files outside their folder",
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +145,7 @@ def in_folder(folder: str | Path, name: str) -> Path:
 
   Raises:
     UserError: an absolute name, a name with "..", a link that leaves the
-      folder.
+      folder where links are not followed.
   """
   if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
     raise UserError(f"image {name!r:.60}: want a name inside {folder}")
@@ -138,8 +158,12 @@ def in_folder(folder: str | Path, name: str) -> Path:
     path = os.path.realpath(os.path.join(root, name))
   except (OSError, ValueError) as error:
     raise UserError(f"image {label}: {error}") from error
-  if not path.startswith(os.path.join(root, "")):
-    raise UserError(f"image {label}: a link that leaves {folder}")
+  inside = path.startswith(os.path.join(root, ""))
+  if not inside and os.environ.get(_FOLLOW) != "1":
+    raise UserError(
+      f"image {label}: a link that leaves {folder}; with --follow-links (in "
+      f"training {_FOLLOW}=1 in the environment) it is taken"
+    )
   return Path(folder) / name
 
 

@@ -20,7 +20,7 @@ from povid_jax import files
 from povid_jax.data import formats, tables
 from povid_jax.data.formats import base
 from povid_jax.data.pairs import Sample, pictures_folder
-from povid_jax.data.picture import Picture
+from povid_jax.data.picture import Picture, add_follow_links
 from povid_jax.errors import UserError
 
 Rows = Iterator[tuple[str, Callable[[], Any]]]
@@ -214,6 +214,7 @@ def add_arguments(parser: argparse._ActionsContainer) -> None:
   parser.add_argument("--columns", metavar="NAME=COLUMN,...", help=(
     "layout of any table: image=...,question=...,chosen=...,rejected=..."
   ))  # fmt: skip
+  add_follow_links(parser)
 
 
 class _Reader:

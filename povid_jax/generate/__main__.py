@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from povid_jax import bounds, errors, files, folders
-from povid_jax.data.picture import resolve_image
+from povid_jax.data.picture import add_follow_links, resolve_image
 from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
 from povid_jax.generate import answering, chat
@@ -144,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
   add("--image", type=Path, help="the picture of --chat")
   add("--prompt", default="", help="the question, with --images")
   add("--image-dir", type=Path, help="folder of the pictures of --questions")
+  add_follow_links(parser)
   add("--out", type=Path, help="JSON lines, one an answer (not with --chat)")
   default = Decoding()
   add("--max-new-tokens", type=bounds.TOKENS,

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from povid_jax import bounds, errors, folders
+from povid_jax.data.picture import add_follow_links
 from povid_jax.files import atomic_write
 from povid_jax.report.load import load
 from povid_jax.report.page import build
@@ -48,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     default=[],
     help="where pictures are, if not in RUN; may be repeated",
   )
+  add_follow_links(parser)
   add(
     "--scores",
     type=Path,

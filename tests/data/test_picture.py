@@ -1,9 +1,11 @@
 """A sample's picture opens wherever it lies; names stay in their folder."""
 
+import argparse
+
 import pytest
 
 from povid_jax.data.image import open_image, size_of
-from povid_jax.data.picture import Picture, in_folder
+from povid_jax.data.picture import Picture, add_follow_links, in_folder
 from povid_jax.errors import UserError
 from povid_jax.report.pictures import Pictures
 
@@ -22,6 +24,25 @@ def test_names_that_leave_their_folder(tmp_path, name):
   with pytest.raises(UserError, match="want a name inside|leaves"):
     Picture(name, str(folder)).read()
   assert Pictures([folder]).find(name) is None
+
+
+@pytest.mark.parametrize("name", ["link", "l/b"])
+def test_links_are_followed_where_that_is_asked(tmp_path, monkeypatch, name):
+  folder = tmp_path / "images"
+  folder.mkdir()
+  (tmp_path / "b").write_bytes(b"x")
+  (folder / "link").symlink_to(tmp_path / "b")
+  (folder / "l").symlink_to(tmp_path)
+  monkeypatch.setenv("POVID_FOLLOW_LINKS", "0")  # put back after the test
+  parser = argparse.ArgumentParser()
+  add_follow_links(parser)
+  parser.parse_args([])
+  with pytest.raises(UserError, match="--follow-links"):
+    Picture(name, str(folder)).read()
+  parser.parse_args(["--follow-links"])
+  assert Picture(name, str(folder)).read() == b"x"
+  with pytest.raises(UserError, match="want a name inside"):
+    Picture("../b", str(folder)).read()
 
 
 def test_a_name_whose_file_is_not_there_yet(tmp_path):
