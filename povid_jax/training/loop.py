@@ -1,5 +1,6 @@
 """The loop of a training run: steps, saves, and when it stops."""
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,13 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from povid_jax import progress
 from povid_jax.data.batch import Batch
 from povid_jax.errors import UserError
 from povid_jax.models import chips
 from povid_jax.training import build, metrics, optim
 from povid_jax.training import workdir as workdir_lib
 from povid_jax.training.accounting import Accounting
+from povid_jax.training.compiling import Compiling
 from povid_jax.training.evaluation import Evaluation
 from povid_jax.training.run_checkpoints import RunCheckpoints
 from povid_jax.training.samples import Samples
@@ -51,6 +52,7 @@ class Loop:
     self.accounting, self.evaluation = accounting, evaluation
     self.samples, self.stops = samples, stops
     self.lengths: set[tuple[int, ...]] = set()  # compiled for
+    self.compiling = Compiling(workdir, enabled=jax.process_index() == 0)
     self.jitted = jax.jit(step, donate_argnums=0)
     self.reached = 0  # steps done by now
 
@@ -122,16 +124,12 @@ class Loop:
   def _step(self, state: State, batch: Batch) -> tuple[State, Any]:
     """One step; compiling for new lengths takes minutes, and says so."""
     lengths = (batch.prefix_ids.shape[-1], *batch.branch_ids.shape[-2:])
-    new = lengths not in self.lengths and jax.process_index() == 0
+    new = lengths not in self.lengths
     self.lengths.add(lengths)
-    if new:
-      progress.say(f"compiling the step for {lengths[0]} + {lengths[2]} tokens")
-    start = time.monotonic()
-    with jax.set_mesh(self.mesh):
-      state, out = self.jitted(state, self.frozen, batch)
-    if new:
-      progress.say(f"compiled in {time.monotonic() - start:.0f} s")
-    return state, out
+    what = f"the step for {lengths[0]} + {lengths[2]} tokens"
+    saying = self.compiling.saying(what) if new else contextlib.nullcontext()
+    with saying, jax.set_mesh(self.mesh):
+      return self.jitted(state, self.frozen, batch)
 
   def _recall(self, state: State) -> None:
     """Takes up what the processes before this one knew, or left undone."""

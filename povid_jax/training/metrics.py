@@ -15,7 +15,7 @@ from povid_jax.errors import UserError
 
 # What the line on standard output shows, if the step reports it.
 _SHOWN = (
-  ("loss", "loss {:.4f}"),
+  ("loss", "loss {:#.4g}"),
   ("margin/rejected", "margin rejected {:+#.3g}"),
   ("margin/noise", "noise {:+#.3g}"),
   ("drift/chosen", "drift {:+#.3g}"),

@@ -154,7 +154,7 @@ def test_a_bar_where_somebody_watches(tmp_path, monkeypatch, capsys):
   shown = terminal.getvalue().split("\r")[-1]
   assert "training: 100%" in shown and "4/4" in shown
   assert "3 pairs/s" in shown
-  assert capsys.readouterr().out.startswith("step 2/4  loss 1.0000")
+  assert capsys.readouterr().out.startswith("step 2/4  loss 1.000")
 
 
 def test_no_bar_in_a_log(tmp_path, capsys):
