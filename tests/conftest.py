@@ -17,6 +17,13 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax  # noqa: E402  it reads the settings above
 
+if jax.__version_info__ < (0, 11):
+  # a third less to compile; later versions do not know the option
+  os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+
+# Arrays of different ranks are joined only where the code says how.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
 if jax.config.jax_compilation_cache_dir is None:
   # Tests trace the same step again and again: each process of the suite
   # compiles it once. The folder is not shared between processes, because JAX

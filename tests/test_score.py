@@ -166,6 +166,7 @@ def _check_shared(row: dict[str, Any], want: dict[str, Any]) -> None:
   assert row["loss"]["povid_shared"] == pytest.approx(loss, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_february_rule(world: World) -> None:
   """Where the argmax is the true token, the runner-up is taken."""
   adapter = f"--adapter={world.root / 'adapter'}"

@@ -100,13 +100,13 @@ def branch_attention(
     "bnqkga,bncka->bnkgqc", q, own_k_BNCKA, preferred_element_type=jnp.float32
   )
   index_P = jnp.arange(length)
-  seen_prefix = index_P < prefix_len_B[:, None]  # [B, P]
+  seen_prefix = index_P[None] < prefix_len_B[:, None]  # [B, P]
   seen_prefix = seen_prefix[:, None, None, None, None, :]
-  own_age_QC = query_index_Q[:, None] - jnp.arange(own_k_BNCKA.shape[2])
+  own_age_QC = query_index_Q[:, None] - jnp.arange(own_k_BNCKA.shape[2])[None]
   seen_own = own_age_QC >= 0
   if window is not None:
-    position_BQ = prefix_len_B[:, None] + query_index_Q
-    age_BQP = position_BQ[:, :, None] - index_P
+    position_BQ = prefix_len_B[:, None] + query_index_Q[None]
+    age_BQP = position_BQ[:, :, None] - index_P[None, None]
     seen_prefix = seen_prefix & (age_BQP < window)[:, None, None, None]
     seen_own &= own_age_QC < window
   logits = scale * jnp.concatenate(
@@ -184,11 +184,11 @@ def decode_attention(
 
   # the prefix: the queries of all branches are rows of one product
   index_P = jnp.arange(prefix_k.shape[2])
-  seen = index_P < prefix_len_S[:, None]
+  seen = index_P[None] < prefix_len_S[:, None]
   seen = jnp.broadcast_to(seen[:, None], (slots, branches, seen.shape[-1]))
   if window is not None:
     at_SN = prefix_len_S[:, None] + written_SN
-    seen &= at_SN[..., None] - index_P < window
+    seen &= at_SN[..., None] - index_P[None, None] < window
   logits = scale * einsum("snkga,skpa->snkgp", q, prefix_k)
   logits = jnp.where(seen[:, :, None, None], logits, NEG)
   largest = logits.max(-1, keepdims=True)
@@ -201,7 +201,8 @@ def decode_attention(
 
   def read(number: Array | int, sums: _Sums) -> _Sums:
     cut = lambda x: jax.lax.dynamic_slice_in_dim(x, number * block, block, 3)
-    age = written_SN[..., None] - (number * block + jnp.arange(block))
+    index = number * block + jnp.arange(block)[None, None]
+    age = written_SN[..., None] - index
     seen = age > 0
     if window is not None:
       seen &= age < window

@@ -182,14 +182,14 @@ def cudnn(
 def branch_mask(prefix_len: Array, row: Row, window: int | None) -> Array:
   """bool[B, N * C, P + N * C]: the keys that each branch query sees."""
   index = jnp.arange(row.branches * row.length)
-  branch, age = index // row.length, index[:, None] - index
-  key = jnp.arange(row.prefix)
+  branch, age = index // row.length, index[:, None] - index[None]
+  key = jnp.arange(row.prefix)[None, None]
   seen = jnp.broadcast_to(
     key < prefix_len[:, None, None], (len(prefix_len), index.size, row.prefix)
   )
-  own = (branch[:, None] == branch) & (age >= 0)
+  own = (branch[:, None] == branch[None]) & (age >= 0)
   if window is not None:
-    position = prefix_len[:, None] + index % row.length
+    position = prefix_len[:, None] + index[None] % row.length
     seen &= position[:, :, None] - key < window
     own &= age < window
   own = jnp.broadcast_to(own, (len(prefix_len), *own.shape))
@@ -232,7 +232,8 @@ def splash(
   pad = -length % LANES
   widen = lambda x: jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0)))
   index = jnp.arange(length + pad)
-  real = (index < prefix_len[:, None]) | (index >= row.prefix)
+  real = index[None] < prefix_len[:, None]
+  real |= index[None] >= row.prefix
 
   def local(q: Array, k: Array, v: Array, real: Array) -> Array:
     kernel, segments = _kernel(row, length + pad, q.shape[2], interpret)

@@ -100,7 +100,7 @@ def look(
 def _positions(prefix_len: Array, prefix: int, length: int) -> Array:
   """int32[B, P + C]: the response continues after the last real token."""
   head = jnp.broadcast_to(jnp.arange(prefix), (prefix_len.shape[0], prefix))
-  tail = prefix_len[:, None] + jnp.arange(length)
+  tail = prefix_len[:, None] + jnp.arange(length)[None]
   return jnp.concatenate([head, tail], axis=1)
 
 
@@ -108,7 +108,7 @@ def _allowed(
   positions: Array, prefix_len: Array, prefix: int, window: int | None
 ) -> Array:
   """bool[B, T, S]: a query sees real tokens at its position and before."""
-  index = jnp.arange(positions.shape[1])
+  index = jnp.arange(positions.shape[1])[None]
   real = (index < prefix_len[:, None]) | (index >= prefix)
   age = positions[:, :, None] - positions[:, None, :]
   seen = real[:, None, :] & (age >= 0)

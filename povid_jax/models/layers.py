@@ -23,6 +23,12 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+def over_last(values: Array, x: Array) -> Array:
+  """A vector or table over the last axes of `x`, in the rank and dtype of x."""
+  axes = tuple(range(x.ndim - values.ndim))
+  return jnp.expand_dims(values.astype(x.dtype), axes)
+
+
 @jax.custom_vjp
 def float32_product(x: Array, kernel: Array) -> Array:
   """x W of float[..., D] and float[D, V], summed and given in float32.
@@ -89,7 +95,7 @@ class Linear(nnx.Module):
   def __call__(self, x: Array, adapter: bool = True) -> Array:
     y = x @ self.kernel[...].astype(x.dtype)
     if self.bias is not None:
-      y = y + self.bias[...].astype(x.dtype)
+      y = y + over_last(self.bias[...], y)
     if adapter and self.lora_a is not None:
       assert self.lora_b is not None  # add_lora makes both
       low = x @ self.lora_a[...].astype(x.dtype)
@@ -113,9 +119,8 @@ class LayerNorm(nnx.Module):
     h = x.astype(jnp.float32)
     h = h - h.mean(axis=-1, keepdims=True)
     h = h * jax.lax.rsqrt((h * h).mean(axis=-1, keepdims=True) + self.eps)
-    scale = self.scale[...].astype(jnp.float32)
-    bias = self.bias[...].astype(jnp.float32)
-    return (h * scale + bias).astype(x.dtype)
+    h = h * over_last(self.scale[...], h) + over_last(self.bias[...], h)
+    return h.astype(x.dtype)
 
 
 class RMSNorm(nnx.Module):
@@ -129,4 +134,5 @@ class RMSNorm(nnx.Module):
     h = x.astype(jnp.float32)
     h = h * jax.lax.rsqrt((h * h).mean(axis=-1, keepdims=True) + self.eps)
     # the product is taken in the model's dtype, as Llama does
-    return h.astype(x.dtype) * self.scale[...].astype(x.dtype)
+    h = h.astype(x.dtype)
+    return h * over_last(self.scale[...], h)

@@ -204,7 +204,7 @@ class Llava(nnx.Module):
     )
     start = prefix_len if position_start is None else position_start
     before = _prefix_positions(positions, batch, prefix)
-    after = jnp.tile(start[:, None] + jnp.arange(length), (1, count))
+    after = jnp.tile(start[:, None] + jnp.arange(length)[None], (1, count))
     positions = jnp.concatenate([before, _text_positions(after, before)], 1)
     hidden, _ = self.decoder(
       x, positions, attend, adapter=adapter, remat=self.remat

@@ -54,7 +54,7 @@ def rotary_table(
   if positions.ndim == 3:
     axis = np.repeat(np.arange(3), config.mrope_sections)
     where = positions[..., axis]
-  angle = where.astype(jnp.float32) * frequencies(config)
+  angle = where.astype(jnp.float32) * frequencies(config)[None, None]
   return jnp.cos(angle)[:, :, None], jnp.sin(angle)[:, :, None]
 
 
@@ -71,7 +71,8 @@ def axial_table(
   """
   exponent = jnp.arange(0, head_dim // 2, 2, dtype=jnp.float32)
   freq = 1.0 / theta ** (exponent / (head_dim // 2))
-  angle = positions[..., None].astype(jnp.float32) * freq
+  where = positions[..., None].astype(jnp.float32)
+  angle = where * freq[None, None, None]
   angle = angle.reshape(*angle.shape[:2], 1, -1)
   return jnp.cos(angle), jnp.sin(angle)
 

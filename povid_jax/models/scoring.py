@@ -76,7 +76,7 @@ def argmax_tokens(
 
   def choose(h: Array, ids: Array) -> Array:
     logits = head(h)
-    vocabulary = jnp.arange(logits.shape[-1])
+    vocabulary = jnp.arange(logits.shape[-1])[None]
     logits = jnp.where(vocabulary == ids, -jnp.inf, logits)
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)[:, None]
 

@@ -6,7 +6,7 @@ from flax import nnx
 
 from povid_jax.models.attention import self_attention
 from povid_jax.models.config import CLIP_MEAN, CLIP_STD, VisionConfig
-from povid_jax.models.layers import ACTIVATIONS, LayerNorm, Linear
+from povid_jax.models.layers import ACTIVATIONS, LayerNorm, Linear, over_last
 
 Array = jax.Array
 
@@ -18,7 +18,8 @@ def normalise(
 ) -> Array:
   """uint8[..., 3] pixels to a tower's normalised values, float32[..., 3]."""
   scaled = images.astype(jnp.float32) / 255.0
-  return (scaled - jnp.array(mean)) / jnp.array(std)
+  mean_C, std_C = jnp.array(mean), jnp.array(std)
+  return (scaled - over_last(mean_C, scaled)) / over_last(std_C, scaled)
 
 
 class _Attention(nnx.Module):
@@ -96,13 +97,13 @@ class _Embeddings(nnx.Module):
     x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1)
     x = x @ kernel.reshape(-1, kernel.shape[-1])
     if self.patch_bias is not None:
-      x = x + self.patch_bias[...].astype(x.dtype)
+      x = x + over_last(self.patch_bias[...], x)
     if self.class_embedding is not None:
       first = jnp.broadcast_to(
         self.class_embedding[...].astype(x.dtype), (batch, 1, x.shape[-1])
       )
       x = jnp.concatenate([first, x], axis=1)
-    return x + self.position_embedding[...].astype(x.dtype)
+    return x + over_last(self.position_embedding[...], x)
 
 
 class VisionTransformer(nnx.Module):

@@ -19,6 +19,7 @@ def streamed():
     }
 
 
+@pytest.mark.slow
 def test_they_have_the_shapes_and_spread_of_a_model_that_is_drawn(streamed):
   whole = random_weights.draw(small_world.MODEL, 3, np.float32)
   _, shapes = params.abstract(small_world.MODEL)

@@ -116,6 +116,7 @@ def test_a_conversation_that_is_too_long_goes_on(talk, monkeypatch):
   assert len(talk.turns) == 2
 
 
+@pytest.mark.slow
 def test_the_command_at_the_end_of_its_input(world):
   done = subprocess.run(
     [sys.executable, "-m", "povid_jax.generate", "--chat",

@@ -177,7 +177,7 @@ def test_the_tower_in_chunks(remat, monkeypatch):
   def loss(params):
     model = params_lib.merge(graph, params)
     embeds = model.encode_images(images, noise=(jnp.array([0.9, 0.4]), eps))
-    return (embeds * jnp.arange(embeds.shape[1])[:, None]).sum(), embeds
+    return (embeds * jnp.arange(embeds.shape[1])[None, :, None]).sum(), embeds
 
   run = lambda: jax.jit(jax.value_and_grad(loss, has_aux=True))(ours.params)
   (_, whole), gradients = run()

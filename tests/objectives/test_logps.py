@@ -122,11 +122,10 @@ def _reference(sums):
   return Logps(*(shift(x, s) for x, s in zip(sums, steps, strict=True)))
 
 
-@pytest.mark.parametrize(
-  "other",
-  # whole sequences are asked by test_step.py in the fast suite
-  ["unshared", pytest.param("plain", marks=pytest.mark.slow)],
-)
+# The fast suite has this of whole steps (training/test_step.py), and of
+# contexts, weights and several rejected answers (test_weights.py).
+@pytest.mark.slow
+@pytest.mark.parametrize("other", ["unshared", "plain"])
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_loss_and_every_gradient(name, other, world, pulled):
   _, params, batch, _ = world
@@ -159,6 +158,7 @@ def test_loss_and_every_gradient(name, other, world, pulled):
   assert {k: v for k, v in far.items() if v > 1e-5} == {}
 
 
+@pytest.mark.slow
 def test_filler_rows_score_nothing(pulled):
   for which in ("ours", "unshared"):
     assert [float(x[-1]) for x in pulled(which)[1]] == [0.0] * 4
@@ -227,7 +227,7 @@ def test_noise_at_the_pixels(world, tmp_path):
   got = np.asarray(run(batch))
   images = jnp.asarray(batch.images[1:2])
   eps = jax.random.normal(jax.random.key(batch.noise_seed[1]), images.shape[1:])
-  pixels = keep * normalise(images) + add * eps
+  pixels = keep * normalise(images) + add * eps[None]
   want = jax.jit(lambda x: model.projector(model.vision(x)))(pixels[0])
   # row 1 has one picture of the two that a row has room for
   tokens = small_world.MODEL.image_tokens

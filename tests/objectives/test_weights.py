@@ -37,8 +37,11 @@ def world():
 
 @pytest.fixture(scope="module")
 def run(world):
-  """Function from a batch to (loss, gradient of every adapter)."""
-  graph, frozen, adapters = world
+  """Function from a batch to (loss, gradient of every adapter).
+
+  Other adapters than those of `world` may be given.
+  """
+  graph, frozen, usual = world
   objective = objectives.get("dpo", anchor_weight=0.2, beta=0.5)
   spec = Spec(objective.needs, head_chunk=64)
 
@@ -52,7 +55,7 @@ def run(world):
 
     return jax.value_and_grad(loss)(adapters)
 
-  return lambda batch: gradients(adapters, batch.for_model())
+  return lambda batch, adapters=usual: gradients(adapters, batch.for_model())
 
 
 def _same(one, other):
@@ -173,18 +176,12 @@ def _check_slope(world, run, batch, gradient):
   _, _, adapters = world
   size = float(np.sqrt(sum(float((g**2).sum()) for g in gradient.values())))
   step = 1e-2 / size
-  graph, frozen, _ = world
-  objective = objectives.get("dpo", anchor_weight=0.2, beta=0.5)
-  spec = Spec(objective.needs, head_chunk=64)
 
-  @jax.jit
-  def loss(adapters):
-    found = logps.both(graph, frozen, adapters, batch.for_model(), spec)
-    counts = logps.counts(batch)
-    return objective.fn(found.policy, found.reference, counts)[0].mean()
+  def loss(by):
+    moved = {k: v + by * gradient[k] for k, v in adapters.items()}
+    return float(run(batch, moved)[0])
 
-  moved = lambda by: {k: v + by * gradient[k] for k, v in adapters.items()}
-  rise = float(loss(moved(step)) - loss(moved(-step))) / (2 * step)
+  rise = (loss(step) - loss(-step)) / (2 * step)
   assert rise == pytest.approx(size**2, rel=2e-2)
 
 

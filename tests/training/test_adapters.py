@@ -94,7 +94,9 @@ def _scored(world: Path, out: Path, adapter: Path) -> float:
   return float(np.mean([row["loss"]["dpo"] for row in rows]))
 
 
-@pytest.mark.parametrize("reference", ["online", "cached"])
+@pytest.mark.parametrize(
+  "reference", ["online", pytest.param("cached", marks=pytest.mark.slow)]
+)
 def test_training_goes_on_where_the_adapter_was(
   world: Path, tmp_path: Path, reference: str
 ):
@@ -120,6 +122,7 @@ def test_training_goes_on_where_the_adapter_was(
   assert after < losses[1]
 
 
+@pytest.mark.slow
 def test_a_tuned_projector_is_trained_on(world: Path, tmp_path: Path):
   """The reference keeps the projector of the base."""
   adapter = _adapter(tmp_path / "adapter", _trained(projector=True))

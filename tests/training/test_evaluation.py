@@ -111,6 +111,7 @@ def test_a_best_that_is_not_measured(world, given, tmp_path):
   assert _kept(tmp_path) == [1]  # nothing trained is lost
 
 
+@pytest.mark.slow
 def test_the_model_as_it_is_now_is_asked(world, tmp_path):
   """Its scores are those of povid_jax.eval for the saved checkpoint."""
   fields = {"steps": 1, "eval.limit": 1, "eval.patience": 0}

@@ -1,5 +1,7 @@
 """The step against a loss written out plainly, and the ways to cut a batch."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,52 +47,81 @@ def make(graph, name, transform=None, **options):
   )
 
 
-def plain_loss(graph, params, before, batch, name):
-  """The loss of a batch from whole sequences and full logits."""
-  objective = objectives.get(name)
-  policy = params_lib.merge(graph, params)
-  zero = {k: jnp.zeros_like(v) for k, v in params.items() if "lora" in k}
-  reference = params_lib.merge(graph, {**before, **zero})
+@pytest.fixture(scope="module")
+def plain(world):
+  """Function of (objective, rows) to its loss and gradients, plainly.
 
-  def noise_tokens(model):
+  Whole sequences and full logits. One program, whose compilation is what takes
+  long, gives all sums that any objective reads; the loss is made of them.
+  """
+  graph, params, before, everything = world
+  zero = {k: jnp.zeros_like(v) for k, v in params.items() if "lora" in k}
+
+  def noise_tokens(model, batch):
     noisy = model.encode_images(batch.images_noisy)
     return plain_model.predictions(model, batch, 0, noisy).argmax(-1)
 
-  def sums(model, tokens):
+  def sums(model, batch, tokens):
     clean = model.encode_images(batch.images)
     noisy = model.encode_images(batch.images_noisy)
-    score = lambda *args: plain_model.score(model, batch, *args)
     of_chosen = plain_model.predictions(model, batch, 0, clean)
-    pick = lambda *args: plain_model.pick(of_chosen, batch, 0, *args)
-    needs = objective.needs
     return Logps(
-      chosen=pick(),
-      rejected=score(1, clean) if needs.rejected else None,
-      noise=pick(tokens) if needs.noise else None,
-      corrupted=score(0, noisy) if needs.corrupted else None,
+      chosen=plain_model.pick(of_chosen, batch, 0),
+      rejected=plain_model.score(model, batch, 1, clean),
+      noise=plain_model.pick(of_chosen, batch, 0, tokens),
+      corrupted=plain_model.score(model, batch, 0, noisy),
     )
 
-  mine = theirs = None
-  if objective.needs.noise:
-    mine = theirs = noise_tokens(policy)
-    if objective.needs.noise == "own":
-      theirs = noise_tokens(reference)
-  of_policy = sums(policy, mine)
-  of_reference = None
-  if objective.needs.reference:
-    of_reference = jax.lax.stop_gradient(sums(reference, theirs))
-  counts = logps.counts(batch)
-  loss, _ = objective.fn(of_policy, of_reference, counts)
-  return weighted_mean(loss, objective.weights(counts))
+  @functools.cache
+  def programs(first, last):
+    batch = jax.tree.map(lambda x: x[first:last], everything)
+
+    @jax.jit
+    def tokens_of(params):
+      return noise_tokens(params_lib.merge(graph, params), batch)
+
+    @jax.jit
+    def pulled(params, tokens, cotangent):
+      score = lambda p: sums(params_lib.merge(graph, p), batch, tokens)
+      value, pull = jax.vjp(score, params)
+      return value, pull(cotangent)[0]
+
+    return batch, tokens_of, pulled
+
+  def run(objective, rows):
+    batch, tokens_of, pulled = programs(rows.start, rows.stop)
+    needs = objective.needs
+    read = Logps(True, needs.rejected, needs.noise, needs.corrupted)
+    only = lambda values: Logps(
+      *(x if wanted else None for x, wanted in zip(values, read, strict=True))
+    )
+    nothing = Logps(*[jnp.zeros(len(batch.index))] * 4)
+    reference = {**before, **zero}
+    mine = tokens_of(params)
+    theirs = mine if needs.noise == "policy" else tokens_of(reference)
+    of_policy = pulled(params, mine, nothing)[0]
+    of_reference = pulled(reference, theirs, nothing)[0]
+    counts = logps.counts(batch)
+    weights = objective.weights(counts)
+
+    def loss(values):
+      fixed = only(of_reference) if needs.reference else None
+      return weighted_mean(
+        objective.fn(only(values), fixed, counts)[0], weights
+      )
+
+    value, cotangent = jax.value_and_grad(loss)(of_policy)
+    return value, pulled(params, mine, cotangent)[1]
+
+  return run
 
 
 slow = lambda *values: pytest.param(*values, marks=pytest.mark.slow)
 ALL, TWO = slice(None), slice(2, 4)
 
 
-# The plain computation is one long program, whose compilation grows with the
-# pairs: the fast suite takes two ragged pairs, one with two pictures and one
-# of several turns.
+# The plain program grows with the pairs: the fast suite takes two ragged ones,
+# one with two pictures and one of several turns.
 @pytest.mark.parametrize(
   "name, rows",
   [
@@ -101,7 +132,7 @@ ALL, TWO = slice(None), slice(2, 4)
     ),
   ],
 )
-def test_loss_and_every_gradient(name, rows, world):
+def test_loss_and_every_gradient(name, rows, world, plain):
   """All of the model is trained: tower, projector, decoder and adapters."""
   graph, params, before, batch = world
   batch = jax.tree.map(lambda x: x[rows], batch)
@@ -112,12 +143,11 @@ def test_loss_and_every_gradient(name, rows, world):
   gradients, metrics = jax.jit(step._gradients)(
     State(jnp.int32(0), params, None, carried), Frozen({}, before), batch, total
   )
-  loss = lambda p: plain_loss(graph, p, before, batch, name)
-  want, plain = jax.jit(jax.value_and_grad(loss))(params)
-  assert float(metrics["loss"]) == pytest.approx(float(want), rel=1e-5)
-  ran = {k for k, g in plain.items() if float(jnp.abs(g).max())}
-  assert len(ran) > 0.7 * len(plain)
-  far = small_world.relative_difference(gradients, plain)
+  value, wanted = plain(step.objective, rows)
+  assert float(metrics["loss"]) == pytest.approx(float(value), rel=1e-5)
+  ran = {k for k, g in wanted.items() if float(jnp.abs(g).max())}
+  assert len(ran) > 0.7 * len(wanted)
+  far = small_world.relative_difference(gradients, wanted)
   assert {k: v for k, v in far.items() if v > 1e-5} == {}
 
 

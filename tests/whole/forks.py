@@ -63,7 +63,7 @@ class Forks:
   def __init__(self, cache: Path, log: Path):
     env = {
       **os.environ,
-      "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+      "XLA_FLAGS": small_run.flags(devices=1),
       "JAX_PLATFORMS": "cpu",
       "JAX_COMPILATION_CACHE_DIR": str(cache),
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

@@ -20,11 +20,17 @@ def config(world, **fields):
   return small_world.config(world / "model", world / "data", fields)
 
 
+def flags(devices):
+  """The options of these tests for XLA, with so many devices."""
+  count = f"--xla_force_host_platform_device_count={devices}"
+  return f"{os.environ['XLA_FLAGS']} {count}"  # the last one counts
+
+
 def command(*argv, devices=1, env=None, output=subprocess.PIPE, **options):
   """A process of the command with its own devices."""
   env = {
     **os.environ,
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    "XLA_FLAGS": flags(devices),
     "JAX_PLATFORMS": "cpu",
     **(env or {}),
   }

@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 
 from povid_jax.data.samples import read_samples
+from tests import commands
 
 
 class Server:
@@ -62,12 +63,8 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def run(folder, server, *args, code: int = 0, **more: str):
-  done = subprocess.run(
-    command(folder, server, *args),
-    env=environment(**more),
-    capture_output=True,
-    text=True,
-  )
+  _, _, _, *argv = command(folder, server, *args)
+  done = commands.data_gen(*argv, env=environment(**more))
   assert done.returncode == code, done.stdout + done.stderr
   assert "Traceback" not in done.stderr
   assert "secret" not in done.stdout + done.stderr
