@@ -1,4 +1,4 @@
-"""Progress bars: throughput and time left; rare lines where nobody watches."""
+"""What a person reads of a command that runs: bars, lines, numbers."""
 
 import sys
 from collections.abc import Iterable
@@ -48,6 +48,18 @@ def say(text: str) -> None:
   """Prints a line, above the bar where there is one."""
   tqdm.write(text, file=sys.stdout)
   sys.stdout.flush()
+
+
+def digits(value: float, decimals: int = 4, sign: str = "") -> str:
+  """A number with so many decimals; one that they would hide keeps two digits.
+
+  Args:
+    decimals: behind the point.
+    sign: "+" to write it for positive numbers too.
+  """
+  if 0 < abs(value) < 10.0 ** (1 - decimals):
+    return f"{value:{sign}.1e}"
+  return f"{value:{sign}.{decimals}f}"
 
 
 class _Lines:

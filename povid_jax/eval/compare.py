@@ -12,6 +12,7 @@ from povid_jax.eval import benchmarks as registry
 from povid_jax.eval import bootstrap, needs, results
 from povid_jax.eval.bootstrap import Difference
 from povid_jax.eval.protocol import Options
+from povid_jax.progress import digits
 
 ALPHA = 0.05
 
@@ -159,8 +160,9 @@ def report(
     lines += ["", f"{one.benchmark} ({one.units} units in both)"]
     width = max((len(name) for name in one.metrics), default=0)
     lines += [
-      f"  {name:<{width}}  {gap.a:8.4f} -> {gap.b:8.4f}  {gap.value:+8.4f} "
-      f"[{gap.low:+.4f}, {gap.high:+.4f}]  {words(gap.p, gap.value)}"
+      f"  {name:<{width}}  {digits(gap.a):>8} -> {digits(gap.b):>8}  "
+      f"{digits(gap.value, sign='+'):>8} [{digits(gap.low, sign='+')}, "
+      f"{digits(gap.high, sign='+')}]  {words(gap.p, gap.value)}"
       for name, gap in one.metrics.items()
     ]
     lines += _items(one.changed, show)

@@ -22,6 +22,9 @@ instead of `questions` and `score`.
 """
 
 import argparse
+import re
+import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -195,6 +198,12 @@ class Benchmark:
   keep_adapter: bool = False
   judged: bool = False
   flags: Flags | None = None
+
+  def meanings(self) -> str:
+    """What its metrics are, as Markdown: the list in the head of its module."""
+    module = sys.modules.get(f"povid_jax.eval.benchmarks.{self.name}")
+    found = re.search(r"(?:^  .*\n)+", getattr(module, "__doc__", ""), re.M)
+    return textwrap.indent(found[0].rstrip(), "  ") if found else ""
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -95,7 +95,7 @@ def write(
   """Writes the files of an evaluation into a folder.
 
   results.json  {"results": [...], "settings": {...}}
-  results.md    the paper's columns, then every metric, then the settings
+  results.md    the paper's columns, what they mean, settings, every metric
   answers.jsonl LLaVA's rows with the benchmark's name
   verdicts.jsonl one judged item per line
   counts.jsonl  what each unit of resampling adds up to, for `compare`
@@ -149,6 +149,9 @@ def markdown(
   heads, cells = _paper(results, settings, benchmarks)
   lines = ["# Results", "", "Value and 95% interval (bootstrap over images)."]
   lines += ["", _row(heads), _row("---" for _ in heads), _row(cells)]
+  for benchmark in benchmarks:
+    if meaning := benchmark.meanings():
+      lines += ["", f"## What {benchmark.title} counts", "", meaning]
   lines += ["", "## How the answers were made", ""]
   lines += [f"- {name}: {_plain(value)}" for name, value in settings.items()]
   lines += ["", "## Every metric", "", _row(_HEAD), _row("---" for _ in _HEAD)]

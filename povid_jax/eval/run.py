@@ -13,6 +13,7 @@ from povid_jax.eval.answers import Matched
 from povid_jax.eval.protocol import Benchmark, Options, Scored
 from povid_jax.eval.request import Request
 from povid_jax.llm.failures import api_key
+from povid_jax.progress import digits
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,8 @@ def show(found: Results, out: Path) -> None:
     name = f"{row['benchmark']} {row['metric']}"
     how = results.decoding_words(found.settings, row["benchmark"])
     print(
-      f"{name:<{width}}  {row['value']:.4f}  [{low:.4f}, {high:.4f}]  "
+      f"{name:<{width}}  {digits(row['value'])}  "
+      f"[{digits(low)}, {digits(high)}]  "
       f"n={row['n']}  {how}"
     )
   for name, notes in found.settings["notes"].items():

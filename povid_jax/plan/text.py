@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from povid_jax.plan.planning import Plan
+from povid_jax.progress import digits
 
 _KINDS = {
   "weights": "frozen weights",
@@ -83,16 +84,23 @@ def _speed(plan: Plan, mfu: float) -> list[str]:
   speed = rates(plan, mfu)
   if speed["pairs_per_second"] is not None:
     lines.append(
-      f"at {mfu:.0%} MFU: {speed['pairs_per_second']:.2f} pairs/s, "
-      f"{speed['seconds_per_step']:.2f} s a step"
+      f"at {mfu:.0%} MFU: {digits(speed['pairs_per_second'], 2)} pairs/s, "
+      f"{digits(speed['seconds_per_step'], 2)} s a step"
     )
   if plan.roofline is not None:
     found = plan.roofline
+    whole, work, memory, links = (
+      digits(seconds, 2)
+      for seconds in (
+        *(found.seconds, found.arithmetic),
+        *(found.memory, found.links),
+      )
+    )
     lines.append(
-      f"no faster than {found.seconds:.2f} s a step by data sheet: arithmetic "
-      f"{found.arithmetic:.2f} s, memory {found.memory:.2f} s, links "
-      f"{found.links:.2f} s for {sum(found.sent.values()) / 1e9:.1f} GB of "
-      f"collectives; the {found.limit} is the limit"
+      f"no faster than {whole} s a step by data sheet: arithmetic {work} s, "
+      f"memory {memory} s, links {links} s for "
+      f"{sum(found.sent.values()) / 1e9:.1f} GB of collectives; the "
+      f"{found.limit} is the limit"
     )
   return lines
 

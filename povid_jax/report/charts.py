@@ -1,4 +1,4 @@
-"""Line, interval and scatter charts as inline SVG.
+"""Line and interval charts as inline SVG; scatter.py has the third kind.
 
 Colours and type come from style.css by class, so that a chart follows the
 reader's light or dark mode. A viewBox is a little narrower than a phone, so
@@ -85,7 +85,7 @@ def thin(
   return xs, ys
 
 
-class _Plane:
+class Plane:
   """Data to pixels, and the axes around them."""
 
   def __init__(
@@ -145,14 +145,14 @@ def _open(low: float, high: float) -> tuple[float, float]:
   return low - pad, high + pad
 
 
-def _svg(parts: Iterator[str] | list[str], says: str, height: int) -> str:
+def svg(parts: Iterator[str] | list[str], says: str, height: int) -> str:
   return (
     f'<svg viewBox="0 0 {WIDTH} {height}" role="img" '
     f'aria-label="{escape(says)}">{"".join(parts)}</svg>'
   )
 
 
-def _path(plane: _Plane, x: Sequence[float], y: Sequence[float | None]) -> str:
+def _path(plane: Plane, x: Sequence[float], y: Sequence[float | None]) -> str:
   """'M1 2L3 4...', with a new M after each gap."""
   steps, pen = [], "M"
   for at, value in zip(x, y, strict=True):
@@ -190,7 +190,7 @@ def line_chart(
   values = [v for s in series for v in s.y if v is not None]
   steps = [x for s in series for x in s.x]
   low, high = y_range or _robust(values, zero)
-  plane = _Plane((min(steps), max(steps)), (low, high), form)
+  plane = Plane((min(steps), max(steps)), (low, high), form)
   parts = list(plane.axes(x_label, y_label))
   legend, says = [], []
   for s in series:
@@ -217,7 +217,7 @@ def line_chart(
   return (
     f'<figure class="chart"><figcaption><span class="name">{escape(title)}'
     f'</span><span class="keys">{"".join(legend)}</span></figcaption>{text}'
-    f"{_svg(parts, f'{title} over steps: ' + ', '.join(says), HEIGHT)}</figure>"
+    f"{svg(parts, f'{title} over steps: ' + ', '.join(says), HEIGHT)}</figure>"
   )
 
 
@@ -284,55 +284,9 @@ def interval_chart(
   return (
     f'<figure class="chart"><figcaption><span class="name">{escape(title)}'
     f'</span><span class="keys soft">{escape(better)}</span></figcaption>'
-    f"{text}{_svg(parts, f'{title}: {says}', bottom + 20)}</figure>"
+    f"{text}{svg(parts, f'{title}: {says}', bottom + 20)}</figure>"
   )
 
 
 def _cut(name: str, most: int = 17) -> str:
   return name if len(name) <= most else name[: most - 1] + "…"
-
-
-def scatter(
-  title: str,
-  points: Sequence[tuple[Dot, Dot]],
-  x_label: str,
-  y_label: str,
-  note: str = "",
-) -> str:
-  """A figure with one cross of intervals per (x, y) pair of dots."""
-  if len(points) < 2:
-    return ""
-  x_all = [v for x, _ in points for v in (x.low, x.high)]
-  y_all = [v for _, y in points for v in (y.low, y.high)]
-  widen = lambda vs: (
-    min(vs) - 0.08 * (max(vs) - min(vs)),
-    max(vs) + 0.08 * (max(vs) - min(vs)),
-  )
-  plane = _Plane(widen(x_all), widen(y_all), percent, percent)
-  parts = list(plane.axes(x_label, y_label))
-  taken: list[tuple[float, float]] = []
-  for x, y in sorted(points, key=lambda p: -p[1].value):
-    cx, cy = plane.x(x.value), plane.y(y.value)
-    parts.append(
-      f'<path class="span thin {x.look}" d="M{plane.x(x.low)} {cy}'
-      f'H{plane.x(x.high)}M{cx} {plane.y(y.low)}V{plane.y(y.high)}"/>'
-      f'<circle class="dot {x.look}" cx="{cx}" cy="{cy}" r="4.5"/>'
-    )
-    side = "end" if cx > WIDTH * 0.62 else "start"
-    tx, ty = (cx - 8, cy - 6) if side == "end" else (cx + 8, cy - 6)
-    while any(abs(ty - b) < 11 and abs(tx - a) < 90 for a, b in taken):
-      ty += 11
-    taken.append((tx, ty))
-    parts.append(
-      f'<text class="row halo {side}" x="{tx}" y="{ty}">'
-      f"{escape(_cut(x.name))}</text>"
-    )
-  says = ", ".join(
-    f"{x.name} {percent(x.value)} and {percent(y.value)}" for x, y in points
-  )
-  text = f'<p class="note">{escape(note)}</p>' if note else ""
-  return (
-    f'<figure class="chart"><figcaption><span class="name">{escape(title)}'
-    f"</span></figcaption>{text}"
-    f"{_svg(parts, f'{x_label} and {y_label}: {says}', HEIGHT)}</figure>"
-  )

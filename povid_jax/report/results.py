@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from povid_jax.errors import UserError
 from povid_jax.eval import matched_recall
 from povid_jax.eval.bootstrap import Difference
-from povid_jax.report import charts
+from povid_jax.report import charts, scatter
 from povid_jax.report.html import escape
 from povid_jax.report.load import Evaluation, Run, Score
 from povid_jax.report.scores import (
@@ -168,7 +168,7 @@ def _trade(found: Sequence[Evaluation]) -> str:
     )
     if x is not None and y is not None
   ]
-  chart = charts.scatter(
+  chart = scatter.scatter(
     "Inventions against objects found", crosses, "recall", "CHAIRi"
   )
   if not chart:

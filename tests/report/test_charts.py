@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from povid_jax.report import charts
+from povid_jax.report import charts, scatter
 from povid_jax.report.charts import Dot, Series
 
 
@@ -107,7 +107,7 @@ def test_one_outlier_does_not_flatten_a_chart():
 def test_nothing_to_draw():
   assert charts.line_chart("T", [Series("loss", [0], [1.0])], "loss") == ""
   assert charts.interval_chart("T", [], "better") == ""
-  assert charts.scatter("T", [], "x", "y") == ""
+  assert scatter.scatter("T", [], "x", "y") == ""
 
 
 def test_constant_line_has_a_range():
@@ -122,5 +122,25 @@ def test_interval_chart_and_scatter():
   text = "".join(parse(charts.interval_chart("T", dots, "lower")).itertext())
   assert "40.0%" in text and "Base & co" in text and "A very long name…" in text
   pairs = list(zip(dots, dots, strict=True))
-  tree = parse(charts.scatter("T", pairs, "recall", "CHAIRi"))
+  tree = parse(scatter.scatter("T", pairs, "recall", "CHAIRi"))
   assert len(tree.findall(".//circle")) == 2
+
+
+def test_numbers_of_close_dots_do_not_cover_each_other():
+  dots = [Dot(f"stage {i}", 0.9 + i / 1e3, 0.88, 0.93) for i in range(10)]
+  pairs = list(zip(dots, dots, strict=True))
+  tree = parse(scatter.scatter("T", pairs, "x", "y"))
+  assert [item.text for item in tree.iter("li")] == [d.name for d in dots]
+  boxes = []
+  for label in tree.iter("text"):
+    if "row" in (label.get("class") or ""):
+      x, y = float(label.get("x")), float(label.get("y"))
+      width = 7 * len(label.text)
+      left = x - width if "end" in label.get("class") else x
+      assert charts.LEFT <= left and left + width <= charts.WIDTH
+      boxes.append((left, y - 9, left + width, y))
+  assert len(boxes) == len(dots)
+  for i, a in enumerate(boxes):
+    for b in boxes[:i]:
+      apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+      assert apart, (a, b)

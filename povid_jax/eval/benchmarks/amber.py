@@ -6,10 +6,11 @@ Wang et al., arXiv 2311.07397. Descriptions (ids 1-1004):
   Cover   annotated objects that are named / annotated objects
   Hal     descriptions with a hallucinated noun / descriptions
   Cog     annotated likely hallucinations that are named / those annotated
-
-Questions: accuracy, precision, recall and F1 with **No as the positive class**,
-over all and for existence, attribute, state, number, action, relation; and
-`AMBER` = (100 - CHAIR + F1) / 2 on its own scale.
+  accuracy, precision, recall, f1   of the yes/no questions, with **No as the
+          positive class**
+  <kind>/accuracy and so on   the same for the questions about existence,
+          attribute, state, number, action, relation
+  AMBER   (100 - CHAIR + F1) / 2, on its own scale
 
 As in the original (inference.py): every denominator has 0.001 added (attribute,
 which sums three counters, 0.003); rates are rounded to 0.1 points and F1 is

@@ -1,8 +1,13 @@
 """POPE: yes/no questions about objects that are or are not in the picture.
 
-Li et al., arXiv 2305.10355. Yes is the positive class; per split (random,
-popular, adversarial) accuracy, precision, recall, F1 and the share of yes, and
-`f1`, the mean of the splits' F1, which is what papers call "POPE".
+Li et al., arXiv 2305.10355. Yes is the positive class.
+
+  f1   mean of the F1 of the splits: what papers call "POPE"
+  <split>/accuracy    questions answered rightly (random, popular, adversarial)
+  <split>/precision   questions with a yes that is right / with a yes
+  <split>/recall      right yes / questions about objects that are there
+  <split>/f1          harmonic mean of these two
+  <split>/yes_ratio   answers that are a yes
 
 An answer is read as the original does (its evaluate.py, LLaVA's eval_pope.py):
 the text before the first ".", without ",", cut at single spaces; "No", "not" or
