@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   with atomic_write(out) as file:
     file.write(page)
-  print(f"{out} ({len(page.encode()) / 1e6:.1f} MB)")
+  print(f"{out} ({len(page.encode()) / 1e3:,.0f} kB)")
   return 0
 
 

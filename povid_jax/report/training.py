@@ -23,7 +23,8 @@ _CHARTS: tuple[tuple[str, str, dict[str, tuple[str, str]], dict], ...] = (
    {"accuracy/rejected": ("rejected", "a"), "accuracy/noise": ("noise", "b"),
     "accuracy/corrupted": ("distorted image", "c")},
    {"form": charts.percent, "y_range": (0.0, 1.0),
-    "note": "pairs whose margin is positive, rising from about half"}),
+    "note": "pairs whose margin is positive; 0 at step 0, where the models "
+    "are equal, then above half"}),
   ("Chosen drift", "nats per answer",
    {"drift/chosen": ("drift", "a")},
    {"zero": True, "note": "log p, policy minus reference; falling: the good "
