@@ -52,3 +52,13 @@ def test_one_id_with_two_pairs_is_refused(tmp_path):
   write_samples(tmp_path / "b.jsonl", [_pair(0, picture, "A bus.")])
   with pytest.raises(UserError, match="another pair"):
     _merge(tmp_path, "a.jsonl", "b.jsonl")
+
+
+def test_a_pattern_brings_journals_along(tmp_path):
+  picture = Picture("x", data=b"picture")
+  write_samples(tmp_path / "part-0.jsonl", [_pair(0, picture)])
+  (tmp_path / "part-0.journal.jsonl").write_text('{"id": "p0"}\n')
+  (tmp_path / "part-0.rejected.jsonl").write_text('{"id": "p1"}\n')
+  names = sorted(path.name for path in tmp_path.glob("part-*.jsonl"))
+  assert len(names) == 3
+  assert [pair.id for pair in _merge(tmp_path, *names)] == ["p0"]
