@@ -15,10 +15,10 @@ from povid_jax.errors import UserError
 from povid_jax.models.config import LlavaConfig
 from povid_jax.weights import (
   export,
+  families,
   keys,
   original_export,
   peft_export,
-  processors,
   slow_tokenizer,
   tokenizers,
 )
@@ -82,7 +82,7 @@ def to_hf(args: argparse.Namespace) -> None:
       weights.tokenizer,
       folder,
       config.decoder.vocab_size,
-      processors.class_of(config),
+      families.of(config).processor,
       {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id},
     )
     slow_tokenizer.ensure(folder)  # for programs that read no tokenizer.json
@@ -96,14 +96,14 @@ def to_hf(args: argparse.Namespace) -> None:
       manners=_manners(weights),
     )
     spoken = find_template(weights.template)
-    processors.write_processor(folder, config, chat_template(spoken))
+    families.write_processor(folder, config, chat_template(spoken))
     card.write(
       folder,
       spec,
       config,
       template=weights.template,
       what="A folder of transformers: all weights, adapters folded in.",
-      use=_HF_USE.replace("MODEL", export.class_of(config)),
+      use=_HF_USE.replace("MODEL", families.of(config).architecture),
     )
     made.leave(args, folder)
   more = ids.rows > config.decoder.vocab_size

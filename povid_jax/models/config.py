@@ -1,7 +1,8 @@
 """Dimensions of the networks, as frozen dataclasses."""
 
 import dataclasses
-from typing import Any, Self
+import itertools
+from typing import Any, ClassVar, Self
 
 from povid_jax.errors import UserError
 
@@ -83,6 +84,7 @@ class VisionConfig(_Dict):
   patch_bias: bool = False
   mean: tuple[float, ...] = CLIP_MEAN  # of the pixels, scaled to 0..1
   std: tuple[float, ...] = CLIP_STD
+  layouts: ClassVar = ("square", "anyres")
 
   def __post_init__(self) -> None:
     if self.activation not in ACTIVATIONS:
@@ -130,6 +132,7 @@ class QwenVisionConfig(_Dict):
   frames: int = 2  # times that a still picture is repeated
   mean: tuple[float, ...] = CLIP_MEAN  # of the pixels, scaled to 0..1
   std: tuple[float, ...] = CLIP_STD
+  layouts: ClassVar = ("native",)
 
   def __post_init__(self) -> None:
     edge = self.patch_size * self.merge_size
@@ -150,27 +153,37 @@ class QwenVisionConfig(_Dict):
     return self.merge_size**2
 
   @property
+  def runs(self) -> list[tuple[bool, int]]:
+    """(whole pictures are looked at, layers one behind the other like this),
+    as far as the pattern of the layers repeats itself."""
+    full = [layer in self.full_layers for layer in range(self.num_layers)]
+    period = next(
+      n for n in range(1, len(full) + 1) if full[:n] * (len(full) // n) == full
+    )
+    groups = itertools.groupby(full[:period])
+    return [(kind, len(list(group))) for kind, group in groups]
+
+  @property
   def window_patches(self) -> int:
     """The most patches of one attention window."""
     return (self.window_size // self.patch_size) ** 2
 
-  @property
-  def num_used_layers(self) -> int:
-    return self.num_layers
-
 
 Tower = VisionConfig | QwenVisionConfig
+# by `kind`, which a tower of CLIP's family does not have
+_TOWERS: dict[Any, type[Tower]] = {
+  None: VisionConfig,
+  QwenVisionConfig.kind: QwenVisionConfig,
+}
 
 
 def _tower(values: Any) -> type[Tower]:
-  """Whose fields these are; a tower of CLIP's family has no kind."""
-  if not isinstance(values, dict) or "kind" not in values:
-    return VisionConfig
-  if values["kind"] != QwenVisionConfig.kind:
-    raise UserError(
-      f"vision.kind is {values['kind']!r:.40}, want {QwenVisionConfig.kind!r}"
-    )
-  return QwenVisionConfig
+  """Whose fields these are."""
+  kind = values.get("kind") if isinstance(values, dict) else None
+  if kind not in tuple(_TOWERS):  # a tuple: it may be a list
+    known = [name for name in _TOWERS if name]
+    raise UserError(f"vision.kind is {kind!r:.40}, want one of {known}")
+  return _TOWERS[kind]
 
 
 class _Scaling(dict):
@@ -286,11 +299,10 @@ class LlavaConfig(_Dict):
       )
 
   def _check_layout(self) -> None:
-    native = self.layout.kind == "native"
-    if native != isinstance(self.vision, QwenVisionConfig):
+    if self.layout.kind not in self.vision.layouts:
       raise UserError(
-        f"layout.kind={self.layout.kind!r} does not fit the tower; "
-        "'native' is for Qwen2.5-VL's and for no other"
+        f"layout.kind={self.layout.kind!r} does not fit the tower, which "
+        f"takes pictures as {' or '.join(self.vision.layouts)}"
       )
     if self.layout.kind != "anyres":
       return

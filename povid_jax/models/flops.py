@@ -17,12 +17,8 @@ import dataclasses
 import re
 from collections.abc import Callable
 
-from povid_jax.models import qwen_flops
-from povid_jax.models.config import (
-  LlavaConfig,
-  LoraConfig,
-  QwenVisionConfig,
-)
+from povid_jax.models import tower_costs
+from povid_jax.models.config import LlavaConfig, LoraConfig
 from povid_jax.models.sizes import decoder_linears
 
 
@@ -133,48 +129,17 @@ def vision(
     rows: that have these tiles together; where tiles are patches of whole
       pictures, those of a row see each other.
   """
-  if isinstance(model.config.vision, QwenVisionConfig):
-    return _native_vision(model, model.config.vision, tiles, gradient, rows)
-  config = model.config.square_tower
-  dim, tokens = config.hidden_size, config.num_tokens
-  patch = 2 * config.num_patches * 3 * config.patch_size**2 * dim
-  weights = 4 * dim**2 + 2 * dim * config.intermediate_size
-  layer = 2 * tokens * weights + 4 * tokens**2 * dim
-  forward = patch + config.num_used_layers * layer
-  trained = gradient and model.trains("vision/layers/self_attn/q_proj/kernel")
-  backward = 2 * forward if trained else 0.0
-  # tiles that are seen few at a time keep nothing for the backward pass
-  again = trained and model.config.layout.newline and model.remat != "none"
-  return Work(forward, backward, forward if again else 0.0) * tiles
-
-
-def _native_vision(
-  model: Model,
-  config: QwenVisionConfig,
-  patches: float,
-  gradient: bool,
-  rows: float,
-) -> Work:
-  if not patches:
-    return Work()
-  forward = rows * qwen_flops.tower(config, patches / rows)
-  trained = gradient and model.trains("vision/layers/attn/qkv/kernel")
-  # a layer keeps its input alone
-  backward = 2 * forward if trained else 0.0
-  return Work(forward, backward, forward if trained else 0.0)
+  cost = tower_costs.of(model.config)
+  forward = cost.forward(model.config, tiles, rows)
+  if not (gradient and model.trains(cost.KERNEL)):
+    return Work(forward)
+  again = cost.again(model.config, model.remat)
+  return Work(forward, 2 * forward, forward if again else 0.0)
 
 
 def projector(model: Model, tiles: float, gradient: bool = True) -> Work:
   """The projector over the features of so many squares."""
-  config = model.config
-  if isinstance(config.vision, QwenVisionConfig):
-    first, second = qwen_flops.merger(config, tiles)
-  else:
-    inputs, dim = config.vision.hidden_size, config.decoder.hidden_size
-    tokens = tiles * config.image_tokens
-    first, second = 2 * tokens * inputs * dim, 2 * tokens * dim**2
-    if config.projector == "linear":
-      second = 0
+  first, second = tower_costs.of(model.config).projector(model.config, tiles)
   forward = first + second
   if not gradient or not model.trains("projector/linear_1/kernel"):
     return Work(forward)

@@ -10,12 +10,8 @@ import math
 
 import jax
 
-from povid_jax.models.config import (
-  LlavaConfig,
-  LoraConfig,
-  QwenVisionConfig,
-)
-from povid_jax.models.qwen_vision import PATCHES_AT_A_TIME
+from povid_jax.models import tower_costs
+from povid_jax.models.config import LlavaConfig, LoraConfig
 from povid_jax.models.sizes import decoder_linears
 
 
@@ -85,7 +81,9 @@ def _square(load: Load) -> int:
 
 def temporaries(load: Load) -> int:
   """Bytes of the largest working set: a layer's, the head's or a tower's."""
-  return max(_layer(load), _head(load), _vision(load))
+  vision = tower_costs.of(load.config).memory
+  tower = vision(load.config, load.rows, load.tiles, load.itemsize)
+  return max(_layer(load), _head(load), tower)
 
 
 def _layer(load: Load) -> int:
@@ -113,26 +111,6 @@ def _head(load: Load) -> int:
   scored = load.rows * load.branches * load.branch
   logits = 4 * min(load.head_chunk, scored) * config.vocab_size
   return int((kernel + 3 * logits) / load.tensor)
-
-
-def _vision(load: Load) -> int:
-  if isinstance(load.config.vision, QwenVisionConfig):
-    return _native_vision(load, load.config.vision)
-  config = load.config.square_tower
-  count = load.rows * load.tiles
-  tokens = count * config.num_tokens
-  square = 4 * count * config.num_heads * config.num_tokens**2
-  width = 6 * config.hidden_size + 2 * config.intermediate_size
-  return int(tokens * width * load.itemsize + 3 * square)
-
-
-def _native_vision(load: Load, config: QwenVisionConfig) -> int:
-  """`_vision` where the patches of a row see each other."""
-  tokens = load.rows * load.tiles
-  seen = min(load.tiles, PATCHES_AT_A_TIME) * load.tiles
-  square = 4 * load.rows * config.num_heads * seen
-  width = 8 * config.hidden_size + 3 * config.intermediate_size
-  return int(tokens * width * load.itemsize + 3 * square)
 
 
 def traffic(load: Load, state: dict[str, int], passes: int) -> int:

@@ -18,6 +18,7 @@ Source of the arithmetic: arXiv 2502.13923 and transformers'
 modeling_qwen2_5_vl.py.
 """
 
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -117,20 +118,17 @@ class _Attention(nnx.Module):
     x_BLD: Array,
     rotary: tuple[Array, Array],
     images: Mapping[str, Array],
-    full: Array,
+    full: bool,
     adapter: bool,
   ) -> Array:
     qkv = self.qkv(x_BLD, adapter)
     qkv = qkv.reshape(*x_BLD.shape[:2], 3, self.num_heads, -1)
     q, k = (rotate(qkv[:, :, i], *rotary) for i in range(2))
-    out = jax.lax.cond(
-      full,
-      lambda q, k, v: picture_attention(q, k, v, images["picture"]),
-      lambda q, k, v: window_attention(q, k, v, images["window"], self.block),
-      q,
-      k,
-      qkv[:, :, 2],
-    )
+    v = qkv[:, :, 2]
+    if full:
+      out = picture_attention(q, k, v, images["picture"])
+    else:
+      out = window_attention(q, k, v, images["window"], self.block)
     return self.proj(out.reshape(x_BLD.shape), adapter)
 
 
@@ -161,7 +159,7 @@ class _Layer(nnx.Module):
     x: Array,
     rotary: tuple[Array, Array],
     images: Mapping[str, Array],
-    full: Array,
+    full: bool,
     adapter: bool,
   ) -> Array:
     x = x + self.attn(self.norm1(x), rotary, images, full, adapter)
@@ -198,17 +196,30 @@ class QwenVision(nnx.Module):
     config = self.config
     head_dim = config.hidden_size // config.num_heads
     rotary = axial_table(images["position"], head_dim)
-    full = np.isin(np.arange(config.num_layers), config.full_layers)
     graph, stacked = nnx.split(self.layers)
 
-    def body(x: Array, one: tuple) -> tuple[Array, None]:
-      layer, full = one
+    def body(full: bool, x: Array, layer: nnx.State) -> tuple[Array, None]:
       merged = nnx.merge(graph, layer)
       return merged(x, rotary, images, full, adapter), None
 
     # a trained tower keeps a layer's input only
-    body = jax.checkpoint(body, prevent_cse=False)
-    return jax.lax.scan(body, pixels @ kernel, (stacked, full))[0]
+    body = jax.checkpoint(body, prevent_cse=False, static_argnums=0)
+    runs = config.runs
+
+    def period(x: Array, layers: nnx.State) -> tuple[Array, None]:
+      """Layers until their pattern repeats; what each sees is static."""
+      start = 0
+      for full, count in runs:
+        part = slice(start, start := start + count)
+        some = jax.tree.map(lambda w, part=part: w[part], layers)
+        x = jax.lax.scan(functools.partial(body, full), x, some)[0]
+      return x, None
+
+    count = sum(count for _, count in runs)
+    stacked = jax.tree.map(
+      lambda w: w.reshape(-1, count, *w.shape[1:]), stacked
+    )
+    return jax.lax.scan(period, pixels @ kernel, stacked)[0]
 
 
 class Merger(nnx.Module):

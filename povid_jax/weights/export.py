@@ -13,17 +13,8 @@ import numpy as np
 from povid_jax import progress
 from povid_jax.errors import UserError
 from povid_jax.models.config import LlavaConfig, LoraConfig
-from povid_jax.weights import (
-  finite,
-  hf_config,
-  keys,
-  processors,
-  qwen,
-  tokenizers,
-)
-from povid_jax.weights.layouts import check_pair
+from povid_jax.weights import families, finite, keys, tokenizers
 from povid_jax.weights.load import cast
-from povid_jax.weights.towers import TOWERS, kind_of
 
 # (our path -> array, the adapters' dimensions) of one run
 Tuned = tuple[Mapping[str, Any], LoraConfig | None]
@@ -34,14 +25,6 @@ _NAMES = {
 }
 _TORCH = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _SHARD_BYTES = 5 * 10**9  # what transformers writes, and the hub likes
-# Names on disk that every transformers since 4.36 reads.
-_LLAVA_HF = {
-  "vision": "vision_tower.vision_model.",
-  "projector": "multi_modal_projector.",
-  "newline": "image_newline",
-  "decoder": "language_model.model.",
-  "head": "language_model.lm_head.",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,69 +203,6 @@ def tensors(
       yield named(entry, name), Lazy(shape, dtype, produce)
 
 
-def key_on_disk(config: LlavaConfig, part: str, name: str) -> str:
-  """Name of a tensor in a file that every transformers with the model reads.
-
-  Args:
-    part, name: as a keys.Entry has them.
-  """
-  if check_pair(config) == qwen.MODEL_TYPE:
-    return qwen.DISK[part] + keys.merger_name(part, name)
-  return _LLAVA_HF[part] + name
-
-
-_ARCHITECTURES = {
-  "llava": "LlavaForConditionalGeneration",
-  "llava_next": "LlavaNextForConditionalGeneration",
-  "llava_onevision": "LlavaOnevisionForConditionalGeneration",
-  qwen.MODEL_TYPE: qwen.ARCHITECTURE,
-}
-
-
-def class_of(config: LlavaConfig) -> str:
-  """The model class of transformers that opens the export."""
-  return _ARCHITECTURES[check_pair(config)]
-
-
-def _describe_qwen(
-  config: LlavaConfig, ids: tokenizers.Exported
-) -> dict[str, Any]:
-  """`_describe` of Qwen2.5-VL."""
-  return qwen.to_hf(config, ids.rows) | {
-    "image_token_id": ids.image,
-    "video_token_id": ids.video,
-    "vision_start_token_id": ids.start,
-    "vision_end_token_id": ids.end,
-    "bos_token_id": None,  # silence would mean the hub's
-  }
-
-
-def _describe(config: LlavaConfig, ids: tokenizers.Exported) -> dict[str, Any]:
-  """config.json without the ids of special tokens and the way back."""
-  kind = check_pair(config)
-  described: dict[str, Any] = {
-    "architectures": [class_of(config)],
-    "model_type": kind,
-    "image_token_index": ids.image,
-    "projector_hidden_act": "gelu",
-    "vision_feature_layer": config.square_tower.feature_layer,
-    "vision_feature_select_strategy": TOWERS[
-      kind_of(config.square_tower)
-    ].strategy,
-    "tie_word_embeddings": config.decoder.tie_embeddings,
-    "text_config": hf_config.to_text_config(config.decoder, ids.rows),
-    "vision_config": hf_config.to_vision_config(config.square_tower),
-  }
-  if kind == "llava_onevision":
-    described["video_token_index"] = ids.video
-    described["vision_aspect_ratio"] = processors.aspect_of(config)
-  else:
-    described["image_seq_length"] = config.image_tokens
-  if kind != "llava":
-    described["image_grid_pinpoints"] = processors.pinpoints_of(config)
-  return described
-
-
 def write_llava_hf(
   folder: Path,
   config: LlavaConfig,
@@ -314,17 +234,14 @@ def write_llava_hf(
     raise UserError(
       f"llava-hf has no {config.projector!r} projector, want 'mlp2x_gelu'"
     )
-  named = lambda entry, name: key_on_disk(config, entry.part, name)
+  model = families.of(config)
+  named = lambda entry, name: model.name(model.on_disk, entry.part, name)
   made = dict(tensors(config, params, tuned, ids.rows, named))
   given = {k: v for k, v in tokens.items() if v is not None}
-  # the hub's Qwen2.5-VL has no text_config: its fields stand among the others
-  flat = check_pair(config) == qwen.MODEL_TYPE
-  described = (_describe_qwen if flat else _describe)(config, ids)
-  described["torch_dtype"] = torch_dtype(
-    made[key_on_disk(config, "decoder", "norm.weight")].dtype
-  )
-  text = described if flat else described["text_config"]
-  text |= given
+  described = model.config_json(config, ids)
+  norm = model.name(model.on_disk, "decoder", "norm.weight")
+  described["torch_dtype"] = torch_dtype(made[norm].dtype)
+  described.get("text_config", described).update(given)
   described["povid_jax"] = dict(manners)
   if "pad_token_id" in given:
     described["pad_token_id"] = given["pad_token_id"]

@@ -6,7 +6,7 @@ parameters and one list of prefixes.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from povid_jax.errors import UserError
 from povid_jax.models import sizes as sizes_lib
@@ -63,11 +63,11 @@ _PROJECTOR_NAMES = {
   "weight": "linear_1.weight",  # mm_projector_type "linear"
   "bias": "linear_1.bias",
 }
-# the merger of Qwen2.5-VL has its layers one folder deeper
-_MERGER_NAMES = {
-  f"mlp.{name}": ours for name, ours in _PROJECTOR_NAMES.items() if "." in name
+# ours -> Qwen2.5-VL's, whose merger has its layers one folder deeper
+MERGER_NAMES = {
+  ours: f"mlp.{name}" for name, ours in _PROJECTOR_NAMES.items() if "." in name
 }
-_PROJECTOR_NAMES |= _MERGER_NAMES
+_PROJECTOR_NAMES |= {theirs: ours for ours, theirs in MERGER_NAMES.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,14 +240,19 @@ def decoder_entries(config: DecoderConfig) -> list[Entry]:
   return entries
 
 
+# tower and projector of a family, by the dimensions of its tower
+_PARTS: dict[type, tuple[Callable[..., list[Entry]], ...]] = {
+  VisionConfig: (vision_entries, projector_entries),
+  QwenVisionConfig: (qwen_vision_entries, merger_entries),
+}
+
+
 def entries(config: LlavaConfig) -> list[Entry]:
   """Every parameter of a model, in the order of its parts."""
-  if isinstance(config.vision, VisionConfig):
-    first = [*vision_entries(config.vision), *projector_entries(config)]
-  else:
-    first = [*qwen_vision_entries(config.vision), *merger_entries(config)]
+  tower, projector = _PARTS[type(config.vision)]
   return [
-    *first,
+    *tower(config.vision),
+    *projector(config),
     *newline_entries(config),
     *decoder_entries(config.decoder),
   ]
@@ -266,12 +271,6 @@ def split(key: str, clip: bool = False) -> tuple[str, str] | None:
         part == "projector"
       ) else name
   return None
-
-
-def merger_name(part: str, name: str) -> str:
-  """Name of a tensor inside its part as Qwen2.5-VL has it."""
-  theirs = {ours: merger for merger, ours in _MERGER_NAMES.items()}
-  return theirs.get(name, name) if part == "projector" else name
 
 
 def ignored(key: str, clip: bool = False) -> bool:

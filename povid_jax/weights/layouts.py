@@ -10,8 +10,6 @@ from povid_jax.errors import UserError
 from povid_jax.models.config import (
   DecoderConfig,
   LayoutConfig,
-  LlavaConfig,
-  QwenVisionConfig,
   VisionConfig,
 )
 from povid_jax.weights.fields import Fields, section, want
@@ -190,26 +188,3 @@ def _channels(
       f"{where}: {field} is {value!r:.80}, want three numbers between 0 and 1"
     )
   return tuple(map(float, value))
-
-
-def check_pair(config: LlavaConfig) -> str:
-  """model_type of the transformers model that a config of ours fits.
-
-  Raises:
-    UserError: transformers has no model of this tower and this layout.
-  """
-  if isinstance(config.vision, QwenVisionConfig):
-    return "qwen2_5_vl"
-  layout, clip = config.layout, config.vision.class_token
-  if layout.kind == "square" and clip:
-    return "llava"
-  if layout.kind == "anyres" and layout.reader == "transformers":
-    if clip and not layout.max_tiles and layout.several == "tiles":
-      return "llava_next"
-    if not clip and layout.max_tiles and layout.several == "square":
-      return "llava_onevision"
-  raise UserError(
-    "transformers has no LLaVA with this tower and this layout of pictures "
-    f"({layout.kind}, max_tiles={layout.max_tiles}, "
-    f"several={layout.several!r}, reader={layout.reader!r})"
-  )

@@ -8,28 +8,10 @@ from typing import Any
 import numpy as np
 
 from povid_jax.errors import UserError
-from povid_jax.models.config import (
-  LlavaConfig,
-  LoraConfig,
-  QwenVisionConfig,
-  VisionConfig,
-)
-from povid_jax.weights import keys
+from povid_jax.models.config import LlavaConfig, LoraConfig, VisionConfig
+from povid_jax.weights import families, keys
 from povid_jax.weights.export import write_safetensors
 from povid_jax.weights.original_export import torch_name
-
-# Where the parts of a model live among the modules of transformers 4.52 and
-# later (towers of LLaVA: 5.x).
-_LLAVA = {
-  "vision": "model.vision_tower.",
-  "projector": "model.multi_modal_projector.",
-  "decoder": "model.language_model.",
-}
-_QWEN = {
-  "vision": "model.visual.",
-  "projector": "model.visual.merger.",
-  "decoder": "model.language_model.",
-}
 
 
 def _name(
@@ -38,9 +20,8 @@ def _name(
   """Name of a tensor among the modules of the class that reads an adapter."""
   if layout == "original":
     return torch_name(entry, name, config)
-  if isinstance(config.vision, QwenVisionConfig):
-    return _QWEN[entry.part] + keys.merger_name(entry.part, name)
-  return _LLAVA[entry.part] + name
+  model = families.of(config)
+  return model.name(model.modules, entry.part, name)
 
 
 def _adapter_config(
@@ -139,10 +120,8 @@ def _write_projector(
     values[f"base_model.model.{name}"] = value
   if layout == "llava-hf":
     tensors |= values
-    qwen = isinstance(config.vision, QwenVisionConfig)
-    described["modules_to_save"] = [
-      "merger" if qwen else "multi_modal_projector"
-    ]
+    module = families.of(config).modules["projector"].split(".")[-2]
+    described["modules_to_save"] = [module]
     return
   try:
     import torch

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: its tensors, its config.json and its processor, in and out.
+"""Qwen2.5-VL: its config.json and its processor, read.
 
 Read in transformers' modeling_qwen2_5_vl.py, configuration_qwen2_5_vl.py and
 conversion_mapping.py (key names of 4.49 to 5), and in the config.json of
@@ -21,7 +21,6 @@ from povid_jax.weights.fields import Fields, integer, number, section, want
 from povid_jax.weights.shards import read_json
 
 MODEL_TYPE = "qwen2_5_vl"
-ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
 # what transformers assumes where vision_config is silent; checked by a test
 VISION_DEFAULTS: dict[str, Any] = dict(
   depth=32,
@@ -48,7 +47,8 @@ TEXT_DEFAULTS: dict[str, Any] = dict(
   rms_norm_eps=1e-5,
   rope_theta=1_000_000.0,
 )
-_NAMES = {
+# fields of ours -> of vision_config
+NAMES = {
   "hidden_size": "hidden_size",
   "intermediate_size": "intermediate_size",
   "num_layers": "depth",
@@ -79,7 +79,7 @@ def _vision(values: Fields, width: int, where: Path) -> QwenVisionConfig:
       f"a list of layers from 0 to {layers - 1}"
     )
   sizes: Any = {
-    ours: integer(c, theirs, where) for ours, theirs in _NAMES.items()
+    ours: integer(c, theirs, where) for ours, theirs in NAMES.items()
   }
   try:
     return QwenVisionConfig(**sizes, full_layers=tuple(full))
@@ -196,83 +196,3 @@ def describe(folder: Path) -> Described:
   where = folder / "config.json"
   said = section(read_json(where), "povid_jax", where)
   return Described(from_hf(folder), said.get("template") or "qwen2_vl")
-
-
-# names on disk that every transformers since 4.49 reads
-DISK = {
-  "vision": "visual.",
-  "projector": "visual.merger.",
-  "decoder": "model.",
-  "head": "lm_head.",
-}
-
-
-def to_hf(config: LlavaConfig, vocab_size: int) -> dict[str, Any]:
-  """config.json as the hub has it, without the ids of tokens."""
-  decoder, vision = config.decoder, config.vision
-  assert isinstance(vision, QwenVisionConfig)
-  tower = {theirs: getattr(vision, ours) for ours, theirs in _NAMES.items()}
-  return {
-    "architectures": [ARCHITECTURE],
-    "model_type": MODEL_TYPE,
-    "vocab_size": vocab_size,
-    "hidden_size": decoder.hidden_size,
-    "intermediate_size": decoder.intermediate_size,
-    "num_hidden_layers": decoder.num_layers,
-    "num_attention_heads": decoder.num_heads,
-    "num_key_value_heads": decoder.num_kv_heads,
-    "hidden_act": "silu",
-    "max_position_embeddings": decoder.max_positions,
-    "rms_norm_eps": decoder.rms_norm_eps,
-    "rope_theta": decoder.rope_theta,
-    "rope_scaling": {
-      "type": "mrope",
-      "mrope_section": list(decoder.mrope_sections),
-    },
-    "use_sliding_window": False,
-    "tie_word_embeddings": decoder.tie_embeddings,
-    "vision_config": {
-      "model_type": MODEL_TYPE,
-      "hidden_act": "silu",
-      "in_chans": 3,
-      "out_hidden_size": decoder.hidden_size,
-      "fullatt_block_indexes": list(vision.full_layers),
-      **tower,
-    },
-  }
-
-
-def to_processor(config: LlavaConfig) -> dict[str, Any]:
-  """preprocessor_config.json."""
-  tower, layout = config.vision, config.layout
-  assert isinstance(tower, QwenVisionConfig)
-  return {
-    "image_processor_type": "Qwen2VLImageProcessor",
-    "processor_class": "Qwen2_5_VLProcessor",
-    "do_convert_rgb": True,
-    "do_resize": True,
-    "resample": 3,  # bicubic
-    "min_pixels": layout.min_pixels,
-    "max_pixels": layout.max_pixels,
-    "size": {
-      "shortest_edge": layout.min_pixels,
-      "longest_edge": layout.max_pixels,
-    },
-    "do_rescale": True,
-    "rescale_factor": 1 / 255,
-    "do_normalize": True,
-    "image_mean": list(tower.mean),
-    "image_std": list(tower.std),
-    "patch_size": tower.patch_size,
-    "merge_size": tower.merge_size,
-    "temporal_patch_size": tower.frames,
-  }
-
-
-def to_video_processor(config: LlavaConfig) -> dict[str, Any]:
-  """video_preprocessor_config.json: their processor wants one, though we know
-  no videos."""
-  image = to_processor(config)
-  drop = ("image_processor_type", "min_pixels", "max_pixels")
-  kept = {name: value for name, value in image.items() if name not in drop}
-  return kept | {"video_processor_type": "Qwen2VLVideoProcessor"}

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from povid_jax.errors import UserError
-from povid_jax.models import flops, footprint
+from povid_jax.models import flops, vit_costs
 from povid_jax.models.presets import preset
 from povid_jax.plan import __main__ as plan
 from povid_jax.plan.abstract import Shape
@@ -66,7 +66,5 @@ def test_a_trained_tower_runs_again_where_tiles_come_by_few():
 
 def test_the_towers_memory_grows_with_tiles_at_a_time():
   described = preset("llava-onevision-7b")
-  load = lambda tiles: footprint.Load(
-    *(described, None, 16, 64, 8, 2, 1, 2, "full", 256, "splash"), tiles
-  )
-  assert footprint._vision(load(5)) == 5 * footprint._vision(load(1))
+  memory = lambda tiles: vit_costs.memory(described, 16, tiles, 2)
+  assert memory(5) == 5 * memory(1)

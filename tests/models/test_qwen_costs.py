@@ -7,7 +7,7 @@ import pytest
 
 from povid_jax.data import layout as layout_lib
 from povid_jax.data.room import Extent
-from povid_jax.models import params, qwen_flops
+from povid_jax.models import params, qwen_costs
 from povid_jax.models.config import (
   DecoderConfig,
   LayoutConfig,
@@ -47,9 +47,9 @@ def test_close_to_the_compiler(full):
   )
   encode = lambda p, x: params.merge(graph, p).encode_images(x)
   compiled = jax.jit(encode).lower(shapes, images).compile()
-  patches = qwen_flops.padded(tower, extent.tiles)
+  patches = qwen_costs.padded(tower, extent.tiles)
   assert patches == 256
-  ours = qwen_flops.tower(tower, patches)
-  ours += sum(qwen_flops.merger(config, patches))
+  ours = qwen_costs.forward(config, rows * patches, rows)
+  ours += sum(qwen_costs.projector(config, rows * patches))
   counted = compiled.cost_analysis()["flops"]
-  assert rows * ours == pytest.approx(counted, rel=0.05)
+  assert ours == pytest.approx(counted, rel=0.05)

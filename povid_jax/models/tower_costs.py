@@ -1,0 +1,22 @@
+"""What a tower and its projector cost, by the dimensions of the tower.
+
+A family's module has
+  KERNEL     a weight of the tower that is trained where the tower is
+  forward    (config, tiles, rows) -> FLOPs of so many tiles, in so many rows
+  projector  (config, tiles) -> forward FLOPs of its first and second layer
+  memory     (config, rows, tiles of a row, itemsize) -> bytes of a layer's
+             working set
+  again      (config, remat) -> whether a trained tower runs its forward pass
+             again for the backward pass
+where tiles are what the layout counts: squares, or patches.
+"""
+
+from povid_jax.models import qwen_costs, vit_costs
+from povid_jax.models.config import LlavaConfig, QwenVisionConfig, VisionConfig
+
+_COSTS = {VisionConfig: vit_costs, QwenVisionConfig: qwen_costs}
+
+
+def of(config: LlavaConfig):  # a module
+  """The costs of a model's tower and projector."""
+  return _COSTS[type(config.vision)]
