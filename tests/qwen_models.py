@@ -54,10 +54,15 @@ IDS = dict(
 )
 
 
-def qwen(seed: int = 0, ids: dict[str, int] = IDS, **text: Any) -> Any:
+def qwen(
+  seed: int = 0,
+  ids: dict[str, int] = IDS,
+  vision: dict[str, Any] = VISION,
+  **text: Any,
+) -> Any:
   """Qwen2_5_VLForConditionalGeneration, random weights, float32, eager."""
   config = transformers.Qwen2_5_VLConfig(
-    vision_config=VISION,
+    vision_config=vision,
     text_config=TEXT | text,
     **ids,
     tie_word_embeddings=text.get("tie_word_embeddings", False),

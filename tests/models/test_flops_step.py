@@ -13,12 +13,15 @@ import pytest
 
 from povid_jax import objectives
 from povid_jax.data import batch as batch_lib
-from povid_jax.data.layout import Extent, Square
+from povid_jax.data import layout as layout_lib
+from povid_jax.data.layout import Extent
 from povid_jax.models import flops, params
 from povid_jax.models.config import (
   DecoderConfig,
+  LayoutConfig,
   LlavaConfig,
   LoraConfig,
+  QwenVisionConfig,
   VisionConfig,
 )
 from povid_jax.objectives.logps import Spec
@@ -49,12 +52,28 @@ ONE_LAYER = LlavaConfig(
   dataclasses.replace(CONFIG.vision, num_layers=2),
   dataclasses.replace(CONFIG.decoder, num_layers=1),
 )
+# The tower's layers, with windows and without, are no loops: each runs once.
+QWEN = LlavaConfig(
+  QwenVisionConfig(
+    hidden_size=128,
+    intermediate_size=192,
+    num_layers=2,
+    num_heads=2,
+    window_size=56,
+    full_layers=(1,),
+  ),
+  dataclasses.replace(CONFIG.decoder, mrope_sections=(8, 12, 12)),
+  layout=LayoutConfig("native"),
+)
 LORA = LoraConfig(rank=32, alpha=64.0)
 B, P, C, CHUNK = 2, 128, 64, 512
+SQUARE = Extent(1, 64)
 
 
-def compiled_flops(objective, reference, share_prefix, remat):
-  graph, shapes = params.abstract(CONFIG, LORA, remat=remat)
+def compiled_flops(
+  objective, reference, share_prefix, remat, config=CONFIG, room=SQUARE
+):
+  graph, shapes = params.abstract(config, LORA, remat=remat)
   trained = {k: v for k, v in shapes.items() if params.is_lora(k)}
   frozen = {k: v for k, v in shapes.items() if not params.is_lora(k)}
   transform, _ = optim.make(learning_rate=1e-3, total_steps=10, paths=trained)
@@ -62,11 +81,13 @@ def compiled_flops(objective, reference, share_prefix, remat):
   spec = Spec(objective.needs, head_chunk=CHUNK, share_prefix=share_prefix)
   step = StepFn(graph, objective, spec, transform)
   struct = jax.ShapeDtypeStruct
+  layout = layout_lib.of(config)
   row = batch_lib.describe(
     prefix=P,
     branch=C,
     branches=2,
-    pictures=Square(112, 64).describe(Extent(1, 64)),
+    pictures=layout.describe(room),
+    position_axes=layout.position_axes,
     noise="image" if objective.needs.noisy_picture else None,
     reference=objective.needs.fixed.terms if reference == "cached" else (),
   )
@@ -100,18 +121,40 @@ slow = lambda *values: pytest.param(*values, marks=pytest.mark.slow)
 def test_step_is_what_we_count(name, reference, share_prefix, remat):
   objective = objectives.get(name)
   counted = compiled_flops(objective, reference, share_prefix, remat)
+  ours = our_flops(objective, reference, share_prefix=share_prefix, remat=remat)
+  assert ours == pytest.approx(counted, rel=0.05)
+
+
+def our_flops(
+  objective, reference, *, share_prefix=True, remat="full", config=ONE_LAYER,
+  tiles=1,
+):  # fmt: skip
   step = flops.Step(
     batch=B,
     prefix=P,
     branches=2,
     length=C,
+    tiles=tiles,
     reference=reference,
     noise=objective.needs.noise,
     corrupted=objective.needs.corrupted,
     share_prefix=share_prefix,
   )
-  model = flops.Model(ONE_LAYER, LORA, remat=remat, chunk=CHUNK)
+  model = flops.Model(config, LORA, remat=remat, chunk=CHUNK)
   work = flops.of(model, step)
   # one chunk is no loop: the compiler sees that its logits are there already
-  ours = work["total"].hardware - work["head"].recompute
+  return work["total"].hardware - work["head"].recompute
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("name", "reference"), [("dpo", "online"), ("povid", "cached")]
+)
+def test_step_with_pictures_at_their_own_size(name, reference):
+  objective = objectives.get(name)
+  room = Extent(256, 64)  # whole blocks of a window
+  counted = compiled_flops(objective, reference, True, "full", QWEN, room)
+  decoder = dataclasses.replace(QWEN.decoder, num_layers=1)
+  one = dataclasses.replace(QWEN, decoder=decoder)
+  ours = our_flops(objective, reference, config=one, tiles=room.tiles)
   assert ours == pytest.approx(counted, rel=0.05)

@@ -1,5 +1,6 @@
 """Qwen2.5-VL against transformers on random weights, float32."""
 
+import dataclasses
 import functools
 import tempfile
 
@@ -27,21 +28,25 @@ NOT_A_TOKEN = 10**6
 LAYOUT = layout_lib.of(CONFIG)
 
 
-@pytest.fixture(scope="module")
-def models():
+def _opened(theirs):
   """(torch model, our graph, our parameters) of the same weights."""
-  theirs = qwen_models.qwen()
   with tempfile.TemporaryDirectory() as folder:
     theirs.save_pretrained(folder)
     qwen_models.processor().save_pretrained(folder)
     source = open_checkpoint(folder)
     params = source.params(np.float32)
-  assert source.config == CONFIG
-  graph, shapes = params_lib.abstract(CONFIG)
+  graph, shapes = params_lib.abstract(source.config)
   assert {k: v.shape for k, v in shapes.items()} == {
     k: v.shape for k, v in params.items()
   }
+  alike = dataclasses.replace(source.config, vision=CONFIG.vision)
+  assert alike == CONFIG
   return theirs, graph, jax.tree.map(jnp.asarray, params)
+
+
+@pytest.fixture(scope="module")
+def models():
+  return _opened(qwen_models.qwen())
 
 
 def _inputs(ids: np.ndarray, pictures) -> dict:
@@ -83,6 +88,18 @@ def _branch_logits(graph, params, given, branches):
 
 def test_features_of_each_picture(models):
   """Several pictures in a row, windows that cross blocks, padding behind."""
+  _same_features(models)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("full", [[1, 3], [0, 3], []], ids=str)
+def test_features_of_other_patterns_of_layers(full):
+  """Layers with windows and without, repeated or not."""
+  vision = qwen_models.VISION | {"depth": 4, "fullatt_block_indexes": full}
+  _same_features(_opened(qwen_models.qwen(vision=vision)))
+
+
+def _same_features(models):
   theirs, graph, params = models
   out = qwen_models.processor()(images=PICTURES, return_tensors="pt")
   with torch.no_grad():
