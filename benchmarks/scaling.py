@@ -39,7 +39,7 @@ class Row:
 
 
 _7B, _13B = "configs/povid_stage2.py:7b", "configs/povid_stage2.py:13b"
-_NEXT = "configs/povid_next.py:7b"
+_NEXT = "configs/povid_next.py:llava-next-7b"
 ROWS = (
   Row(_7B, "v5e:4x4", (1, 16, 1), 16),
   Row(_7B, "v5e:4x4", (1, 16, 1), 64),

@@ -4,15 +4,17 @@
   python -m benchmarks.step --preset llava-1.5-7b --device gpu
   python -m benchmarks.step --head               memory of the scoring head
   python -m benchmarks.step --grouped            several pairs of one question
+  python -m benchmarks.step --tiles              prompts as long as LLaVA-NeXT's
   python -m benchmarks.step ... --json FILE
 
 On a CPU: a pair of a picture (576 tokens), a question of 40 and two answers of
 110 tokens, decoder of width 512 with 8 layers, in float32. The shared step
 against the plain one (image and question once per answer), with and without
 cached reference, and the whole stage 2 step against the released algorithm's
-amount of work (benchmarks/released_step.py); and 4 pairs of one question, as 4
-rows and as one (`data_gen write --pairs-per-row 4`). Medians of steps run in
-turns.
+amount of work (benchmarks/released_step.py); 4 pairs of one question, as 4
+rows and as one (`data_gen write --pairs-per-row 4`); and shared against plain
+where a picture of 640x480 pixels becomes 5 tiles and 2,340 tokens, as
+LLaVA-NeXT has it. Medians of steps run in turns.
 
 On a GPU: the true shapes of a preset with random bfloat16 weights, stages 1 and
 2, each attention backend, by batch: pairs/s, MFU (required FLOPs over the
@@ -21,6 +23,7 @@ benchmarks/step_sweep.py. First each backend is checked against `xla`.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import re
@@ -56,6 +59,7 @@ SMALL = LlavaConfig(
     head_dim=64,
   ),
 )
+NEXT = dataclasses.replace(SMALL, layout=preset("llava-next-7b").layout)
 _COMMON = {
   "lora.rank": 16,
   "lora.alpha": 32.0,
@@ -149,6 +153,30 @@ def grouped(
       "the least of all turns": ratios[0],
       "the greatest of all turns": ratios[-1],
     },
+  }
+
+
+def tiled(
+  described: LlavaConfig, shape: Shape, repeats: int
+) -> dict[str, dict[str, float]]:
+  """Shared against plain where prompts are long: a picture and 40 tokens."""
+  prefix = shape.room(described).tokens + 40
+  fields = {**_COMMON, "objective.name": "dpo", "reference": "cached"}
+  cases = [
+    ours(
+      name,
+      described,
+      shape._replace(prefix=prefix),
+      {**fields, "batch_size": 1, "share_prefix": name == "shared"},
+    )
+    for name in ("shared", "plain")
+  ]
+  measure(cases, repeats)
+  seconds = {f"{case.name}, 5 tiles": case.median for case in cases}
+  shared, plain = (case.median for case in cases)
+  return {
+    "seconds": seconds,
+    "ratios": {"shared against plain": plain / shared},
   }
 
 
@@ -246,6 +274,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   add("--no-check", action="store_true", help="do not check the backends")
   add("--head", action="store_true", help="only the memory of the head")
   add("--grouped", action="store_true", help="only pairs of one question")
+  add("--tiles", action="store_true", help="only a picture in 5 tiles")
   add("--json", metavar="FILE", help="write the numbers there too")
   args = parser.parse_args(argv)
   found = jax.default_backend()
@@ -255,14 +284,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     sweep(preset(args.preset), args)
     _leave_unfinished()
     return 0
+  shape = Shape(args.prefix or 616, args.branch or 110)
   if args.head:
     result: dict[str, Any] = {"head": head_memory()}
+  elif args.grouped:
+    result = grouped(SMALL, shape, args.repeats)
+  elif args.tiles:
+    result = tiled(NEXT, shape, args.repeats)
   else:
-    shape = Shape(args.prefix or 616, args.branch or 110)
-    many = grouped(SMALL, shape, args.repeats)
-    result = many if args.grouped else compare(SMALL, shape, 1, args.repeats)
-    if not args.grouped:
-      result["several pairs of one question"] = many["ratios"]
+    result = compare(SMALL, shape, 1, args.repeats)
+    for name, more in (
+      ("several pairs of one question", grouped(SMALL, shape, args.repeats)),
+      ("a picture in 5 tiles", tiled(NEXT, shape, args.repeats)),
+    ):
+      result[name] = more["ratios"]
   for kind, numbers in result.items():
     print(f"{kind}:")
     for name, value in numbers.items():

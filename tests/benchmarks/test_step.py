@@ -143,8 +143,8 @@ def test_random_pairs_begin_with_their_picture():
   ids = np.asarray(case.batch.prefix_ids)[0]
   assert (ids[:, :tokens] == step_cases.IMAGE_TOKEN).all()
   assert (ids[:, tokens:] >= 0).all()
-  assert (np.asarray(case.batch["prefix_len"]) == SHAPE.prefix).all()
-  assert case.batch["images"].dtype == jnp.uint8
+  assert (np.asarray(case.batch.prefix_len) == SHAPE.prefix).all()
+  assert case.batch.images.dtype == jnp.uint8
 
 
 def test_scoring_head_takes_an_eighth_of_the_naive_ones_memory(
@@ -171,3 +171,13 @@ def test_several_pairs_of_one_question():
   assert batch.branch_ids.shape == batch.loss_mask.shape == (2, 4, 6)
   np.testing.assert_array_equal(batch.branch_ids[:, :2], ids)
   assert len({tuple(row.tolist()) for row in batch.branch_ids[0]}) == 4
+
+
+@pytest.mark.slow
+def test_a_picture_in_tiles():
+  """The row at LLaVA-NeXT's lengths: its shapes, and both ways to do it."""
+  shape = Shape(branch=6)
+  assert shape.room(step.NEXT) == (5, 2340, 1)
+  result = step.tiled(preset("test-next"), shape, 1)
+  assert set(result["seconds"]) == {"shared, 5 tiles", "plain, 5 tiles"}
+  assert all(value > 0 for value in result["ratios"].values())
