@@ -8,14 +8,19 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from povid_jax import train
+from povid_jax import objectives, train
 from povid_jax.errors import UserError
 from povid_jax.models import params, sharding
 from povid_jax.models.config import LoraConfig
 from povid_jax.models.presets import preset
+from povid_jax.objectives.logps import Spec
+from povid_jax.training import optim
+from povid_jax.training.step import Frozen, State, StepFn
 from tests import small_world
 
 ROOT = Path(train.__file__).parents[1]
@@ -127,6 +132,43 @@ def test_eight_devices_make_the_same_losses(name, world, one_device, tmp_path):
     x for x in jax.tree.leaves(state.opt_state) if not x.is_fully_replicated
   ]
   assert len(moments) == 2 * len(cut)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["test", "test-next"])
+def test_gradients_of_every_part(family, tmp_path):
+  """All is trained, tower and projector too: losses alone would not tell."""
+  config = dataclasses.replace(
+    preset(family), decoder=small_world.MODEL.decoder
+  )
+  graph, _ = params.abstract(config)
+  weights = jax.tree.map(jnp.asarray, small_world.arrays(config))
+  before = {path: 0.99 * x for path, x in weights.items()}
+  records = [small_world.record(i) for i in range(8)]
+  batch = small_world.batch_of(tmp_path, records, config=config).for_model()
+  objective = objectives.get("dpo")
+  spec = Spec(objective.needs, head_chunk=64)
+  step = StepFn(graph, objective, spec, optim.finite_guard(optax.sgd(1.0)))
+
+  def gradients(weights, before, batch):
+    state = State(jnp.int32(0), weights, step.optimizer.init(weights))
+    count = jnp.float32(len(records))
+    given = (state, Frozen({}, before), batch, count)
+    return jax.jit(step._gradients)(*given)[0]
+
+  want = gradients(weights, before, batch)
+  mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+  place = sharding.sharding_for(mesh)
+  put = lambda tree: {
+    path: jax.device_put(x, place(path, x.shape)) for path, x in tree.items()
+  }
+  rows = jax.sharding.NamedSharding(mesh, P(*sharding.BATCH))
+  with jax.set_mesh(mesh):
+    got = gradients(put(weights), put(before), jax.device_put(batch, rows))
+  parts = {path.split("/")[0] for path in want}
+  assert parts >= {"decoder", "projector", "vision"}
+  far = small_world.relative_difference(got, want)
+  assert {path: x for path, x in far.items() if x > 1e-4} == {}
 
 
 @pytest.mark.slow

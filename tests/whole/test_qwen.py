@@ -41,6 +41,14 @@ def _records():
       4, images=two, prompt_turns=("<image>\n<image>\ncat or dog?",)
     ),
     small_world.record(5, images=(), prompt_turns=("How many birds?",)),
+    # the next sentence after the same beginning
+    small_world.record(6, images=(_png(SIZES[0], 8),), context="A cat."),
+    small_world.record(
+      7,
+      images=two,
+      prompt_turns=("<image>\n<image>\nWhich?",),
+      context="Two birds.",
+    ),
   ]
 
 
@@ -59,20 +67,28 @@ def world(tmp_path_factory):
   return root
 
 
-def _config(world):
-  fields = {"steps": STEPS, "noise.per_epoch": True}
-  return small_world.config(world / "model", world / "data", fields)
+FIELDS = {"steps": STEPS, "batch_size": 8, "lr": 3e-3}
+
+
+def _config(world, **fields):
+  return small_world.config(world / "model", world / "data", FIELDS | fields)
+
+
+@pytest.fixture(scope="module")
+def run(world, tmp_path_factory):
+  """Stage 2 on one device, noise and reference within the step."""
+  workdir = tmp_path_factory.mktemp("run") / "run"
+  with small_world.one_device():
+    train.train_and_evaluate(_config(world), workdir)
+  losses = small_world.losses(workdir)
+  assert len(set(losses)) == STEPS and np.isfinite(losses).all()
+  return losses
 
 
 @pytest.mark.slow
-def test_a_run_that_died_goes_on_to_the_same_numbers(
-  world, one_device, monkeypatch, tmp_path
+def test_a_run_that_died_goes_on_to_the_bit(
+  world, run, one_device, monkeypatch, tmp_path
 ):
-  """Losses under noise, with the reference online, bit for bit."""
-  train.train_and_evaluate(_config(world), tmp_path / "whole")
-  whole = small_world.losses(tmp_path / "whole")
-  assert len(set(whole)) == STEPS and np.isfinite(whole).all()
-
   class Died(Exception):
     pass
 
@@ -84,17 +100,28 @@ def test_a_run_that_died_goes_on_to_the_same_numbers(
       raise Died
     return out
 
-  config = small_world.config(
-    world / "model",
-    world / "data",
-    {"steps": STEPS, "noise.per_epoch": True, "checkpoint.every": 2},
-  )
+  config = _config(world, **{"checkpoint.every": 2})
   with monkeypatch.context() as patch:
     patch.setattr(loop.Loop, "_log", die)
     with pytest.raises(Died):
-      train.train_and_evaluate(config, tmp_path / "died")
-  train.train_and_evaluate(config, tmp_path / "died")
-  assert small_world.losses(tmp_path / "died") == whole
+      train.train_and_evaluate(config, tmp_path)
+  train.train_and_evaluate(config, tmp_path)
+  assert small_world.losses(tmp_path) == run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "fields",
+  [
+    {"reference": "cached"},
+    {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2},
+    {"share_prefix": False},
+  ],
+  ids=["cached reference", "eight devices", "plain"],
+)
+def test_another_way_to_the_same_losses(world, run, fields, tmp_path):
+  train.train_and_evaluate(_config(world, **fields), tmp_path)
+  assert small_world.losses(tmp_path) == pytest.approx(run, rel=1e-5)
 
 
 def test_answers_do_not_depend_on_the_batch(world, one_device, tmp_path):
