@@ -46,8 +46,8 @@ def _left(name: str, image: np.ndarray, step: int, overflow: str) -> float:
   dark, bright = (_seen(name, np.full_like(image, v)) for v in (0, 255))
   inside = dark != bright  # the rest is padding
   noisy = noise.distort(image, step, 0, overflow)  # type: ignore[arg-type]
-  pair = [_seen(name, x)[inside] for x in (image, noisy)]
-  return float(np.corrcoef(*pair)[0, 1])
+  clean, noisy = (_seen(name, x)[inside] for x in (image, noisy))
+  return float(np.corrcoef(clean, noisy)[0, 1])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

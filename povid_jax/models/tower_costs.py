@@ -11,12 +11,17 @@ A family's module has
 where tiles are what the layout counts: squares, or patches.
 """
 
+from types import ModuleType
+
 from povid_jax.models import qwen_costs, vit_costs
 from povid_jax.models.config import LlavaConfig, QwenVisionConfig, VisionConfig
 
-_COSTS = {VisionConfig: vit_costs, QwenVisionConfig: qwen_costs}
+_COSTS: dict[type, ModuleType] = {
+  VisionConfig: vit_costs,
+  QwenVisionConfig: qwen_costs,
+}
 
 
-def of(config: LlavaConfig):  # a module
+def of(config: LlavaConfig) -> ModuleType:
   """The costs of a model's tower and projector."""
   return _COSTS[type(config.vision)]
