@@ -1,7 +1,6 @@
 """Dimensions of the networks, as frozen dataclasses."""
 
 import dataclasses
-import itertools
 from typing import Any, ClassVar, Self
 
 from povid_jax.errors import UserError
@@ -151,17 +150,6 @@ class QwenVisionConfig(_Dict):
   def merged(self) -> int:
     """Patches of one image token."""
     return self.merge_size**2
-
-  @property
-  def runs(self) -> list[tuple[bool, int]]:
-    """(whole pictures are looked at, layers one behind the other like this),
-    as far as the pattern of the layers repeats itself."""
-    full = [layer in self.full_layers for layer in range(self.num_layers)]
-    period = next(
-      n for n in range(1, len(full) + 1) if full[:n] * (len(full) // n) == full
-    )
-    groups = itertools.groupby(full[:period])
-    return [(kind, len(list(group))) for kind, group in groups]
 
   @property
   def window_patches(self) -> int:

@@ -19,6 +19,7 @@ modeling_qwen2_5_vl.py.
 """
 
 import functools
+import itertools
 from collections.abc import Mapping
 
 import jax
@@ -166,6 +167,17 @@ class _Layer(nnx.Module):
     return by_batch(x + self.mlp(self.norm2(x), adapter))
 
 
+def _runs(config: QwenVisionConfig) -> list[tuple[bool, int]]:
+  """(whole pictures are looked at, layers one behind the other like this), as
+  far as the pattern of the layers does not repeat itself."""
+  full = [layer in config.full_layers for layer in range(config.num_layers)]
+  period = next(
+    n for n in range(1, len(full) + 1) if full[:n] * (len(full) // n) == full
+  )
+  groups = itertools.groupby(full[:period])
+  return [(kind, len(list(group))) for kind, group in groups]
+
+
 class QwenVision(nnx.Module):
   """Patches to features, a patch each."""
 
@@ -204,7 +216,7 @@ class QwenVision(nnx.Module):
 
     # a trained tower keeps a layer's input only
     body = jax.checkpoint(body, prevent_cse=False, static_argnums=0)
-    runs = config.runs
+    runs = _runs(config)
 
     def period(x: Array, layers: nnx.State) -> tuple[Array, None]:
       """Layers until their pattern repeats; what each sees is static."""
