@@ -1,4 +1,4 @@
-"""What each field of the config may hold, and what others call it.
+"""The valid values of each config field, and its names in other trainers.
 
 A field's type is that of its default in `config.default`. Numbers that are NaN
 or infinite are refused for every field (see `config.set_field`).
@@ -30,7 +30,7 @@ class Bound:
     regex: a text that must compile as a regular expression.
     path: a text that names a file or folder of this machine.
     required: a text that must not be empty.
-    note: why, or what a special value means.
+    note: the reason for the bound, or what a special value means.
   """
 
   least: float | None = None
@@ -246,17 +246,20 @@ def check(
 
   Args:
     fields: dotted path -> value, see `config.flat_fields`.
-    skip: fields that are not looked at.
+    skip: fields that are not checked.
 
   Raises:
-    UserError: names the field, its value, and the valid ones.
+    UserError: a field has a value that is not valid; the error lists the valid
+      ones.
   """
   for path, value in fields.items():
     bound = BOUNDS.get(path)
     if bound is None or skip(path):
       continue
     if bound.required and value == "":
-      raise UserError(f"config.{path} is empty; see --help for what it names")
+      raise UserError(
+        f"config.{path} is empty; --help says which file or folder to give"
+      )
     if bound.path and is_remote(str(value)):
       raise UserError(
         f"config.{path}={value}: training reads and writes folders of this "
@@ -307,8 +310,9 @@ _ELSEWHERE = {
 
 
 def nearest(path: str, fields: Sequence[str]) -> str:
-  """The field that a wrong name means: by another trainer's name, by its last
-  part, else by its letters."""
+  """The field that a wrong name most likely stands for: found by the name that
+  another trainer uses, by its last part, else by its letters.
+  """
   name = path.rpartition(".")[2].lower().replace("-", "_")
   known = _ELSEWHERE.get(name)
   if known is not None:

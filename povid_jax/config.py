@@ -2,9 +2,9 @@
 
 A config file (configs/*.py) has `get_config(variant)` that returns the fields
 that define its run; all others are as in `default()`, or as in the file that
-its BASE names. Fields on the command line (`--config.lr=1e-6`) come last. A
-field that does not exist, or a value of another type, is an error that names
-the nearest valid field.
+its BASE names. Fields on the command line (`--config.lr=1e-6`) override both.
+An unknown field is an error that names the nearest valid field; a value of the
+wrong type is an error that names the expected type.
 """
 
 import ast
@@ -91,7 +91,7 @@ def default() -> ConfigDict:
   c.clip_norm = 0.0  # global gradient norm; 0 does not clip
   c.batch_size = 1  # pairs per step, all devices together
   c.grad_accum = 1  # microbatches a step is cut into
-  # passes over the data; with more than one, each epoch draws its noise anew
+  # passes over the data; with more than one, each epoch draws new noise
   # (noise.per_epoch), which a cached reference cannot hold
   c.epochs = 1.0
   c.steps = 0  # optimizer steps; 0: by epochs
@@ -106,7 +106,7 @@ def default() -> ConfigDict:
   c.head_chunk = 256  # rows of logits held at one time
   c.share_prefix = True  # False: run image and question once per answer
   c.mesh = ConfigDict()
-  c.mesh.data = 1  # copies of the parameters; -1 takes what is left
+  c.mesh.data = 1  # copies of the parameters; -1 uses all remaining devices
   c.mesh.fsdp = -1  # parameters cut over these devices, batch too
   c.mesh.tensor = 1  # layers cut over these devices
 
@@ -194,7 +194,8 @@ def set_field(config: ConfigDict, path: str, value: Any) -> None:
   """Sets one field by its dotted path.
 
   Raises:
-    UserError: no such field (the nearest is named), or another type.
+    UserError: the field does not exist (the error names the nearest one), or
+      the value has the wrong type.
   """
   if path.startswith("objective.hyper."):
     name = path.removeprefix("objective.hyper.")
@@ -228,7 +229,7 @@ def load(spec: str, overrides: Sequence[tuple[str, Any]] = ()) -> ConfigDict:
   """The whole config of FILE[:VARIANT], with overrides, locked.
 
   Raises:
-    UserError: no such file or variant, a field that does not exist.
+    UserError: the file, the variant or a field does not exist.
   """
   path, _, variant = spec.partition(":")
   config = default()
@@ -248,16 +249,16 @@ def check(config: ConfigDict, skip: Sequence[str] = ()) -> None:
   """Raises UserError for the first field whose value `bounds` does not allow.
 
   Args:
-    skip: fields that are not looked at.
+    skip: fields that are not checked.
   """
   bounds.check(flat_fields(config), skip.__contains__)
 
 
 def _read_file(path: Path, variant: str) -> list[ConfigDict]:
-  """What a file states, after what the file that its BASE names states.
+  """The fields that a file sets, on top of those of the file in its BASE.
 
-  A variant that the base has too is the base's as well; for any other, the base
-  is read without one.
+  The base is read with the same variant if it has one of that name, and without
+  a variant otherwise.
   """
   path, module = _import(path)
   variants = getattr(module, "VARIANTS", ())
@@ -277,18 +278,18 @@ def _read_file(path: Path, variant: str) -> list[ConfigDict]:
 
 
 def _import(path: Path) -> tuple[Path, Any]:
-  """(where the file is, the module); an installed one where there is none."""
+  """(path of the file, its module); the installed file if there is none."""
   if not path.is_file() and (INSTALLED / path.name).is_file():
     path = INSTALLED / path.name
   if not path.is_file():
     raise UserError(
-      f"no config file {path}; those of the project are in configs/ of the "
-      f"repository and, installed, in {INSTALLED}"
+      f"no config file {path}; the project's config files are in configs/ of "
+      f"the repository and, after pip install, in {INSTALLED}"
     )
   if path.suffix != ".py":
     raise UserError(
-      f"{path} is no config of this project: want a Python file with "
-      "get_config(), as those in configs/; set single fields with "
+      f"{path} is not a config file of this project: want a Python file with "
+      "get_config(), like those in configs/; set single fields with "
       "--config.NAME=VALUE"
     )
   module_spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -299,7 +300,9 @@ def _import(path: Path) -> tuple[Path, Any]:
   except Exception as error:
     raise UserError(f"{path} cannot be loaded: {error!r}") from error
   if not hasattr(module, "get_config"):
-    raise UserError(f"{path} has no get_config(variant)")
+    raise UserError(
+      f"{path} has no function get_config(variant); see the files in configs/"
+    )
   return path, module
 
 

@@ -1,4 +1,4 @@
-"""One kind of error for what a user can mend, and the way it is shown."""
+"""The error for mistakes that a user can correct, and how it is printed."""
 
 import contextlib
 import errno
@@ -14,7 +14,7 @@ from types import CoroutineType
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)  # errors of a full disk
 
 
-# what a system refuses, and no line of ours can mend
+# errors of the operating system that this code cannot repair
 _REFUSALS = (
   errno.EACCES,
   errno.EPERM,
@@ -31,18 +31,18 @@ _REFUSALS = (
 
 
 class UserError(Exception):
-  """Bad input, said in one line: what, where, and what was expected."""
+  """Bad input, reported in one line: what, where, and what was expected."""
 
 
 def first_line(error: BaseException) -> str:
-  """What an error of a library says, without the dump that follows it."""
+  """The message of a library's error, without the dump that follows it."""
   text = (str(error).strip() or repr(error)).splitlines()[0]
   text = re.split(r" \[(?:tensorstore_spec|source locations)", text)[0]
   return text if len(text) <= 400 else f"{text[:400]}..."
 
 
 def printable(text: str) -> str:
-  """Text of others for one line of a terminal: no control characters in it.
+  """Text from outside for one line of a terminal, control characters escaped.
 
   A name in a file may hold line ends, colours, or marks that turn the text
   round; they are shown as escapes.
@@ -53,12 +53,14 @@ def printable(text: str) -> str:
 
 
 def is_panic(error: BaseException) -> bool:
-  """Whether a library in Rust crashed; its exception is no Exception."""
+  """Whether a library in Rust crashed; its error is no subclass of
+  Exception.
+  """
   return type(error).__name__ == "PanicException"
 
 
 def not_finite(what: str) -> UserError:
-  """The error of a number that left a model as NaN or infinity."""
+  """The error for a number that a model returned as NaN or infinity."""
   return UserError(
     f"{what} is NaN or infinite: the checkpoint's weights are damaged, or its "
     "numbers are too large for the dtype (try float32)"
@@ -84,19 +86,21 @@ def run(main: Callable[[], int | None]) -> None:
       raise
     where = f" ({error.filename})" if error.filename else ""
     print(
-      f"error: no room left on the disk{where}; free some and run the same "
-      "command again",
+      f"error: no space left on the disk{where}; free some space and run the "
+      "same command again",
       file=sys.stderr,
     )
     sys.exit(2)
   except KeyboardInterrupt:
-    print("interrupted; the same command continues", file=sys.stderr)
+    print(
+      "interrupted; run the same command again to continue", file=sys.stderr
+    )
     sys.exit(130)
 
 
 @contextlib.contextmanager
 def hush_stderr() -> Iterator[None]:
-  """Drops what a library writes to standard error past Python."""
+  """Discards what a library in C or Rust writes to standard error."""
   try:
     kept = os.dup(2)
   except OSError:  # there is none
@@ -116,14 +120,17 @@ def hush_stderr() -> Iterator[None]:
 def hush_reads() -> None:
   """Keeps quiet about asynchronous reads that were under way when one failed.
 
-  Each would report to nobody, with a traceback of its own after our one line.
+  Nothing waits for these reads any more, and each would print its own traceback
+  after our one line.
   """
   hush_left_behind()
-  time.sleep(0.5)  # for most of them: at exit the hook is gone before they are
+  # most reads fail within this time; at exit Python removes the hook too early
+  # for the others
+  time.sleep(0.5)
 
 
 def hush_left_behind() -> None:
-  """The same for what comes later, writes too."""
+  """The same for reads and writes that fail later, until the process ends."""
   logging.getLogger("asyncio").addFilter(_was_waited_for)
   never = "coroutine .* was never awaited"
   warnings.filterwarnings("ignore", never, RuntimeWarning)
@@ -147,7 +154,8 @@ def _was_waited_for(record: logging.LogRecord) -> bool:
 def hush_orbax() -> None:
   """Keeps Orbax from logging errors that it raises as well.
 
-  It logs each with a traceback, which would come before our one line.
+  Orbax logs each error with a traceback, which would appear before our one
+  line.
   """
   logging.getLogger("absl").addFilter(_not_orbax)
   hush_left_behind()

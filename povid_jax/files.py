@@ -1,8 +1,9 @@
-"""Files and folders that appear whole or not at all; JSON as people write it.
+"""Files and folders that appear complete or not at all, and lenient JSON
+reading.
 
 Every JSON text of the project goes through `parse_json`; `decode_json` and the
-readers of files make one UserError, with the file and the place, of whatever
-is wrong with it.
+readers of files turn every problem into one UserError with the file and the
+place.
 """
 
 import contextlib
@@ -25,16 +26,19 @@ def _temporary(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _held(path: Path) -> Iterator[bool]:
-  """Holds a file or folder while this process lives; False: another has it.
+  """Locks a file or folder while this process lives; False: another process
+  holds the lock.
 
-  The system gives it free when the process ends, however it ends.
+  The operating system releases the lock when the process ends, even if it is
+  killed.
   """
   descriptor = os.open(path, os.O_RDONLY)
   try:
     held = True
     try:
       fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # held, or a file system without locks: take no risk
+    # the lock is held, or the file system has no locks: do not remove anything
+    except OSError:
       held = False
     yield held
   finally:
@@ -42,7 +46,9 @@ def _held(path: Path) -> Iterator[bool]:
 
 
 def _sweep(path: Path) -> None:
-  """Removes what killed processes left of earlier tries to write `path`."""
+  """Removes the temporary files that killed processes left while writing
+  `path`.
+  """
   for left in path.parent.glob(f".{glob.escape(path.name)}.tmp-" + "?" * 8):
     with contextlib.suppress(OSError), _held(left) as free:
       if free and left.is_dir():
@@ -51,14 +57,14 @@ def _sweep(path: Path) -> None:
         left.unlink(missing_ok=True)
 
 
-Hook = Callable[[dict[str, Any]], Any]  # makes something of each object
+Hook = Callable[[dict[str, Any]], Any]  # converts each JSON object
 
 
 def parse_json(data: bytes | str, hook: Hook | None = None) -> Any:
   """Any JSON, in UTF-8 or UTF-16, with or without a byte order mark.
 
   Raises:
-    ValueError: not JSON; also where it is nested too deep, or a number has
+    ValueError: the text is not JSON, is nested too deeply, or has a number of
       too many digits.
   """
   try:
@@ -76,8 +82,8 @@ def decode_json(text: str | bytes, where: str, hook: Hook | None = None) -> Any:
   """The value of a JSON text.
 
   Raises:
-    UserError: begins with `where` and says what is wrong: no JSON, not UTF-8,
-      nested too deeply, a number of too many digits.
+    UserError: the text is not JSON, is not UTF-8, is nested too deeply, or has
+      a number of too many digits. The message begins with `where`.
   """
   try:
     return parse_json(text, hook)
@@ -116,7 +122,8 @@ def text_lines(
     torn: leave out a last line that ends inside a character.
 
   Raises:
-    UserError: names the file, and the byte that is no UTF-8.
+    UserError: a byte is not valid UTF-8; the message names the file and the
+      byte.
   """
   at = 0
   try:
@@ -143,11 +150,11 @@ def json_lines(
   """(number from 1, value) of each line of a JSON-lines file.
 
   Args:
-    torn: leave out a last line without its line end that is no JSON: a killed
+    torn: leave out a last line that has no line end and is not JSON: a killed
       process was writing it.
 
   Raises:
-    UserError: names the file and the line.
+    UserError: a line is not JSON; the message names the file and the line.
   """
   for number, text in text_lines(path, torn):
     try:
@@ -161,7 +168,7 @@ def json_lines(
 def json_objects(
   path: str | Path, torn: bool = False
 ) -> Iterator[dict[str, Any]]:
-  """The objects of a JSON-lines file; UserError for a line that is none."""
+  """The objects of a JSON-lines file; UserError for a line of another kind."""
   for number, row in json_lines(path, torn):
     if not isinstance(row, dict):
       raise UserError(f"{path}, line {number}: not a JSON object")
@@ -169,7 +176,7 @@ def json_objects(
 
 
 def cut_torn(path: Path) -> None:
-  """Cuts off a last line without its end: a killed process was writing it."""
+  """Cuts off a last line that a killed process left without its line end."""
   with open(path, "r+b") as file:
     end = file.seek(0, os.SEEK_END)
     whole = end
@@ -186,15 +193,15 @@ def cut_torn(path: Path) -> None:
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
-  """A JSON object from a file; UserError says which file and why not."""
+  """Reads a JSON object from a file; UserError names the file."""
   if not path.exists():
-    raise UserError(f"no {path}: {what}")
+    raise UserError(f"file not found: {path} ({what})")
   try:
     value = load_json(path)
   except UserError as error:
-    raise UserError(f"{error}; {what}") from error
+    raise UserError(f"{error} ({what})") from error
   if not isinstance(value, dict):
-    raise UserError(f"{path}: want a JSON object; {what}")
+    raise UserError(f"{path}: want a JSON object ({what})")
   return value
 
 
@@ -210,7 +217,7 @@ def ensure_parent(path: Path) -> None:
 
 
 def check_writable(path: str | Path) -> None:
-  """Says now, not after the work, that a file cannot be written.
+  """Checks before the work, not after it, that a file can be written.
 
   Raises:
     UserError: a folder has its name, or its folder cannot be written to.
@@ -218,7 +225,9 @@ def check_writable(path: str | Path) -> None:
   path = Path(path)
   ensure_parent(path)
   if path.is_dir():
-    raise UserError(f"cannot write {path}: a folder has that name; name a file")
+    raise UserError(
+      f"cannot write {path}: a folder has that name; choose the name of a file"
+    )
   if not os.access(path.parent, os.W_OK):
     raise UserError(
       f"cannot write to {path.parent}: Permission denied; choose a folder you "
@@ -228,8 +237,9 @@ def check_writable(path: str | Path) -> None:
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-  """Turns what the system refuses into a UserError; a full disk is said once
-  for all, see `errors.run`."""
+  """Turns an error of the operating system into a UserError; `errors.run`
+  reports a full disk, in one place for all commands.
+  """
   try:
     yield
   except OSError as error:
@@ -274,9 +284,12 @@ def atomic_dir(path: str | Path, durable: bool = False) -> Iterator[Path]:
   Raises:
     UserError: `path` exists already, or its parent cannot be written to.
   """
-  path = Path(os.path.realpath(path))  # a link stays one
+  # a link must stay a link, so its target is written
+  path = Path(os.path.realpath(path))
   if path.exists() and (not path.is_dir() or any(path.iterdir())):
-    raise UserError(f"{path} exists already; remove it or name another folder")
+    raise UserError(
+      f"{path} exists already; remove it or choose another folder"
+    )
   ensure_parent(path)
   _sweep(path)
   temporary = _temporary(path)

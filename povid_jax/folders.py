@@ -1,9 +1,9 @@
-"""What lies in a folder that is not what was asked for, and what to do.
+"""Explains a folder that is not a model folder, and what to do with it.
 
-Every reader of model folders asks here before it says that something is
-missing: people bring an adapter alone, half a download, a trainer's checkpoint,
-the name of a model on the hub. Names and sizes are looked at, and at most a few
-kilobytes of JSON; no weights are read.
+Every reader of model folders calls this module before it reports a missing
+file: users often give an adapter alone, an incomplete download, the checkpoint
+of another trainer, or the name of a model on the hub. Only names, sizes and a
+few kilobytes of JSON are read; no weights.
 """
 
 import re
@@ -19,7 +19,7 @@ _BILLIONS = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)b(?![a-z])", re.IGNORECASE)
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 _POINTER = b"version https://git-lfs"
 _CONVERT = "python -m povid_jax.convert from-torch"
-# by names of files: what it is, and what to do
+# pattern of file names -> what the file is, and what to do
 _OF_OTHERS = (
   (r".+\.gguf$", "weights of llama.cpp (GGUF)"),
   (r"consolidated\.\d+\.pth$", "Meta's own layout of Llama"),
@@ -36,16 +36,16 @@ def is_remote(path: str | Path) -> bool:
 
 
 def refuse_remote(flags: Mapping[str, Any], but: Sequence[str] = ()) -> None:
-  """Refuses remote paths among a command's flags, before anything runs.
+  """Refuses remote paths among a command's flags, before the command runs.
 
-  Opened as a file of this machine, gs://b/x would be a folder called "gs:".
+  If gs://b/x were opened as a local path, it would create a folder "gs:".
 
   Args:
     flags: flag name -> value or values (vars of an argparse namespace).
-    but: flags that are addresses, or whose paths the command itself can open.
+    but: flags that hold addresses, or remote paths that the command can open.
 
   Raises:
-    UserError: names the flag and the path.
+    UserError: a flag has a remote path; the message names both.
   """
   for name, value in flags.items():
     if name in but:
@@ -71,7 +71,7 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 def download(name: str) -> str:
-  """The commands that fetch a model of the hub, in words."""
+  """The command that downloads a model from the hub, as text."""
   folder = name.split("/")[1]
   found = _BILLIONS.search(name)
   size = ""
@@ -83,20 +83,20 @@ def download(name: str) -> str:
 
 
 def absent(spec: str | Path) -> str:
-  """What to do about a path at which nothing is; "" where nobody can tell."""
+  """What to do about a path that does not exist; "" if there is no hint."""
   name = str(spec)
   if not _HUB.fullmatch(name) or Path(name.split("/")[0]).is_dir():
     return ""
   return (
-    f"{name} looks like a name on the Hugging Face hub; nothing is downloaded "
-    f"here: run {download(name)} and name that folder"
+    f"{name} looks like a model name on the Hugging Face hub; this command "
+    f"downloads nothing: run {download(name)} and give that folder"
   )
 
 
 def explain(folder: Path) -> str:
-  """What the folder is, and what to do with it; "" where nobody can tell."""
+  """What the folder is, and what to do with it; "" if it is not recognised."""
   if folder.is_file():
-    return "it is a file: name the folder that it lies in"
+    return "it is a file: give the folder that contains it"
   if not folder.is_dir():
     return absent(folder)
   names = {p.name for p in folder.iterdir()}
@@ -113,7 +113,7 @@ def suffix(folder: Path) -> str:
 
 
 def pointers(folder: Path, names: set[str] | None = None) -> str:
-  """Names a file that git LFS left as a pointer; "" for none."""
+  """The error text if a file is only a git LFS pointer; "" if none is."""
   for name in sorted(names or {p.name for p in folder.iterdir()}):
     file = folder / name
     if not name.endswith((*_WEIGHTS, ".model", ".json")) or not file.is_file():
@@ -122,8 +122,8 @@ def pointers(folder: Path, names: set[str] | None = None) -> str:
       with open(file, "rb") as stream:
         if stream.read(len(_POINTER)) == _POINTER:
           return (
-            f"{name} is a pointer of git LFS, not the file itself: run "
-            "`git lfs pull` in the folder, or fetch it by `hf download`"
+            f"{name} is a git LFS pointer, not the file itself: run `git lfs "
+            "pull` in the folder, or download the file with `hf download`"
           )
   return ""
 
@@ -144,16 +144,17 @@ def _half_a_download(folder: Path, names: set[str]) -> str:
 def _ours(folder: Path, names: set[str]) -> str:
   if {"model.json", "params"} <= names:
     return (
-      "it is a model folder of povid_jax already: use it as it is, or "
-      "`python -m povid_jax.convert to-hf` for transformers"
+      "it is already a model folder of povid_jax: use it as it is, or "
+      "convert it for transformers with `python -m povid_jax.convert to-hf`"
     )
   if "config.json" in names and "init" in _json(folder / "config.json"):
     return (
-      "it is the directory of a training run of povid_jax without a saved "
-      "step: start the run again, the same command continues"
+      "it is the run directory of a training run of povid_jax that has saved "
+      "no checkpoint yet: run the training command again to continue"
       if not any((folder / "checkpoints").glob("[0-9]*"))
-      else "it is the directory of a training run of povid_jax: name it as a "
-      "checkpoint, or `python -m povid_jax.convert to-hf` it first"
+      else "it is the run directory of a training run of povid_jax: give it as "
+      "a checkpoint, or convert it first with `python -m povid_jax.convert "
+      "to-hf`"
     )
   return ""
 
@@ -167,15 +168,15 @@ def _has_weights(names: set[str]) -> bool:
 
 
 def _adapter(folder: Path, names: set[str]) -> str:
-  """A LoRA folder, of PEFT or of LLaVA's own trainer."""
+  """The hint for a LoRA folder, of PEFT or of LLaVA's own trainer."""
   if not any(n.startswith("adapter_") for n in names) or _has_weights(names):
     return ""
   base = _json(folder / "adapter_config.json").get("base_model_name_or_path")
   of = f" of {base}" if isinstance(base, str) and base else ""
   return (
-    f"it is a LoRA adapter alone{of}: `{_CONVERT} BASE DST --adapter={folder}` "
-    "folds it into the weights of its base, and config.adapter or score "
-    "--adapter take it as it is"
+    f"it is a LoRA adapter alone{of}: `{_CONVERT} BASE DST "
+    f"--adapter={folder}` merges it into the weights of its base; "
+    "config.adapter and score --adapter accept it as it is"
   )
 
 
@@ -184,27 +185,28 @@ def _projector(folder: Path, names: set[str]) -> str:
   if not found or _has_weights(names):
     return ""
   return (
-    f"it holds a projector alone ({min(found)}), from a training with a frozen "
-    "language model: put it together with its base by LLaVA's "
-    "load_pretrained_model(path, model_base, name), save_pretrained the result "
-    f"and run `{_CONVERT}` on that"
+    f"it holds only a projector ({min(found)}), from a training with a frozen "
+    "language model: combine it with its base using LLaVA's "
+    "load_pretrained_model(path, model_base, name), save the result with "
+    f"save_pretrained and run `{_CONVERT}` on that"
   )
 
 
 def _trainer(folder: Path, names: set[str]) -> str:
-  """A trainer's checkpoint whose weights are in pieces of its own."""
+  """The hint for a trainer's checkpoint in the trainer's own format."""
   if any(re.fullmatch(r"global_step\d+", n) for n in names) or any(
     n.startswith(("mp_rank_", "zero_pp_rank_")) for n in names
   ):
     return (
-      "it is a checkpoint of DeepSpeed: `python zero_to_fp32.py . .` in it "
-      f"writes its weights (the script lies there), then `{_CONVERT}`"
+      "it is a checkpoint of DeepSpeed: `python zero_to_fp32.py . .` in that "
+      "folder writes the weights (the script is in the folder), then run "
+      f"`{_CONVERT}`"
     )
   if any(n.startswith("pytorch_model_fsdp") or n.endswith(".distcp")
          for n in names):  # fmt: skip
     return (
       "it is a sharded checkpoint of FSDP: `accelerate merge-weights` writes "
-      f"its weights, then `{_CONVERT}`"
+      f"its weights, then run `{_CONVERT}`"
     )
   inner = folder / "pytorch_model_fsdp_0"
   return (
@@ -223,9 +225,9 @@ def _quantised(folder: Path, names: set[str]) -> str:
     return ""
   method = how.get("quant_method") or "some way"
   return (
-    f"its weights are quantised ({method}): want the checkpoint that it was "
-    "made from, in 16 or 32 bits, or what transformers' model.dequantize() and "
-    "save_pretrained() write"
+    f"its weights are quantised ({method}): want the original checkpoint in "
+    "16 or 32 bits, or a checkpoint written with transformers' "
+    "model.dequantize() and save_pretrained()"
   )
 
 
@@ -235,14 +237,16 @@ def _others(folder: Path, names: set[str]) -> str:
   for pattern, what in _OF_OTHERS:
     if any(re.fullmatch(pattern, name) for name in names):
       return (
-        f"it holds {what}: want PyTorch's, .safetensors or .bin in the layout "
-        "of LLaVA or of transformers"
+        f"it holds {what}: want PyTorch weights (.safetensors or .bin) in the "
+        "layout of LLaVA or of transformers"
       )
   return ""
 
 
 def _deeper(folder: Path, names: set[str]) -> str:
-  """The folder above what was meant: checkpoints, or the hub's own cache."""
+  """The hint for a folder above the right one: checkpoints or the hub's
+  cache.
+  """
   if _has_weights(names):
     return ""
   inside = [
@@ -253,18 +257,18 @@ def _deeper(folder: Path, names: set[str]) -> str:
   if not inside:
     return ""
   shown = ", ".join(sorted(inside)[:5])
-  return f"weights may lie one folder deeper: name {shown}"
+  return f"the weights may be one folder deeper: give {shown}"
 
 
 def _llava(folder: Path, names: set[str]) -> str:
-  """A checkpoint of PyTorch, where one of ours is wanted."""
+  """The hint for a PyTorch checkpoint that must be converted first."""
   c = _json(folder / "config.json")
   if not _has_weights(names) or not ("model_type" in c or "architectures" in c):
     return ""
   kind = c.get("model_type") or c["architectures"]
   return (
     f"it is a checkpoint of PyTorch ({kind}): `{_CONVERT} {folder} MODEL` "
-    "makes a model folder of it; name that"
+    "converts it to a model folder; give that folder"
   )
 
 

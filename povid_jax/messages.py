@@ -68,7 +68,7 @@ def make(
         else _TYPES.LABEL_OPTIONAL,
       )
       if f"{name}.{field.name}" in maps:
-        # protobuf knows a map by an entry message inside its owner
+        # protobuf recognises a map by an entry message nested in its owner
         entry = message.nested_type.add(name=field.kind)
         entry.CopyFrom(
           next(m for m in file.message_type if m.name == field.kind)

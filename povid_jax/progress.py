@@ -1,4 +1,4 @@
-"""What a person reads of a command that runs: bars, lines, numbers."""
+"""The output of a running command: progress bars, lines, numbers."""
 
 import sys
 from collections.abc import Iterable
@@ -20,9 +20,9 @@ def bar(
 ) -> Any:
   """A tqdm bar on stderr.
 
-  Where stderr is no terminal (a log file, a pod) it is a line every ten
-  seconds, the first after ten: work that is done sooner prints nothing. Without
-  `lines` nothing is printed there.
+  If stderr is not a terminal (a log file, a pod), a line is printed every ten
+  seconds instead. Work that takes less than ten seconds prints no line. With
+  `lines=False` no lines are printed.
   """
   watched = sys.stderr.isatty()
   return tqdm(
@@ -36,8 +36,8 @@ def bar(
     delay=0 if watched else SECONDS,
     ncols=None if watched else 100,
     dynamic_ncols=watched,
-    # the average of the run: items that come in chunks would make the time left
-    # of the latest ones a hundred times too long
+    # the average over the whole run: items often arrive in chunks, and the rate
+    # of the latest ones alone can make the time left a hundred times too long
     smoothing=0,
     leave=watched,
     disable=not watched and not lines,
@@ -45,16 +45,17 @@ def bar(
 
 
 def say(text: str) -> None:
-  """Prints a line, above the bar where there is one."""
+  """Prints a line, above the progress bar if there is one."""
   tqdm.write(text, file=sys.stdout)
   sys.stdout.flush()
 
 
 def digits(value: float, decimals: int = 4, sign: str = "") -> str:
-  """A number with so many decimals; one that they would hide keeps two digits.
+  """A number with this many decimals; a number too small for them keeps two
+  digits.
 
   Args:
-    decimals: behind the point.
+    decimals: digits after the decimal point.
     sign: "+" to write it for positive numbers too.
   """
   if 0 < abs(value) < 10.0 ** (1 - decimals):
@@ -63,7 +64,7 @@ def digits(value: float, decimals: int = 4, sign: str = "") -> str:
 
 
 class _Lines:
-  """stderr, with every state of a bar on a line of its own."""
+  """stderr, with each state of a progress bar on its own line."""
 
   def write(self, text: str) -> None:
     text = text.strip()

@@ -3,9 +3,10 @@
   python -m povid_jax.score --checkpoint=base --adapter=peft_folder \\
       --pairs=pairs.json --image-dir=images --out=scores.jsonl
 
-The tool for whoever doubts a loss: every number that goes into it, for one
-pair at a time. The policy is the checkpoint with its adapter, the reference the
-same without; of a run, the reference is what the run started from.
+Use it to check a loss: it prints every number that goes into the loss, pair by
+pair. The policy is the checkpoint with its adapter, the reference is the same
+checkpoint without the adapter; for a run, the reference is the checkpoint that
+the run started from.
 """
 
 import argparse
@@ -39,11 +40,12 @@ from povid_jax.objectives import Logps, Needs, logps
 from povid_jax.weights import peft_load
 
 OBJECTIVES = ("dpo", "povid", "povid_shared", "povid_paper")
-_MULTIPLE = 64  # lengths are padded to multiples, so that few are compiled
+# lengths are padded to multiples, so that few different shapes are compiled
+_MULTIPLE = 64
 
 
 class Scorer(NamedTuple):
-  """What pairs are scored with."""
+  """The settings with which pairs are scored."""
 
   policy: Network
   reference: Network
@@ -65,7 +67,7 @@ class Options(NamedTuple):
 def load_scorer(
   spec: str, adapter: str | None = None, dtype: str = "float32"
 ) -> Scorer:
-  """Restores policy and reference; what they share is there once.
+  """Restores policy and reference; weights that both use are held once.
 
   Args:
     spec: a model folder or RUN[@STEP].
@@ -73,14 +75,17 @@ def load_scorer(
     dtype: of weights and activations.
 
   Raises:
-    UserError: see `checkpoint.load` and `peft_load.read_adapter`; an adapter
-      given on a run that has one.
+    UserError: see `checkpoint.load` and `peft_load.read_adapter`; an adapter is
+      given for a run, which has its own.
   """
   spec = restore.resolve(spec)
   lora, trained, start = None, {}, spec
   if not (Path(spec) / "model.json").is_file():
     if adapter is not None:
-      raise UserError(f"{spec} is a run; --adapter wants a model folder")
+      raise UserError(
+        f"{spec} is a run, which has its own adapter; --adapter needs a model "
+        "folder as --checkpoint"
+      )
     trained, lora, start = restore.load_trained(spec)
   weights = restore.load(start, dtype=jnp.dtype(dtype)).merged()
   if adapter is not None:
@@ -110,7 +115,8 @@ def _noisy(
 ) -> list[Image.Image]:
   """The distorted pictures: those that the sample names, or made here.
 
-  One name is that of the first picture's twin; the others stay as they are.
+  If the sample names one distorted picture, it replaces the first picture; the
+  other pictures stay clean.
   """
   if twins := pairs.noisy_pictures(sample):
     return [*map(open_image, twins), *pictures[len(twins) :]]
@@ -127,8 +133,8 @@ def make_batch(sample: pairs.Sample, scorer: Scorer, options: Options) -> Batch:
   """
   if sample.rejected is None:
     raise UserError(
-      "it has no rejected_conversations; a pair needs a rejected answer beside "
-      "the chosen one"
+      "it has no rejected_conversations; a pair needs a chosen and a "
+      "rejected answer"
     )
   layout = layouts.of(scorer.weights.config)
   spec = TextSpec(
@@ -147,8 +153,8 @@ def make_batch(sample: pairs.Sample, scorer: Scorer, options: Options) -> Batch:
   longest = len(encoded.prefix_ids) + max(map(len, encoded.branch_ids))
   if longest > (most := scorer.weights.config.decoder.context_length):
     raise UserError(
-      f"too long: {longest} tokens with its pictures, the model has {most} "
-      "positions"
+      f"it is too long: {longest} tokens, image tokens included; the model "
+      f"has {most} positions. Shorten the answers or leave the pair out"
     )
   noisy = _noisy(sample, pictures, options) if pictures else None
   for clean, other in zip(pictures, noisy or (), strict=False):
@@ -160,10 +166,10 @@ def make_batch(sample: pairs.Sample, scorer: Scorer, options: Options) -> Batch:
 def _logps(
   graph: Any, params: Any, batch: Batch, noise_ids: Any, spec: logps.Spec
 ) -> tuple[Logps, Any]:
-  """The log-probs for each pair and the noise tokens, one model's.
+  """The log-probs of each pair and of the noise tokens under one model.
 
   Args:
-    noise_ids: tokens to score; None: those that this model prefers.
+    noise_ids: tokens to score; None: the tokens that this model prefers.
   """
   model = params_lib.merge(graph, params)
   pictures = logps.encode(model, batch, spec, adapter=True)
@@ -199,10 +205,10 @@ def _losses(
 def score_pair(
   sample: pairs.Sample, scorer: Scorer, options: Options
 ) -> dict[str, Any]:
-  """Every number of one pair; noise terms are null without a picture.
+  """All numbers of one pair; the noise terms are null if it has no picture.
 
   Raises:
-    UserError: a pair that cannot be scored, named by id.
+    UserError: a pair cannot be scored; the message names its id.
   """
   try:
     batch = make_batch(sample, scorer, options)
@@ -247,7 +253,7 @@ def score_pair(
 
 
 def _not_finite(row: dict[str, Any]) -> str:
-  """The first number of a row that is none, by its names; "" for none."""
+  """The name of the first NaN or infinity of a row; "" if there is none."""
   for name, value in row.items():
     if isinstance(value, dict) and (bad := _not_finite(value)):
       return f"{name} {bad}"
@@ -260,7 +266,7 @@ def _not_finite(row: dict[str, Any]) -> str:
 def score(
   sequence: Sequence[pairs.Sample], scorer: Scorer, options: Options, out: Path
 ) -> None:
-  """Writes one line per pair, in their order; the file appears whole."""
+  """Writes one line per pair, in order; the file appears when complete."""
   with files.atomic_write(out) as file:
     for sample in progress.bar(sequence, desc="scoring", unit="pair"):
       row = score_pair(sample, scorer, options)
@@ -274,7 +280,7 @@ def _objectives(value: str) -> tuple[str, ...]:
   for name in names:
     if name not in OBJECTIVES:
       raise argparse.ArgumentTypeError(
-        f"{name!r}: want some of {','.join(OBJECTIVES)}"
+        f"{name!r}: want a comma-separated list of {','.join(OBJECTIVES)}"
       )
   return names
 
@@ -290,13 +296,13 @@ def _parser() -> argparse.ArgumentParser:
   add("--adapter", help="PEFT folder: the policy is the checkpoint with it")
   add("--pairs", required=True, help="preference pairs: see docs/data.md")
   samples.add_arguments(parser)
-  add("--image-dir", help="folder of the pictures they name")
-  add("--out", required=True, type=Path, help="JSON lines to write")
+  add("--image-dir", help="folder of the pictures that the pairs name")
+  add("--out", required=True, type=Path, help="file to write (JSON lines)")
   add(
     "--objective",
     type=_objectives,
     default=("dpo", "povid", "povid_shared"),
-    help=f"losses to report, some of {','.join(OBJECTIVES)}",
+    help=f"losses to report, comma-separated, from {','.join(OBJECTIVES)}",
   )
   add("--dtype", choices=("float32", "bfloat16"), default="float32")
   add("--noise-step", type=bounds.NOISE_STEP, default=500, help="0 to 999")
@@ -308,7 +314,7 @@ def _parser() -> argparse.ArgumentParser:
     dest="token_rule",
     choices=("argmax", "argmax_exclude_gold"),
     default="argmax",
-    help="which token the distorted picture triggers",
+    help="how the noise token is chosen under the distorted picture",
   )
   add(
     "--changed-weight",
@@ -328,12 +334,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   read = samples.read_samples(args.pairs, layout=layout, announce=found.append)
   if not read:
     raise UserError(
-      f"{args.pairs}: it holds no pairs, so there is nothing to score"
+      f"{args.pairs}: the file holds no pairs, so there is nothing to score"
     )
   files.check_writable(args.out)
   scorer = load_scorer(args.checkpoint, args.adapter, args.dtype)
   options = Options(**{name: getattr(args, name) for name in Options._fields})
-  # float32 means float32: accelerators would round products to fewer bits
+  # accelerators round the inputs of float32 products to fewer bits by default,
+  # and then the numbers would not be those of float32
   precision = "highest" if args.dtype == "float32" else "default"
   with jax.default_matmul_precision(precision):
     score(read, scorer, options, args.out)

@@ -1,4 +1,4 @@
-"""Trains one stage of POVID, or anything else that is a config.
+"""Trains one stage of POVID, or any other run that a config describes.
 
   python -m povid_jax.train --config=configs/povid_stage1.py:7b --workdir=DIR
   python -m povid_jax.train --config=... --workdir=DIR --config.lr=2e-7
@@ -52,14 +52,15 @@ def train_and_evaluate(
   """Runs the config in `workdir`, from its newest checkpoint if it has one.
 
   Args:
-    stops: listens for signals already; None: from now on.
-    skip_damaged: whether a checkpoint that cannot be read is set aside and
-      the run goes on from the one before it.
+    stops: the signal handler if the caller has started one; None: start one
+      here.
+    skip_damaged: whether a checkpoint that cannot be read is moved to
+      WORKDIR/damaged, so that the run continues from the one before it.
 
   Raises:
-    UserError: a config that cannot work, found before anything is trained; a
-      step whose loss is not finite.
-    Stopped: told to stop while there was nothing to save.
+    UserError: the config cannot work (found before training starts), or the
+      loss of a step is not finite.
+    Stopped: a signal arrived while there was nothing to save.
   """
   if stops is None:
     with Stops() as stops:
@@ -73,11 +74,12 @@ def train_and_evaluate(
 
 
 def _check(config: ConfigDict, workdir: str | Path) -> None:
-  """What is known without a weight or a record, before anything is opened."""
+  """Checks that need neither weights nor records."""
   if folders.is_remote(workdir):
     raise UserError(
-      f"--workdir={workdir}: a run keeps its checkpoints in a folder of this "
-      "machine; mount the bucket (gcsfuse, s3fs), or copy the run there after"
+      f"--workdir={workdir}: the run directory must be a local folder; mount "
+      "the bucket (gcsfuse, s3fs), or copy the run directory to the bucket "
+      "after training"
     )
   build.check(config)
   inputs.check(config, workdir)
@@ -138,7 +140,7 @@ def _run(
 
 
 def _pin_init(config: ConfigDict) -> ConfigDict:
-  """`init` with its step made explicit: what the reference is, for good."""
+  """`init` with an explicit step, so that the reference never changes."""
   config = config.copy_and_resolve_references()
   with config.unlocked():
     config.init = restore.resolve(config.init)
@@ -152,16 +154,25 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser = argparse.ArgumentParser(
     prog="povid_jax.train",
     description=__doc__,
-    epilog="Fields, to be set with --config.NAME=VALUE:\n\n"
+    epilog="Config fields, set with --config.NAME=VALUE:\n\n"
     + inspect.getsource(config_lib.default)
-    + "\nWhat they may hold:\n\n"
+    + "\nValid values of the fields:\n\n"
     + bounds.table(),
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add = parser.add_argument
-  add("--config", required=True, metavar="FILE[:VARIANT]", help="what to run")
+  add(
+    "--config",
+    required=True,
+    metavar="FILE[:VARIANT]",
+    help="config file of the run: FILE[:VARIANT]",
+  )
   add("--workdir", required=True, metavar="DIR", help="the run directory")
-  add("--coordinator", metavar="HOST:PORT", help="of several hosts")
+  add(
+    "--coordinator",
+    metavar="HOST:PORT",
+    help="address of process 0, for a run on several hosts",
+  )
   add("--num-processes", type=bounds.whole(1, 2**20), metavar="N")
   add("--process-id", type=bounds.whole(most=2**20), metavar="I")
   add(
@@ -174,13 +185,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   add(
     "--distributed",
     action="store_true",
-    help="several hosts, found by JAX in the cluster's environment",
+    help="run on several hosts; JAX reads their addresses from the cluster's "
+    "environment",
   )
   add(
     "--skip-damaged",
     action="store_true",
-    help="set a checkpoint that cannot be read aside and go on from the one "
-    "before it",
+    help="move a checkpoint that cannot be read to WORKDIR/damaged and "
+    "continue from the one before it",
   )
   args = parser.parse_args(rest)
   with Stops() as stops:
@@ -192,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       args.distributed,
       args.join_timeout,
     )
-    stops.listen()  # JAX's coordination service has its own handler
+    stops.listen()  # JAX's coordination service installs its own handler
     with start.memory_named(), start.others_named():
       train_and_evaluate(config, args.workdir, stops, args.skip_damaged)
   return stops.code

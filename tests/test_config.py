@@ -91,7 +91,7 @@ def test_files_that_are_refused(tmp_path):
   with pytest.raises(UserError, match="run.yaml is no config .*get_config"):
     config.load(str(tmp_path / "run.yaml"))
   (tmp_path / "empty.py").write_text("")
-  with pytest.raises(UserError, match="has no get_config"):
+  with pytest.raises(UserError, match="has no function get_config"):
     config.load(str(tmp_path / "empty.py"))
 
 

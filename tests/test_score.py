@@ -218,7 +218,7 @@ def test_nothing_to_score_and_nowhere_to_write(
   world: World, tmp_path: Path
 ) -> None:
   (tmp_path / "pairs.json").write_text("[]")
-  with pytest.raises(UserError, match="pairs.json: it holds no pairs"):
+  with pytest.raises(UserError, match="pairs.json: the file holds no pairs"):
     world.run(f"--pairs={tmp_path / 'pairs.json'}")
   with pytest.raises(UserError, match="a folder has that name"):
     world.run(f"--out={tmp_path}")

@@ -76,7 +76,9 @@ def _scores(spec: str) -> list[str]:
   file = Path(run) / "eval" / step / "results.json"
   if not file.is_file():
     return []
-  held = files.read_json(file, "it holds scores").get("results")
+  held = files.read_json(file, "it must hold the scores of an evaluation").get(
+    "results"
+  )
   rows = [("benchmark", "metric", "value", "95% interval", "n")]
   for row in held if isinstance(held, list) else []:
     try:

@@ -102,7 +102,9 @@ def cached(
 
 
 def _read(folder: Path, key: dict[str, Any]) -> Logps:
-  stored = files.read_json(folder / "key.json", "it names the cache")
+  stored = files.read_json(
+    folder / "key.json", "it describes the cached log-probs"
+  )
   wanted = files.as_read(key)
   for name in wanted | stored:  # what only one of them has differs too
     value = wanted.get(name)
