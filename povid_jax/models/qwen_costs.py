@@ -1,5 +1,6 @@
 """FLOPs and memory of Qwen2.5-VL's tower and merger, see tower_costs."""
 
+from povid_jax.models import sizes
 from povid_jax.models.config import LlavaConfig, QwenVisionConfig
 from povid_jax.models.qwen_vision import PATCHES_AT_A_TIME
 
@@ -28,7 +29,7 @@ def forward(config: LlavaConfig, patches: float, rows: float) -> float:
   tower = _tower(config)
   dim = tower.hidden_size
   embed = 2 * 3 * tower.patch_size**2 * dim
-  weights = 4 * dim**2 + 3 * dim * tower.intermediate_size
+  weights = sizes.weights(sizes.qwen_vision_linears(tower))
   full = len(set(tower.full_layers))
   keys = full * patches / rows
   keys += (tower.num_layers - full) * 3 * tower.window_patches

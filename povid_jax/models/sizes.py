@@ -1,8 +1,12 @@
-"""The linear layers of a decoder layer, once for all who count or name them."""
+"""The linear layers of one layer, once for all who count or name them."""
 
 from typing import NamedTuple
 
-from povid_jax.models.config import DecoderConfig
+from povid_jax.models.config import (
+  DecoderConfig,
+  QwenVisionConfig,
+  VisionConfig,
+)
 
 
 class Sizes(NamedTuple):
@@ -29,3 +33,33 @@ def decoder_linears(config: DecoderConfig) -> tuple[Sizes, ...]:
     Sizes("mlp/up_proj", dim, wide, False),
     Sizes("mlp/down_proj", wide, dim, False),
   )
+
+
+def vit_linears(config: VisionConfig) -> tuple[Sizes, ...]:
+  """Those of a CLIP or SigLIP tower."""
+  dim, wide = config.hidden_size, config.intermediate_size
+  return (
+    *(
+      Sizes(f"self_attn/{name}", dim, dim, True)
+      for name in ("q_proj", "k_proj", "v_proj", "out_proj")
+    ),
+    Sizes("mlp/fc1", dim, wide, True),
+    Sizes("mlp/fc2", wide, dim, True),
+  )
+
+
+def qwen_vision_linears(config: QwenVisionConfig) -> tuple[Sizes, ...]:
+  """Those of the tower of Qwen2.5-VL."""
+  dim, wide = config.hidden_size, config.intermediate_size
+  return (
+    Sizes("attn/qkv", dim, 3 * dim, True),
+    Sizes("attn/proj", dim, dim, True),
+    Sizes("mlp/gate_proj", dim, wide, True),
+    Sizes("mlp/up_proj", dim, wide, True),
+    Sizes("mlp/down_proj", wide, dim, True),
+  )
+
+
+def weights(linears: tuple[Sizes, ...]) -> int:
+  """Their weights, without biases: a token costs two FLOPs for each."""
+  return sum(linear.inputs * linear.outputs for linear in linears)

@@ -1,5 +1,6 @@
 """FLOPs and memory of the LLaVA families' tower and projector."""
 
+from povid_jax.models import sizes
 from povid_jax.models.config import LlavaConfig
 
 KERNEL = "vision/layers/self_attn/q_proj/kernel"
@@ -11,7 +12,7 @@ def forward(config: LlavaConfig, tiles: float, rows: float) -> float:
   tower = config.square_tower
   dim, tokens = tower.hidden_size, tower.num_tokens
   patch = 2 * tower.num_patches * 3 * tower.patch_size**2 * dim
-  weights = 4 * dim**2 + 2 * dim * tower.intermediate_size
+  weights = sizes.weights(sizes.vit_linears(tower))
   layer = 2 * tokens * weights + 4 * tokens**2 * dim
   return (patch + tower.num_used_layers * layer) * tiles
 

@@ -119,6 +119,16 @@ def _linear(
   return [kernel, Entry(f"{path}/bias", part, f"{name}.bias", (out,), layers)]
 
 
+def _stacked(
+  linear: sizes_lib.Sizes, part: str, layer: str, layers: int
+) -> list[Entry]:
+  """A linear layer of every layer of a part, whose torch prefix is `layer`."""
+  path = f"{part}/layers/{linear.name}"
+  name = f"{layer}.{linear.name.replace('/', '.')}"
+  _, into, out, bias = linear
+  return _linear(path, part, name, out, into, bias, layers)
+
+
 def _layer_norm(path: str, name: str, size: int, layers: int) -> list[Entry]:
   return [
     Entry(f"{path}/scale", "vision", f"{name}.weight", (size,), layers),
@@ -128,7 +138,7 @@ def _layer_norm(path: str, name: str, size: int, layers: int) -> list[Entry]:
 
 def qwen_vision_entries(config: QwenVisionConfig) -> list[Entry]:
   """The tower of Qwen2.5-VL."""
-  d, f, n = config.hidden_size, config.intermediate_size, config.num_layers
+  d, n = config.hidden_size, config.num_layers
   p = config.patch_size
   entries = [
     Entry(
@@ -138,11 +148,8 @@ def qwen_vision_entries(config: QwenVisionConfig) -> list[Entry]:
       (d, 3, config.frames, p, p),
     )
   ]
-  sizes = [("attn", "qkv", 3 * d, d), ("attn", "proj", d, d)]
-  sizes += [("mlp", "gate_proj", f, d), ("mlp", "up_proj", f, d)]
-  for block, proj, out, into in [*sizes, ("mlp", "down_proj", d, f)]:
-    path, name = f"vision/layers/{block}/{proj}", f"blocks.{{}}.{block}.{proj}"
-    entries += _linear(path, "vision", name, out, into, True, n)
+  for linear in sizes_lib.qwen_vision_linears(config):
+    entries += _stacked(linear, "vision", "blocks.{}", n)
   for norm in ("norm1", "norm2"):
     path, name = f"vision/layers/{norm}/scale", f"blocks.{{}}.{norm}.weight"
     entries.append(Entry(path, "vision", name, (d,), n))
@@ -163,7 +170,7 @@ def merger_entries(config: LlavaConfig) -> list[Entry]:
 
 def vision_entries(config: VisionConfig) -> list[Entry]:
   """The tower, with the layers behind the feature layer."""
-  d, f, n = config.hidden_size, config.intermediate_size, config.num_layers
+  d, n = config.hidden_size, config.num_layers
   p, e = config.patch_size, "vision/embeddings"
   one = lambda path, name, *shape: Entry(
     f"{e}/{path}", "vision", f"embeddings.{name}", shape
@@ -183,12 +190,8 @@ def vision_entries(config: VisionConfig) -> list[Entry]:
   ours, theirs = "vision/layers", "encoder.layers.{}"
   for norm in ("layer_norm1", "layer_norm2"):
     entries += _layer_norm(f"{ours}/{norm}", f"{theirs}.{norm}", d, n)
-  for proj in ("q_proj", "k_proj", "v_proj", "out_proj"):
-    path, name = f"{ours}/self_attn/{proj}", f"{theirs}.self_attn.{proj}"
-    entries += _linear(path, "vision", name, d, d, True, n)
-  for fc, out, into in (("fc1", f, d), ("fc2", d, f)):
-    path, name = f"{ours}/mlp/{fc}", f"{theirs}.mlp.{fc}"
-    entries += _linear(path, "vision", name, out, into, True, n)
+  for linear in sizes_lib.vit_linears(config):
+    entries += _stacked(linear, "vision", theirs, n)
   return entries
 
 
@@ -214,12 +217,8 @@ def newline_entries(config: LlavaConfig) -> list[Entry]:
 def decoder_linears(config: DecoderConfig) -> list[Entry]:
   """The kernels (and biases) of the seven linear layers that take LoRA."""
   entries = []
-  for where, into, out, bias in sizes_lib.decoder_linears(config):
-    path = f"decoder/layers/{where}"
-    name = f"layers.{{}}.{where.replace('/', '.')}"
-    entries += _linear(
-      path, "decoder", name, out, into, bias, config.num_layers
-    )
+  for linear in sizes_lib.decoder_linears(config):
+    entries += _stacked(linear, "decoder", "layers.{}", config.num_layers)
   return entries
 
 
