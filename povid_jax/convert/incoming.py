@@ -18,7 +18,7 @@ from povid_jax.data.tokenizer import load_tokenizer
 from povid_jax.errors import UserError
 from povid_jax.models.config import LlavaConfig
 from povid_jax.models.presets import preset
-from povid_jax.weights import export, keys, peft_load, tokenizers
+from povid_jax.weights import export, keys, layouts, peft_load, tokenizers
 from povid_jax.weights.load import Source, cast, open_checkpoint
 
 
@@ -126,6 +126,18 @@ def _with_layout(config: LlavaConfig, args: argparse.Namespace) -> LlavaConfig:
   return dataclasses.replace(config, layout=layout)
 
 
+def _template_of(name: str) -> str:
+  """The template of a preset's family; toys have one of few tokens."""
+  if name in ("tiny", "test"):
+    return "short"
+  config = preset(name)
+  if config.layout.kind == "native":
+    return "qwen2_vl"
+  kind = "qwen2" if config.decoder.attention_bias else "llama"
+  kind = "mistral" if "mistral" in name else kind
+  return layouts.template_of({}, config.layout, config.decoder, kind)
+
+
 def init(args: argparse.Namespace) -> None:
   """Random weights of a preset, its vocabulary that of a tokenizer."""
   config: LlavaConfig = preset(args.preset)
@@ -134,8 +146,7 @@ def init(args: argparse.Namespace) -> None:
   decoder = dataclasses.replace(config.decoder, vocab_size=rows)
   config = _with_layout(dataclasses.replace(config, decoder=decoder), args)
   params = random_weights.draw(config, args.seed, args.dtype)
-  small = args.preset in ("tiny", "test")
-  template = args.template or ("short" if small else "vicuna_v1")
+  template = args.template or _template_of(args.preset)
   find_template(template)
   with tempfile.TemporaryDirectory() as staged:
     tokenizers.copy_files(Path(args.tokenizer), Path(staged))

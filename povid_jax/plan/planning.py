@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from povid_jax.checkpoints import restore
 from povid_jax.errors import UserError
-from povid_jax.models import footprint, sharding
+from povid_jax.models import chips, footprint, sharding
 from povid_jax.models.config import LlavaConfig
 from povid_jax.models.pictures import chunk_of
 from povid_jax.models.presets import PRESETS, preset
@@ -169,9 +169,11 @@ def make(
       temporary = temporaries(program)
       sent = program_lib.read(program.as_text() or "")
   elif topology.assumed:
-    notes.append(
-      f"an estimate by formula; speed is that of a {topology.assumed}"
-    )
+    notes += [
+      "all above is an estimate: memory by formula, speed by the data sheet of "
+      f"the {topology.assumed}",
+      chips.measured(topology.assumed),
+    ]
   kinds = by_kind(held, load, temporary)
   total = sum(kinds.values())
   work, runs = step_flops(

@@ -12,8 +12,9 @@ from safetensors.numpy import save_file
 torch = pytest.importorskip("torch")
 import transformers  # noqa: E402
 
-from povid_jax import convert  # noqa: E402
+from povid_jax import convert, files  # noqa: E402
 from povid_jax.checkpoints import restore  # noqa: E402
+from povid_jax.convert import incoming  # noqa: E402
 from povid_jax.data import text  # noqa: E402
 from povid_jax.data.tokenizer import load_tokenizer  # noqa: E402
 from povid_jax.models.presets import preset  # noqa: E402
@@ -182,3 +183,36 @@ def test_init_is_a_function_of_the_seed(tmp_path: Path):
   np.testing.assert_array_equal(a.params[path], b.params[path])
   assert not np.array_equal(a.params[path], c.params[path])
   assert a.template == "short"
+
+
+@pytest.mark.parametrize(
+  "preset, template",
+  [
+    ("test", "short"),
+    ("test-next", "vicuna_v1"),
+    ("test-onevision", "qwen_1_5"),
+    ("test-qwen", "qwen2_vl"),
+  ],
+)
+def test_random_weights_speak_as_their_family(tmp_path, preset, template):
+  out = tmp_path / "base"
+  folder = small_tokenizer.write(tmp_path / "tokenizer")
+  convert.main(
+    ["init", str(out), f"--preset={preset}", f"--tokenizer={folder}"]
+  )
+  assert files.load_json(out / "model.json")["template"] == template
+
+
+@pytest.mark.parametrize(
+  "preset, template",
+  [
+    ("llava-mistral-7b", "mistral_instruct"),
+    ("llava-next-34b", "chatml_direct"),
+    ("llava-next-llama3-8b", "llava_llama_3"),
+    ("llava-onevision-72b", "qwen_1_5"),
+    ("qwen2.5-vl-3b", "qwen2_vl"),
+    ("llava-1.5-13b", "vicuna_v1"),
+  ],
+)
+def test_the_template_of_a_preset(preset, template):
+  assert incoming._template_of(preset) == template

@@ -8,6 +8,7 @@ import pytest
 from povid_jax import config as config_lib
 from povid_jax import errors
 from povid_jax.errors import UserError
+from povid_jax.models import chips
 from povid_jax.models.chips import GIB
 from povid_jax.models.presets import preset
 from povid_jax.plan import __main__ as plan
@@ -191,9 +192,22 @@ def test_gpus_are_estimated_and_marked():
   assert found.attention == "cudnn"
   shown = text.text(found, 0.5)
   assert "fits (estimated)" in shown
-  assert "a100-80" in shown
+  assert "data sheet of the a100-80" in shown
+  assert "nothing was measured on the a100-80 yet" in shown
   # 7B in bfloat16 is 14.1 GB with its vision tower, over 8 devices
   assert found.bytes["weights"] == pytest.approx(14.1e9 / 8, rel=0.02)
+
+
+@pytest.mark.parametrize("name", chips.MEASURED)
+def test_a_card_that_was_measured_says_so(name):
+  """The estimate beside it agrees with what was measured."""
+  config = load(f"{STAGE2}:7b", batch_size=16, reference="online")
+  found = _estimate(config, preset("llava-1.5-7b"), f"gpu:{name}", Shape())
+  _, pairs, size = chips.MEASURED[name]
+  assert f"{pairs} in stage 2, {size} GB" in text.text(found, 0.48)
+  estimated = text.rates(found, 0.48)["pairs_per_second"]
+  assert estimated == pytest.approx(pairs, rel=0.05)
+  assert found.bytes_per_device == pytest.approx(1e9 * size, rel=0.15)
 
 
 def test_what_does_not_fit_gets_the_nearest_that_does():
