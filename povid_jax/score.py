@@ -3,10 +3,9 @@
   python -m povid_jax.score --checkpoint=base --adapter=peft_folder \\
       --pairs=pairs.json --image-dir=images --out=scores.jsonl
 
-Use it to check a loss: it prints every number that goes into the loss, pair by
-pair. The policy is the checkpoint with its adapter, the reference is the same
-checkpoint without the adapter; for a run, the reference is the checkpoint that
-the run started from.
+Use it to check a loss: it writes every number that goes into the loss, pair by
+pair. The policy is the checkpoint with its adapter, the reference the
+checkpoint alone; for a run, the reference is what the run started from.
 """
 
 import argparse
@@ -154,7 +153,7 @@ def make_batch(sample: pairs.Sample, scorer: Scorer, options: Options) -> Batch:
   if longest > (most := scorer.weights.config.decoder.context_length):
     raise UserError(
       f"it is too long: {longest} tokens, image tokens included; the model "
-      f"has {most} positions. Shorten the answers or leave the pair out"
+      f"has {most} positions"
     )
   noisy = _noisy(sample, pictures, options) if pictures else None
   for clean, other in zip(pictures, noisy or (), strict=False):
@@ -339,8 +338,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   files.check_writable(args.out)
   scorer = load_scorer(args.checkpoint, args.adapter, args.dtype)
   options = Options(**{name: getattr(args, name) for name in Options._fields})
-  # accelerators round the inputs of float32 products to fewer bits by default,
-  # and then the numbers would not be those of float32
+  # by default accelerators round the factors of float32 products to fewer bits
   precision = "highest" if args.dtype == "float32" else "default"
   with jax.default_matmul_precision(precision):
     score(read, scorer, options, args.out)

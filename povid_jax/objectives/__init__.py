@@ -53,7 +53,7 @@ def _check_weights(*names: str) -> Callable[[Mapping[str, Any]], None]:
     if not any(hyper[name] for name in names):
       raise UserError(
         f"{' and '.join(names)} are all 0, so nothing would be learned; set "
-        "one of them above 0"
+        "at least one of them above 0"
       )
     for name in ("beta", "alpha"):
       if name in hyper:
@@ -77,7 +77,8 @@ def _check_mpo(hyper: Mapping[str, Any]) -> None:
     _not_negative(hyper, name)
   if not any(hyper[name] for name in names[:2]):
     raise UserError(
-      "preference_weight and quality_weight are both 0: use objective sft"
+      "preference_weight and quality_weight are both 0; use the objective "
+      "sft instead"
     )
 
 
@@ -187,8 +188,8 @@ def get(name: str, **hyper: Any) -> Objective:
   the values in force; `fn` takes only (policy, reference, counts).
 
   Raises:
-    UserError: unknown name or hyper-parameter (names the nearest valid one),
-      a value of another type, or one that makes no sense.
+    UserError: unknown name or hyper-parameter (the message suggests the nearest
+      valid one), or a value of the wrong type or out of range.
   """
   objective = OBJECTIVES.get(name)
   if objective is None:

@@ -1,4 +1,4 @@
-"""What an objective is: its inputs, its outputs, and how a step adds them up.
+"""The interface of an objective: inputs, outputs, and how a step combines them.
 
 An objective sees sums of log-probs, never a model, so anyone can check it by
 hand. It returns one loss per example. A step combines them with
@@ -53,7 +53,8 @@ class Counts(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Needs:
-  """What an objective needs beside the log-probs of the chosen answer.
+  """The inputs that an objective needs beside the log-probs of the chosen
+  answer.
 
   `objectives.logps` interprets it for one batch; loaders, caches and plans ask
   the properties.

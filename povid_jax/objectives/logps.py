@@ -1,4 +1,4 @@
-"""A batch to the log-probs that objectives are made of.
+"""Computes the log-probs of policy and reference for a batch.
 
 `both` gives those of policy and reference for one batch. Who encodes which
 pictures, whose noise tokens are scored and which terms come from the cache is
@@ -85,8 +85,9 @@ def both(
   noise_ids = None
   if needs.noise:
     noise_ids = noise_tokens(still, batch, pictures, spec, adapter=True)
-  # A trained tower: the policy's pictures need a gradient, and the reference
-  # sees others. Otherwise all three share what was encoded once.
+  # A trained tower gives the policy other image tokens than the reference, and
+  # they need a gradient. Otherwise policy, reference and noise tokens share one
+  # encoding.
   trains_vision = any(
     path.startswith(("vision/", "projector/", "image_newline"))
     for path in params

@@ -63,7 +63,9 @@ def dpo(
   rejected_B = _ratio(policy, reference, "rejected")
   if length_normalised:
     if counts.rejected is None:
-      raise ValueError("length_normalised wants counts of the rejected answers")
+      raise ValueError(
+        "length_normalised needs token counts of the rejected answers"
+      )
     chosen_B = chosen_B / _size(counts.chosen, counts.chosen_weight)
     rejected_B = rejected_B / _size(counts.rejected, counts.rejected_weight)
   h_B = chosen_B - rejected_B
@@ -287,7 +289,9 @@ def _ratio(policy: Logps, reference: Logps, kind: str) -> Array:
   p_B, q_B = getattr(policy, kind), getattr(reference, kind)
   if p_B is None or q_B is None:
     whose = "policy" if p_B is None else "reference"
-    raise ValueError(f"want {kind} log-probs, the {whose} has none")
+    raise ValueError(
+      f"the objective needs {kind} log-probs, but the {whose} has none"
+    )
   return p_B - q_B
 
 
@@ -307,7 +311,7 @@ def reward_metrics(chosen_B: Array, **others: Array) -> Metrics:
 
 
 def common_metrics(policy: Logps, reference: Logps, counts: Counts) -> Metrics:
-  """What every preference run wants to watch; float32[B] each, no gradient.
+  """Metrics to watch in every preference run; float32[B] each, no gradient.
 
   drift/chosen            log p - log q of the chosen answer, nats; falling
                           means that the good answer is being unlearnt

@@ -1,4 +1,4 @@
-"""What the host counts of a step: learning rates, tokens, padding, FLOPs."""
+"""What the host counts for a step: learning rates, tokens, padding, FLOPs."""
 
 from typing import Any
 
@@ -112,7 +112,9 @@ class Accounting:
     }
 
   def _rates_of(self, number: int) -> dict[str, float]:
-    """Learning rates; many at a time, as each waits for the device's step."""
+    """Learning rates, many at a time: each device call would wait for the
+    running step.
+    """
     block, place = divmod(number, _BLOCK)
     if block != self._block:
       steps = np.arange(block * _BLOCK, (block + 1) * _BLOCK)

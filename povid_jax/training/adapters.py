@@ -26,8 +26,8 @@ def read(
   """The adapter that config.adapter names, or None where it names none.
 
   Raises:
-    UserError: no adapter there, or one that does not fit config.lora; the
-      fields to set are in the message.
+    UserError: there is no adapter, or it does not fit config.lora; the message
+      says which fields to set.
   """
   if not config.adapter:
     return None
@@ -42,8 +42,8 @@ def read(
   same = (has.rank, has.alpha) == (wants.rank, wants.alpha)
   if not same or set(given.params) != covered:
     raise UserError(
-      f"{config.adapter} is not of the dimensions that config.lora asks for; "
-      f"to train it on: --config.lora.rank={has.rank} "
+      f"{config.adapter} has other dimensions than config.lora; to continue "
+      f"training it, set: --config.lora.rank={has.rank} "
       f"--config.lora.alpha={has.alpha} --config.lora.targets='{has.targets}'"
     )
   if jax.process_index() == 0 and (said := peft_load.skipped(given)):
@@ -78,9 +78,9 @@ def start(
       out[path] = value
     elif not _same(base[path], value):
       raise UserError(
-        f"{config.adapter} comes with a tuned projector ({path}), which this "
-        "run does not train: set --config.projector_lr, or fold the adapter "
-        "in by `convert from-torch --adapter`"
+        f"{config.adapter} contains a tuned projector ({path}), which this "
+        "run does not train: set --config.projector_lr, or merge the adapter "
+        "into its base with `convert from-torch --adapter`"
       )
   return {
     path: _put(value, place(path, value.shape)) for path, value in out.items()
@@ -95,13 +95,13 @@ def _new(shapes: Params, seed: int, place: Place) -> Params:
 
 
 def _put(value: np.ndarray, sharding: Any) -> jax.Array:
-  """Each device gets its part; every host has read the whole."""
+  """Copies to each device its part; every host has read the whole array."""
   return jax.make_array_from_callback(
     value.shape, sharding, lambda index: value[index]
   )
 
 
 def _same(held: jax.Array, value: np.ndarray) -> bool:
-  """Equal in the precision of the base."""
+  """Whether two arrays are equal in the dtype of the base."""
   other = _put(value.astype(held.dtype), held.sharding)
   return bool(jnp.array_equal(held, other))

@@ -37,7 +37,7 @@ def check(
   if wanted not in metrics:
     near = difflib.get_close_matches(wanted, metrics, 1, 0.0)[0]
     raise UserError(
-      f"config.checkpoint.best={wanted!r} is none of this run's metrics; did "
-      f"you mean {near!r}? They are {', '.join(sorted(metrics))}, and "
-      "BENCHMARK/METRIC for the benchmarks in config.eval.benchmarks"
+      f"config.checkpoint.best={wanted!r} is not a metric of this run; did "
+      f"you mean {near!r}? The metrics are {', '.join(sorted(metrics))}, and "
+      "BENCHMARK/METRIC for each benchmark in config.eval.benchmarks"
     )

@@ -1,4 +1,4 @@
-"""A config and a mesh to everything a training run is made of."""
+"""Builds all parts of a training run from a config and a mesh."""
 
 import dataclasses
 import functools
@@ -59,8 +59,8 @@ def build_model(config: ConfigDict, mesh: Mesh) -> Model:
   """Restores `config.init` onto the mesh and adds adapters, new or given.
 
   Raises:
-    UserError: nothing to restore, nothing matched as trainable, an adapter
-      of other dimensions.
+    UserError: there is nothing to restore, no parameter is trainable, or an
+      adapter has other dimensions.
   """
   dtype = jnp.dtype(config.dtype)
   place = sharding.sharding_for(mesh)
@@ -109,11 +109,14 @@ def build_data(
   """Measures every record and lays out all steps.
 
   Raises:
-    UserError: no records, or some too long (listed by id in WORKDIR).
+    UserError: there are no records, or some are too long (their ids are listed
+      in WORKDIR).
   """
   source = RecordSource(config.data.train, config.data.split)
   if not len(source):
-    raise UserError(f"{config.data.train} holds no {config.data.split} record")
+    raise UserError(
+      f"{config.data.train} holds no records of the split {config.data.split}"
+    )
   rows = weights.config.decoder.vocab_size
   tokenizer = load_tokenizer(weights.tokenizer, rows)
   text = lengths.TextSpec(
@@ -201,7 +204,7 @@ def build_loader(
   )
 
 
-_SKIP_SAMPLES = "; --config.data.on_bad_sample=skip leaves such samples out"
+_SKIP_SAMPLES = "; --config.data.on_bad_sample=skip skips such samples"
 
 
 def _refuse_sample(index: int, error: UserError) -> None:

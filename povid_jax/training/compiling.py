@@ -1,4 +1,4 @@
-"""Says that a step is being compiled, and about how long that takes."""
+"""Prints that a step is being compiled, and about how long that takes."""
 
 import contextlib
 import json
@@ -13,11 +13,12 @@ _EVERY = 60.0  # seconds between lines while it compiles
 
 
 class Compiling:
-  """Lines about compilation; what it took is kept for the next start.
+  """Prints lines about compilation and keeps its duration for the next start.
 
   Args:
-    workdir: keeps the seconds of every compilation in compiled.json.
-    enabled: False on all hosts but the first; then nothing is said or kept.
+    workdir: the run directory; its compiled.json keeps the seconds of every
+      compilation.
+    enabled: False on all hosts but the first; then nothing is printed or kept.
     every: seconds between two lines of one compilation.
   """
 
@@ -55,7 +56,10 @@ class Compiling:
 
   def _expected(self) -> str:
     if not self._seconds:
-      return "for the first time here: one to several minutes for a 7B"
+      return (
+        "first time in this run directory; one to several minutes for a 7B "
+        "model"
+      )
     return (
       f"about {self._seconds[-1]:.0f} s, longest so far "
       f"{max(self._seconds):.0f} s"

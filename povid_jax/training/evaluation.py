@@ -1,4 +1,4 @@
-"""Benchmarks asked while a run trains: its scores, its best step, patience."""
+"""Benchmarks run during training: scores, best step, patience."""
 
 import dataclasses
 from pathlib import Path
@@ -33,22 +33,25 @@ def check(config: ConfigDict, workdir: Path) -> None:
   """Raises UserError for evaluations that could not run, before step 0."""
   wanted = config.eval
   if config.log.samples and jax.process_count() > 1:
-    raise UserError("config.log.samples works in a single process; set it to 0")
+    raise UserError(
+      "config.log.samples works only in a run of one process; set it to 0"
+    )
   if not wanted.benchmarks:
     if wanted.every or wanted.patience:
       raise UserError(
-        "config.eval.every and eval.patience want benchmarks: name them in "
-        "config.eval.benchmarks (pope,chair for example)"
+        "config.eval.every and config.eval.patience need benchmarks: list "
+        "them in config.eval.benchmarks (pope,chair for example)"
       )
     return
   if jax.process_count() > 1:
     raise UserError(
-      "config.eval.benchmarks works in a single process; evaluate the "
-      "checkpoints of several with povid_jax.eval"
+      "config.eval.benchmarks works only in a run of one process; leave it "
+      "empty and evaluate the checkpoints with povid_jax.eval"
     )
   if not wanted.data:
     raise UserError(
-      "config.eval.data is empty: name the folder that holds <benchmark>/"
+      "config.eval.data is empty: give the folder that contains a folder "
+      "<benchmark>/ for each benchmark"
     )
   asked = request(config, workdir, 0)
   try:
@@ -62,17 +65,17 @@ def check(config: ConfigDict, workdir: Path) -> None:
   best = config.checkpoint.best
   if wanted.patience and best.partition("/")[0] not in names:
     raise UserError(
-      f"config.eval.patience={wanted.patience} waits for a better "
-      f"checkpoint.best, which is {best!r}: name a metric of a benchmark, "
-      f"{names[0]}/NAME"
+      f"config.eval.patience={wanted.patience} stops a run when the metric "
+      f"config.checkpoint.best no longer improves, but that is {best!r}: set "
+      f"it to a metric of a benchmark, {names[0]}/NAME"
     )
 
 
 class Evaluation:
-  """Asks the model where it lies, and knows which step was best.
+  """Runs the benchmarks on the model in place, and keeps which step was best.
 
   Attributes:
-    enough: whether the best has not got better for `eval.patience`
+    enough: whether the best value has not improved for `eval.patience`
       evaluations.
     best: (value, step) of the best evaluation so far, or None.
   """
@@ -129,7 +132,9 @@ class Evaluation:
     )
 
   def recall(self, first: int) -> dict[int, dict[str, float]]:
-    """Scores by step of the processes before this one, patience counted on."""
+    """Scores by step from earlier processes of this run; patience counts them
+    too.
+    """
     if not self._config.eval.benchmarks:
       return {}
     scores = {}

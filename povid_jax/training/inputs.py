@@ -1,4 +1,6 @@
-"""Looks at what a config names before anything runs: model, data, packages."""
+"""Checks the model, the data and the packages of a config before a run
+starts.
+"""
 
 import importlib.util
 from pathlib import Path
@@ -19,10 +21,10 @@ def check(config: ConfigDict, workdir: str | Path) -> None:
   workdir_lib.check_ended(config.init)
   path = Path(workdir)
   if path.exists() and not path.is_dir():
-    raise UserError(f"--workdir={workdir} is a file; want a folder")
+    raise UserError(f"--workdir={workdir} is a file; give a folder")
   if (path / "model.json").is_file():
     raise UserError(
-      f"--workdir={workdir} is a model folder; a run needs a folder of its own"
+      f"--workdir={workdir} is a model folder; give a new folder for the run"
     )
 
 
@@ -30,9 +32,9 @@ def _check_data(train: str) -> None:
   path = Path(train)
   if path.suffix in (".json", ".jsonl", ".parquet") and path.is_file():
     raise UserError(
-      f"config.data.train={train} is a file of pairs: make records of it, "
-      f"`python -m data_gen write --pairs {train} --image-dir PICTURES --out "
-      "DIR`, then --config.data.train=DIR"
+      f"config.data.train={train} is a file of pairs; training reads records. "
+      f"Write them with `python -m data_gen write --pairs {train} --image-dir "
+      "PICTURES --out DIR`, then --config.data.train=DIR"
     )
   pairs = sorted(path.glob("*.json*")) if path.is_dir() else []
   pairs = [p for p in pairs if p.name not in ("dataset_info.json",
@@ -59,12 +61,14 @@ def _check_packages(config: ConfigDict) -> None:
     if wanted and importlib.util.find_spec(package) is None:
       raise UserError(
         f"config.{field} needs the package {package}, which is not installed: "
-        f"{command}, or leave the field out"
+        f"{command}, or leave this field empty"
       )
 
 
 def _check_reference_cache(folder: str) -> None:
-  """A folder that holds something else would be found out after the pass."""
+  """Refuses now a folder with other files, which would fail only after the
+  pass.
+  """
   path = Path(folder)
   if not folder or not path.exists():
     return
@@ -72,6 +76,6 @@ def _check_reference_cache(folder: str) -> None:
     any(path.iterdir()) and not (path / "key.json").is_file()
   ):
     raise UserError(
-      f"config.reference_cache={folder} holds something else than cached "
-      "log-probs; name another folder, or one that does not exist"
+      f"config.reference_cache={folder} holds other files than cached "
+      "log-probs; choose an empty or new folder"
     )

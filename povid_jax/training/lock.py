@@ -2,8 +2,8 @@
 
 WORKDIR/.lock names the holder and is locked with flock while it lives, so
 the lock of a process that was killed is free at once. On file systems that keep
-flock within one machine, the file's time of change tells of a holder elsewhere:
-a living one touches the file every few seconds.
+flock within one machine, a holder on another machine is recognised by the
+file's modification time: a live process updates it every few seconds.
 """
 
 import contextlib
@@ -28,7 +28,8 @@ def held(workdir: Path) -> Iterator[None]:
   """Holds the directory while the block runs.
 
   Raises:
-    UserError: another process has it; says which and since when.
+    UserError: another process trains in it; the message says which and since
+      when.
   """
   path = workdir / ".lock"
   files.ensure_parent(path)
@@ -54,7 +55,7 @@ def held(workdir: Path) -> Iterator[None]:
 
 
 def _remove_empty(workdir: Path) -> None:
-  """Leaves no folder behind where the config was refused."""
+  """Removes the new, empty folder if the config was refused."""
   with contextlib.suppress(OSError):
     if [path.name for path in workdir.iterdir()] == [".lock"]:
       (workdir / ".lock").unlink()
@@ -107,13 +108,13 @@ def _in_use(path: Path, holder: dict[str, str]) -> UserError:
       f"{holder.get('since')}"
     )
   return UserError(
-    f"{path.parent} is in use: {who} trains in it. Wait for it, stop it, or "
-    "use another --workdir"
+    f"{path.parent} is in use: {who} trains in it. Wait until it ends, stop "
+    "it, or use another --workdir"
   )
 
 
 def _alive(path: Path) -> bool:
-  """Whether a holder on another machine gives a sign of life."""
+  """Whether a process on another machine still updates the file."""
   first = path.stat().st_mtime_ns
   end = time.monotonic() + 2.5 * BEAT
   while time.monotonic() < end:

@@ -23,14 +23,14 @@ from povid_jax.training.stops import Stops
 
 
 class Loop:
-  """Steps, saves, stops; one object because they share where the run is.
+  """Runs the steps, saves and stops, which all depend on how far the run is.
 
   Args:
     total: steps of the whole run.
     accounting: counts what a step does.
-    evaluation: asks benchmarks.
-    samples: asks a few records of the data.
-    stops: knows whether the run was told to stop.
+    evaluation: runs the benchmarks.
+    samples: prints answers to a few records.
+    stops: records the signals that stop the run.
   """
 
   def __init__(
@@ -57,7 +57,7 @@ class Loop:
     self.reached = 0  # steps done by now
 
   def run(self, state: State, rows: Any) -> State:
-    """Trains to the end, or until the run is told to stop, and saves.
+    """Trains to the end, or until a signal stops the run, and saves.
 
     Args:
       rows: iterator over host batches, from the state's step on.
@@ -107,7 +107,9 @@ class Loop:
     return number == self.total or (every > 0 and number % every == 0)
 
   def _save(self, state: State, latest: dict[str, float]) -> None:
-    """Saves, and evaluates where that is due: what is evaluated is safe."""
+    """Saves first and then evaluates if due, so that an evaluated step is never
+    lost.
+    """
     self.saved.save(state, latest)
     number = int(state.step)
     if self.evaluation.due(number) and not self.stops.told:
@@ -122,7 +124,9 @@ class Loop:
     return scores
 
   def _step(self, state: State, batch: Batch) -> tuple[State, Any]:
-    """One step; compiling for new lengths takes minutes, and says so."""
+    """Runs one step; new lengths are compiled first, which takes minutes and is
+    printed.
+    """
     lengths = (batch.prefix_ids.shape[-1], *batch.branch_ids.shape[-2:])
     new = lengths not in self.lengths
     self.lengths.add(lengths)
@@ -132,7 +136,9 @@ class Loop:
       return self.jitted(state, self.frozen, batch)
 
   def _recall(self, state: State) -> None:
-    """Takes up what the processes before this one knew, or left undone."""
+    """Loads scores of earlier processes, and makes up an evaluation they
+    missed.
+    """
     number = int(state.step)
     for step, scores in self.evaluation.recall(number).items():
       self.saved.rate(step, scores)
@@ -145,7 +151,7 @@ class Loop:
       self._evaluate(state)
 
   def _told(self) -> bool:
-    """Whether any process was told to stop: all must agree on the step."""
+    """Whether any process got a signal; all must stop at the same step."""
     told = self.stops.agreed()
     if told and self.reached < self.total:
       self.stops.code = 128 + told
@@ -154,16 +160,16 @@ class Loop:
   def _lost(self) -> str:
     latest = self.saved.latest or 0
     return (
-      f"{self.reached - latest} steps since checkpoint {latest} are lost; the "
-      "same command continues there"
+      f"{self.reached - latest} steps since checkpoint {latest} are lost; run "
+      "the same command again to continue from that checkpoint"
     )
 
   def _say_goodbye(self, step: int) -> None:
     best = self.evaluation.best
     if self.stops.code and step < self.total:
       print(
-        f"stopped at step {step} of {self.total}, saved; the same command "
-        "continues",
+        f"stopped at step {step} of {self.total}, checkpoint saved; run the "
+        "same command again to continue",
         flush=True,
       )
     elif self.evaluation.enough and best and step < self.total:
@@ -173,7 +179,9 @@ class Loop:
         flush=True,
       )
     else:
-      print(f"done: {step} steps in {self.workdir}", flush=True)
+      print(
+        f"done: {step} steps; the run directory is {self.workdir}", flush=True
+      )
 
   def _writer(self, first: int) -> metrics.Writer:
     peak = chips.peak_flops(jax.devices()[0].device_kind)
@@ -205,13 +213,13 @@ class Loop:
     return row
 
   def _check_best(self, row: dict[str, float], evaluated: bool) -> None:
-    """Raises UserError for a best by what is not measured."""
+    """Raises UserError if the metric of the best checkpoint is not measured."""
     best = self.config.checkpoint.best
     asked = evaluated or not self.config.eval.benchmarks
     if best and asked and best not in row and not self.stops.told:
       raise UserError(
-        f"config.checkpoint.best={best!r} is none of this run's metrics: "
-        f"{', '.join(sorted(row))}"
+        f"config.checkpoint.best={best!r} is not a metric of this run; the "
+        f"metrics are {', '.join(sorted(row))}"
       )
 
 

@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: JSONL, TensorBoard, W&B, the terminal."""
+"""Writes the metrics of a run to JSONL, TensorBoard, W&B and the terminal."""
 
 import json
 import math
@@ -31,7 +31,7 @@ class Rates:
 
   Args:
     peak: FLOP/s of all devices together, or None when not known.
-    clock: seconds; given by tests.
+    clock: returns seconds; tests pass their own.
   """
 
   def __init__(
@@ -82,9 +82,9 @@ class Writer:
   that is not finite is null) and is flushed at every row: a killed process
   loses nothing, and half a line is dropped at the next start.
 
-  A line shows the rates since the line before it. A row has those of its step,
-  which looks faster or slower than it was around a save: the host may run ahead
-  of the device and is held up there.
+  A line shows the rates since the line before it. A row has the rates of its
+  own step; these can be wrong near a save, where the host waits for the device
+  after it has run ahead.
 
   Args:
     workdir: run directory.
@@ -99,7 +99,8 @@ class Writer:
     enabled: False on all hosts but the first; then nothing is written.
 
   Raises:
-    UserError: the folder cannot be written, W&B asked for and not installed.
+    UserError: the folder cannot be written, or W&B is configured and not
+      installed.
   """
 
   def __init__(
@@ -134,7 +135,7 @@ class Writer:
       from tensorboardX import SummaryWriter
 
       self._board = SummaryWriter(str(folder), purge_step=start_step)
-    self._bar = progress.bar(  # where nobody watches, the lines do
+    self._bar = progress.bar(  # in a log file the lines are enough
       total=total_steps,
       initial=start_step,
       desc="training",
@@ -174,8 +175,9 @@ class Writer:
       self._file.flush()
     except OSError as error:  # a full disk, mostly
       raise UserError(
-        f"step {step}: cannot write {self._path}: {error.strerror}; make room "
-        "and start again from the last checkpoint"
+        f"step {step}: cannot write {self._path}: {error.strerror}; free some "
+        "space and run the same command again; it continues from the last "
+        "checkpoint"
       ) from error
     if self._board is not None:
       for name, value in clean.items():
@@ -281,7 +283,9 @@ def read(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _renamed(row: dict[str, Any]) -> dict[str, Any]:
-  """Older runs called the rejected answer "injected", whoever wrote it."""
+  """Renames the metrics of older runs, which called the rejected answer
+  "injected".
+  """
   old, new = "/injected", "/rejected"
   return {
     name.removesuffix(old) + new if name.endswith(old) else name: value
@@ -304,8 +308,8 @@ def _start_wandb(workdir: Path, options: Mapping[str, Any]) -> Any:
     import wandb  # pyright: ignore[reportMissingImports]
   except ImportError as error:
     raise UserError(
-      "wandb was asked for and is not installed: pip install "
-      "'povid_jax[wandb]', or leave it out of the config"
+      "config.log.wandb is set, but wandb is not installed: pip install "
+      "'povid_jax[wandb]', or leave config.log.wandb empty"
     ) from error
   settings = {"name": workdir.name, "dir": str(workdir), "resume": "allow"}
   return wandb.init(**{**settings, **options})

@@ -192,8 +192,9 @@ def _groups(
   for regex in regexes:
     if regex not in group_of.values():
       raise UserError(
-        f"learning-rate group {regex!r} names no trainable parameter; train "
-        f"it or remove its rate (trainable: {top_groups(paths)})"
+        f"learning-rate group {regex!r} matches no trainable parameter; make "
+        "the parameter trainable or remove the rate (trainable: "
+        f"{top_groups(paths)})"
       )
   return group_of
 
@@ -244,9 +245,9 @@ def finite_guard(
 ) -> optax.GradientTransformationExtraArgs:
   """Withholds an update, and leaves all state as it was, if it is not finite.
 
-  Under either policy nothing bad ever reaches the parameters; the step
-  reports the flags of `guard_flags` and the loop calls `check_finite`. Pass
-  the loss as `update(grads, state, params, loss=loss)` to guard it as well.
+  Under both policies no NaN ever reaches the parameters; the step reports the
+  flags of `guard_flags` and the loop calls `check_finite`. Pass the loss as
+  `update(grads, state, params, loss=loss)` to guard it as well.
   """
   inner = optax.with_extra_args_support(inner)
 
@@ -314,15 +315,20 @@ def check_finite(
   where = f"step {step}: the loss or a gradient is NaN or infinite"
   if policy == "raise" and step == 0:
     raise NonFiniteError(
-      f"{where} before anything was learnt, so it is not the learning rate: "
-      "the weights of config.init are damaged, or its numbers are too large "
-      "for config.dtype. `python -m povid_jax.score` shows each pair's numbers"
+      f"{where} before the first update, so the learning rate is not the "
+      "cause: the weights of config.init are damaged, or its numbers are too "
+      "large for config.dtype. `python -m povid_jax.score` prints the "
+      "numbers of each pair"
     )
   if policy == "raise":
     raise NonFiniteError(
-      f"{where}; the update was not applied. Lower config.lr, look at the "
-      "batch, or set --config.on_nonfinite=skip, which leaves such steps out"
+      f"{where}; the update was not applied. Lower config.lr, check the "
+      "samples of this step, or set --config.on_nonfinite=skip to skip such "
+      "steps"
     )
   in_a_row = int(flags["skipped_in_a_row"])
   if in_a_row >= max_in_a_row:
-    raise NonFiniteError(f"{where}, {in_a_row} times in a row; giving up")
+    raise NonFiniteError(
+      f"{where}, {in_a_row} times in a row, so the run stops. Lower config.lr "
+      "or check the data"
+    )

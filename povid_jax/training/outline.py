@@ -1,7 +1,7 @@
-"""A config and dimensions to everything known before a weight is loaded.
+"""All that is known of a run before a weight is loaded: parts, shapes, paths.
 
-What training and `povid_jax.plan` share: the first puts arrays in, the second
-only shapes.
+Shared by training, which puts arrays in, and `povid_jax.plan`, which uses only
+the shapes.
 """
 
 import dataclasses

@@ -31,7 +31,7 @@ from povid_jax.training.step import Frozen, StepFn
 
 
 def _layout_of(layout: LayoutConfig) -> dict[str, Any]:
-  """How pictures are taken; squares as older caches have it."""
+  """The picture layout for the key; written for squares as in older caches."""
   if layout.kind == "square":
     return {"image_mode": layout.mode}
   return {"layout": layout.to_dict()}
@@ -75,8 +75,9 @@ def cached(
   epochs = len(data.plan) / data.plan.steps_per_epoch
   if needs_noise and config.noise.per_epoch and epochs > 1:
     raise UserError(
-      "config.reference=cached with noise drawn anew each epoch: set "
-      "config.noise.per_epoch=False or reference=online"
+      "config.reference=cached does not work with "
+      "config.noise.per_epoch=True, because the noise differs in each epoch: "
+      "set config.noise.per_epoch=False or config.reference=online"
     )
   folder = Path(config.reference_cache or workdir / "reference")
   key = key_of(config, model, data, step)
@@ -121,7 +122,7 @@ def _read(folder: Path, key: dict[str, Any]) -> Logps:
   except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
     raise UserError(
       f"{folder / 'logps.npz'} cannot be read ({error}); remove the folder to "
-      "compute it again"
+      "compute the log-probs again"
     ) from error
   if "rejected" in values:  # caches of older versions: one rejected answer
     values["rejected"] = values["rejected"].reshape(len(values["chosen"]), -1)
@@ -134,14 +135,16 @@ def _check_complete(
   data: build.Data,
   folder: Path,
 ) -> None:
-  """A cache of fewer samples (other limits of length) does not do."""
+  """Raises UserError if the cache lacks samples (it had other length
+  limits).
+  """
   absent = np.isnan(values.chosen[data.buckets.kept])
   if absent.any() and config.data.on_bad_sample == "raise":
     first = int(data.buckets.kept[absent][0])
     raise UserError(
-      f"reference cache {folder} is stale: it lacks {int(absent.sum())} "
-      f"samples, record {first} the first. Remove the folder to compute it "
-      "again"
+      f"reference cache {folder} is stale: it has no log-probs for "
+      f"{int(absent.sum())} samples, the first is record {first}. Remove the "
+      "folder to compute the log-probs again"
     )
 
 
@@ -157,7 +160,8 @@ def _compute(
   """One pass over every sample, forward only, in the run's own batches.
 
   Args:
-    part: what an interrupted pass has left, and what this one leaves.
+    part: reads what an interrupted pass has computed, and saves what this one
+      computes.
   """
   one = batches.Plan(data.buckets, config.batch_size, config.seed, 1)
   plan = batches.Plan(
@@ -169,7 +173,7 @@ def _compute(
   )
   done, values = part.load()
   if done and not jax.process_index():
-    print(f"reference log-probs: going on with batch {done} of {len(plan)}")
+    print(f"reference log-probs: continuing with batch {done} of {len(plan)}")
   rows = batches.pipeline(plan, loader, config.data.workers, done)
   bar = progress.bar(
     rows,

@@ -1,7 +1,7 @@
-"""What an interrupted pass of the reference has computed so far.
+"""The log-probs that an interrupted reference pass has computed so far.
 
 Kept beside the folder of the cache, FOLDER.part/, and removed when the cache is
-whole: the pass of a large data set takes an hour, and machines are taken away.
+whole: the pass over a large data set takes an hour, and it can be interrupted.
 """
 
 import json
@@ -34,7 +34,7 @@ class Part:
     self._last = time.monotonic()
 
   def load(self) -> tuple[int, dict[str, np.ndarray]]:
-    """(batches done, values by term); (0, {}) where nothing fits."""
+    """(batches done, values by term); (0, {}) if there is no matching part."""
     done, values = 0, {}
     try:
       held = files.load_json(self._folder / "key.json")
@@ -43,7 +43,8 @@ class Part:
           values = {name: file[name] for name in file.files}
         done = int(held["done"])
     except (UserError, OSError, ValueError, KeyError, TypeError, EOFError):
-      done, values = 0, {}  # half a folder: computed again
+      # an incomplete folder: its values are computed again
+      done, values = 0, {}
     if jax.process_count() > 1:
       from jax.experimental import multihost_utils
 
@@ -55,7 +56,7 @@ class Part:
   def keep(
     self, done: int, values: Mapping[str, np.ndarray], now: bool = False
   ) -> None:
-    """Saves the values, if the last time is long enough ago, or `now`."""
+    """Saves the values if the last save is long enough ago, or if `now`."""
     late = time.monotonic() - self._last >= SECONDS
     if not (late or now) or not done or jax.process_index():
       return
@@ -69,6 +70,6 @@ class Part:
     new.rename(self._folder)
 
   def remove(self) -> None:
-    """Once the cache is whole."""
+    """Removes the part once the cache is complete."""
     if jax.process_index() == 0:
       shutil.rmtree(self._folder, ignore_errors=True)

@@ -82,8 +82,8 @@ class RunCheckpoints:
       metrics: of the step before; see `rate`.
 
     Raises:
-      UserError: the disk is full or cannot be written; checkpoints saved
-        before are whole.
+      UserError: the disk is full or cannot be written; earlier checkpoints stay
+        complete.
     """
     step = int(state.step)
     if step == self._manager.latest_step():
@@ -104,19 +104,23 @@ class RunCheckpoints:
       raise _save_error(step, error) from error
 
   def rate(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Says how good a saved step is; the best is kept beside the newest."""
+    """Records the metrics of a saved step; the best step is kept beside the
+    newest.
+    """
     value = metrics.get(self._best)
     if value is not None and math.isfinite(value):
       self._keep.ratings[step] = value
 
   def prune(self) -> None:
-    """Removes what later ratings made superfluous; after `wait` only."""
+    """Removes checkpoints that later ratings made unnecessary; call it after
+    `wait`.
+    """
     steps = sorted(self._manager.all_steps())
     for step in set(steps) - set(self._keep.kept(steps)):
       self._manager.delete(step)
 
   def wait(self) -> None:
-    """Until the last save is on disk; errors as in `save`."""
+    """Waits until the last save is on disk; raises the errors of `save`."""
     try:
       self._manager.wait_until_finished()
       self._manager.check_for_errors()
@@ -133,8 +137,8 @@ class RunCheckpoints:
         WORKDIR/damaged, and the one before it taken.
 
     Raises:
-      UserError: the newest cannot be read or has other names or shapes; names
-        the one before it that is whole.
+      UserError: the newest cannot be read or has other names or shapes; the
+        message names the newest one that is complete.
     """
     steps = sorted(self._manager.all_steps(), reverse=True)
     failed: dict[int, str] = {}
@@ -147,23 +151,24 @@ class RunCheckpoints:
         continue
       if failed and not skip_damaged:
         raise UserError(
-          f"checkpoint {steps[0]} of this run is damaged ({failed[steps[0]]}). "
-          f"Checkpoint {step} before it is whole: the same command with "
-          "--skip-damaged sets the damaged one aside and goes on from there"
+          f"checkpoint {steps[0]} of this run is damaged "
+          f"({failed[steps[0]]}). Checkpoint {step} before it is complete: "
+          "run the same command with --skip-damaged to move the damaged one "
+          "away and continue from there"
         )
       for damaged in failed:
         self._set_aside(damaged)
       return found
     if failed:
       raise UserError(
-        f"checkpoint {steps[0]} of this run does not fit its config, or is "
-        f"damaged ({failed[steps[0]]}), and so is every one before it; use "
-        "another workdir"
+        f"checkpoint {steps[0]} of this run does not fit this config, or is "
+        f"damaged ({failed[steps[0]]}), and so is every earlier one; use "
+        "another --workdir"
       )
     return None
 
   def _set_aside(self, step: int) -> None:
-    """Moves a checkpoint out of the way; nothing is deleted."""
+    """Moves a checkpoint to WORKDIR/damaged; nothing is deleted."""
     if jax.process_index() == 0:
       source = Path(self._manager.directory) / str(step)
       number, target = 0, source.parents[1] / "damaged" / str(step)
@@ -172,7 +177,9 @@ class RunCheckpoints:
         number += 1
         target = target.with_name(f"{step}-{number}")
       source.rename(target)
-      print(f"checkpoint {step} is damaged: moved to {target}", flush=True)
+      print(
+        f"checkpoint {step} is damaged; it was moved to {target}", flush=True
+      )
     self._manager.reload()
 
   def _restore(self, step: int, state: State) -> State:
@@ -198,13 +205,13 @@ class RunCheckpoints:
     return State(number, params, opt_state, carried)
 
   def close(self) -> None:
-    """Ends what is being saved; a save that fails now was said before."""
+    """Finishes the running save; its failure has already been reported."""
     with contextlib.suppress(*_NOT_SAVED):
       self._manager.close()
 
 
 def _beside(state: State) -> tuple[Any, Any]:
-  """What a state holds beside parameters."""
+  """The parts of a state other than parameters."""
   return state.opt_state, state.carried
 
 
@@ -216,6 +223,7 @@ def _as_list(tree: Any) -> list[dict[str, Any]]:
 def _save_error(step: int | None, error: Exception) -> UserError:
   reason = errors.first_line(error)
   return UserError(
-    f"checkpoint at step {step} could not be saved ({reason}); the one before "
-    "it is whole. Free some room and run the same command again"
+    f"checkpoint at step {step} could not be saved ({reason}); the checkpoint "
+    "before it is complete. Free some disk space and run the same command "
+    "again"
   )

@@ -18,10 +18,11 @@ _TOKENS = 128
 
 
 class Samples:
-  """Asks the first records of the data every so often.
+  """Generates answers to the first records, every `log.samples` steps.
 
   Answers go to WORKDIR/samples.jsonl ({"step", "id", "prompt", "text"}) and, in
-  short, to standard output. Decoding is greedy: what changes is the model.
+  short, to standard output. Decoding is greedy, so that answers differ only
+    because the model changed.
   """
 
   def __init__(self, config: ConfigDict, workdir: Path, data: build.Data):
@@ -30,11 +31,11 @@ class Samples:
     self._questions = _questions(data) if self._every else []
 
   def due(self, number: int) -> bool:
-    """Whether the model that starts with step `number` is asked."""
+    """Whether answers are due before step `number`."""
     return bool(self._questions) and number % self._every == 0
 
   def ask(self, policy: answering.Policy, number: int) -> None:
-    """Asks, prints and keeps the answers.
+    """Generates the answers, prints them and appends them to the file.
 
     Raises:
       UserError: a picture that cannot be read.
@@ -51,12 +52,13 @@ class Samples:
 
 
 def _questions(data: build.Data) -> list[Question]:
-  """One question per record: the first with one turn that can be read."""
+  """One question per record, from the first readable records with one turn."""
   found: list[Question] = []
   for index in data.buckets.kept[: 20 * COUNT].tolist():
     try:
       record = data.source[index]
-    except UserError:  # it is left out of training, or stops it there
+    # training skips this record or stops at it, and reports it then
+    except UserError:
       continue
     if len(record.prompt_turns) == 1 and len(found) < COUNT:
       images = tuple(

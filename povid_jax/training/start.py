@@ -1,4 +1,4 @@
-"""The start of a run: its processes come together, and it says what it is."""
+"""The start of a run: joins its processes and prints what will run."""
 
 import contextlib
 import os
@@ -28,19 +28,19 @@ def join(
   distributed: bool,
   timeout: int,
 ) -> None:
-  """Makes this process one of several, where the flags say so.
+  """Joins this process to the others of the run, if the flags name several.
 
   Raises:
-    UserError: flags of which one is missing, no cluster, or processes that do
-      not come.
+    UserError: a flag is missing, there is no cluster, or some processes do not
+      join.
   """
   if not coordinator and not distributed:
     return
   given = (num_processes, process_id)
   if coordinator and None in given:
     raise UserError(
-      f"--coordinator={coordinator} wants --num-processes=N and "
-      "--process-id=I (0 to N-1) beside it"
+      f"--coordinator={coordinator} needs --num-processes=N and "
+      "--process-id=I (0 to N-1) as well"
     )
   try:
     jax.distributed.initialize(
@@ -50,10 +50,10 @@ def join(
     reason = errors.first_line(error).rstrip(".")
     if distributed and not coordinator:
       raise UserError(
-        "--distributed: JAX finds no cluster here (SLURM, Open MPI, Cloud TPU, "
-        f"Kubernetes) whose processes it could join: {reason}. Name them with "
-        "--coordinator=HOST:PORT --num-processes=N --process-id=I, or leave "
-        "--distributed out for one process"
+        "--distributed: JAX finds no cluster here (SLURM, Open MPI, Cloud "
+        f"TPU, Kubernetes) whose processes it could join: {reason}. Give "
+        "their addresses with --coordinator=HOST:PORT --num-processes=N "
+        "--process-id=I, or leave --distributed out for one process"
       ) from error
     raise UserError(
       f"process {process_id} of {num_processes} could not join the "
@@ -61,8 +61,8 @@ def join(
     ) from error
 
 
-# words by which a collective, or the service between the hosts, tells that a
-# process is gone
+# texts in the errors of a collective, or of the service between the hosts, when
+# a process is gone
 _GONE = re.compile(
   r"closed by peer|reset by peer|Broken pipe|heartbeat|coordination service"
   r"|Timed out waiting|DEADLINE_EXCEEDED|UNAVAILABLE|remote process exited",
@@ -72,7 +72,7 @@ _GONE = re.compile(
 
 @contextlib.contextmanager
 def others_named() -> Iterator[None]:
-  """Lets no process of a run wait for another one that is gone.
+  """Ends this process when another process of the run is gone.
 
   Where another one is gone, this one ends with one line and exit code 75 ("try
   again"); where this one is told to stop before the loop, it ends. Both at once
@@ -91,9 +91,10 @@ def others_named() -> Iterator[None]:
     if jax.process_count() == 1 or not _GONE.search(str(error)):
       raise
     print(
-      f"error: process {jax.process_index()} of {jax.process_count()}: another "
-      f"process of the run is gone ({errors.first_line(error)}). Start all of "
-      "them again: the same command continues from the last checkpoint",
+      f"error: process {jax.process_index()} of {jax.process_count()}: "
+      f"another process of the run is gone ({errors.first_line(error)}). "
+      "Start all processes again with the same command; they continue from "
+      "the last checkpoint",
       file=sys.stderr,
       flush=True,
     )
@@ -115,9 +116,10 @@ def memory_named() -> Iterator[None]:
       raise
     reason = str(error).splitlines()[0] if str(error) else "out of memory"
     raise UserError(
-      f"the memory {where} is not enough ({reason[:200]}). In this order: "
-      "--config.remat=full, --config.head_chunk=64, a smaller batch_size or "
-      "more grad_accum, more devices; `povid_jax.plan` tells what fits"
+      f"out of memory: the memory {where} is not enough ({reason[:200]}). Try "
+      "in this order: --config.remat=full, --config.head_chunk=64, a smaller "
+      "batch_size or more grad_accum, more devices; `python -m "
+      "povid_jax.plan` prints what fits"
     ) from error
 
 
@@ -153,7 +155,7 @@ def _hardware(
   step: StepFn,
   mesh: jax.sharding.Mesh,
 ) -> str:
-  """Devices, mesh, dtype, attention, and the speed to expect."""
+  """One line with devices, mesh, dtype, attention and the expected speed."""
   kind = jax.devices()[0].device_kind
   axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
   said = (

@@ -1,4 +1,4 @@
-"""What a run does when it is told to stop: SIGTERM, and Ctrl-C.
+"""How a run stops on SIGTERM and Ctrl-C.
 
 A run that has nothing to save yet leaves at once. In the loop it finishes the
 step, saves and leaves. In both cases the exit code is 128 + the signal's number
@@ -22,7 +22,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(SystemExit):
-  """Raised where a run is told to stop and has nothing to save."""
+  """Raised when a signal stops a run that has nothing to save."""
 
 
 class Stops:
@@ -44,7 +44,7 @@ class Stops:
     return self
 
   def listen(self) -> None:
-    """Listens, again where a library has put its own handler in the way."""
+    """Installs the handlers, also again after a library has replaced them."""
     # signals reach the main thread only, and only it may listen
     if threading.current_thread() is threading.main_thread():
       for number in _SIGNALS:
@@ -67,7 +67,7 @@ class Stops:
     """In this block a signal is only noted; the block looks at `told`.
 
     Args:
-      lost: says what a second Ctrl-C, which leaves at once, loses.
+      lost: returns the text about the work that a second Ctrl-C loses.
     """
     before, self._saves = self._saves, lost
     try:
@@ -77,7 +77,7 @@ class Stops:
 
   @contextlib.contextmanager
   def leaving(self) -> Iterator[None]:
-    """In this block, inside `saving`, a signal leaves at once again."""
+    """In this block, inside `saving`, a signal ends the run at once again."""
     before, self._saves = self._saves, None
     try:
       if self.told:
@@ -87,7 +87,9 @@ class Stops:
       self._saves = before
 
   def agreed(self) -> int:
-    """The signal that any process of the run got, or 0; all call it."""
+    """The signal that any process of the run got, or 0; every process must call
+    this at the same step.
+    """
     told = self.told
     if jax.process_count() > 1:
       from jax.experimental import multihost_utils
@@ -103,11 +105,12 @@ class Stops:
       self._leave(number)
     elif number == signal.SIGINT and again:
       # not by an exception: what is being saved would be waited for
-      print(f"left at once: {self._saves()}", file=sys.stderr, flush=True)
+      print(f"stopped at once: {self._saves()}", file=sys.stderr, flush=True)
       os._exit(128 + number)
     elif number == signal.SIGINT:
       print(
-        "stopping after this step, and saving it; Ctrl-C again leaves at once",
+        "stopping after this step, then saving a checkpoint; Ctrl-C again "
+        "stops at once",
         file=sys.stderr,
         flush=True,
       )
@@ -116,7 +119,7 @@ class Stops:
     self.code = 128 + number
     name = signal.Signals(number).name
     print(
-      f"stopped by {name}; the same command continues",
+      f"stopped by {name}; run the same command again to continue",
       file=sys.stderr,
       flush=True,
     )

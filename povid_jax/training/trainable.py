@@ -14,10 +14,10 @@ from povid_jax.errors import UserError
 def match_trainable(
   paths: Iterable[str], regexes: str | Sequence[str]
 ) -> frozenset[str]:
-  """Paths that any of the regexes (re.search) names.
+  """The paths that at least one of the regexes matches (re.search).
 
   Raises:
-    UserError: a regex that names nothing; says what could be named.
+    UserError: a regex matches no parameter; the message lists the groups.
   """
   paths = tuple(paths)
   regexes = (regexes,) if isinstance(regexes, str) else tuple(regexes)
@@ -29,14 +29,14 @@ def match_trainable(
       near = difflib.get_close_matches(regex, paths, 1, 0.0)
       hint = f"; the nearest path is {near[0]}" if near else ""
       raise UserError(
-        f"trainable {regex!r} names no parameter{hint} "
-        f"(groups: {top_groups(paths)})"
+        f"trainable {regex!r} matches no parameter{hint} (groups: "
+        f"{top_groups(paths)})"
       )
     found |= named
   if not found:
     raise UserError(
-      "nothing is trainable: config.trainable is empty; give a regular "
-      "expression that matches parameters, decoder for example"
+      "config.trainable is empty, so no parameter would be trained; give a "
+      "regular expression that matches parameters, decoder for example"
     )
   return frozenset(found)
 

@@ -43,18 +43,18 @@ def describe(config: ConfigDict) -> dict[str, Any]:
 def check(config: ConfigDict, workdir: Path) -> None:
   """Refuses a directory that holds checkpoints of another run.
 
-  A run may be made longer where that does not change the steps already done.
+  A run may be made longer if that does not change the steps already done.
 
   Raises:
-    UserError: names the field that differs.
+    UserError: a field differs; the message names it.
   """
   if not restore.steps_of(workdir):
     return
   old = config_lib.flat(restore.read_run(workdir))
-  # a field that is younger than the run had its default
+  # a field that did not exist when the run started counts as its default
   old = config_lib.flat(config_lib.default().to_dict()) | old
   new = config_lib.flat(describe(config))
-  # one that is set no more is back at its default: another run
+  # a field that is no longer set has its default again: that is another run
   gone = {n for n in old if n.startswith("objective.hyper.")} - set(new)
   for name, value in {**new, **dict.fromkeys(gone)}.items():
     if name.startswith(_FREE) or old.get(name) == files.as_read(value):
@@ -63,15 +63,17 @@ def check(config: ConfigDict, workdir: Path) -> None:
       _check_length(config, workdir, name, old[name])
       continue
     raise UserError(
-      f"{workdir} holds a run with config.{name}={old.get(name)!r}, this "
-      f"one has {value!r}; use another --workdir"
+      f"{workdir} holds a run with config.{name}={old.get(name)!r}, this one "
+      f"has {value!r}; use another --workdir"
     )
 
 
 def _check_length(
   config: ConfigDict, workdir: Path, name: str, before: float
 ) -> None:
-  """Whether the learning rates of the steps done depend on the length."""
+  """Whether the length of the run changes the learning rates of the steps
+  done.
+  """
   warm = config.warmup_steps < 0 and config.warmup_ratio > 0
   if config.schedule == "constant" and not warm:
     return
@@ -80,9 +82,9 @@ def _check_length(
     why = "warmup_ratio, a share of the steps,"
   raise UserError(
     f"{workdir} holds a run with config.{name}={before!r}, this one has "
-    f"{config[name]!r}: {why} depends on the length of the run, so its steps "
-    "would have had other learning rates. Start a new run from it "
-    f"(--config.init={workdir} and another --workdir); only a run with "
+    f"{config[name]!r}: {why} depends on the length of the run, so the steps "
+    "already done would have used other learning rates. Start a new run from "
+    f"it (--config.init={workdir} and another --workdir); only a run with "
     "schedule=constant and warmup_steps can be made longer"
   )
 
@@ -113,7 +115,7 @@ def check_ended(init: str) -> None:
     init: as the user gave it: a model folder, RUN or RUN@STEP.
 
   Raises:
-    UserError: says how far the run is.
+    UserError: the run has not ended; the message says how far it is.
   """
   run = Path(init)
   steps = restore.steps_of(run)
@@ -126,6 +128,6 @@ def check_ended(init: str) -> None:
   if steps[-1] < total and not patience:
     raise UserError(
       f"config.init={init} is a run that has not ended (step {steps[-1]} of "
-      f"{total}): let it end, or name the step to start from, "
+      f"{total}): let it end, or give the step to start from, "
       f"--config.init={init}@{steps[-1]}"
     )

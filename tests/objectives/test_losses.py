@@ -390,7 +390,7 @@ def test_a_step_that_leaves_something_out_is_told():
     objectives.get("povid").fn(p, q._replace(noise=None), n)
   with pytest.raises(ValueError, match="want rejected log-probs, the policy"):
     objectives.get("dpo").fn(p._replace(rejected=None), q, n)
-  with pytest.raises(ValueError, match="wants counts of the rejected"):
+  with pytest.raises(ValueError, match="needs token counts of the rejected"):
     objectives.get("dpo", length_normalised=True).fn(
       p, q, n._replace(rejected=None)
     )

@@ -137,7 +137,7 @@ def test_a_tuned_projector_is_trained_on(world: Path, tmp_path: Path):
 @pytest.mark.slow
 def test_a_tuned_projector_is_not_lost(world: Path, tmp_path: Path):
   adapter = _adapter(tmp_path / "adapter", _trained(projector=True))
-  with pytest.raises(UserError, match="comes with a tuned projector .*lr, or"):
+  with pytest.raises(UserError, match="contains a tuned projector .*lr, or"):
     train.train_and_evaluate(_config(world, adapter=str(adapter)), tmp_path)
   # one that is the base's changes nothing, and may come along
   base = restore.load(world / "model").params
@@ -153,7 +153,7 @@ def test_a_tuned_projector_is_not_lost(world: Path, tmp_path: Path):
   [
     (
       {"lora__rank": 4},
-      "to train it on: --config.lora.rank=3 --config.lora.al",
+      "set: --config.lora.rank=3 --config.lora.al",
     ),
     ({"lora__alpha": 3.0}, r"--config.lora.alpha=6\.0 --config.lora.targets='"),
     ({"lora__targets": "q_proj$"}, r"targets='\^\(decoder/layers/self_attn/q"),

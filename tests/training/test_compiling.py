@@ -11,7 +11,8 @@ def test_it_says_how_long_it_took_before(tmp_path, capsys):
   with Compiling(tmp_path).saying("the step"):
     pass
   assert (
-    "compiling the step (for the first time here" in capsys.readouterr().out
+    "compiling the step (first time in this run directory"
+    in capsys.readouterr().out
   )
   (tmp_path / "compiled.json").write_text("[98.4, 12.0]")
   again = Compiling(tmp_path)  # another process

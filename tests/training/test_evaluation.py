@@ -147,8 +147,11 @@ def test_benchmarks_that_could_not_run_are_said_first(
     ({"eval.data": str(tmp_path)}, "pope"),
     ({"eval.data": ""}, "config.eval.data is empty"),
     ({"eval.images": str(tmp_path)}, "1 of 1 pictures.*config.eval.images na"),
-    ({"eval.benchmarks": ""}, "config.eval.every and eval.patience want"),
-    ({"checkpoint.best": "loss"}, "waits for a better .*'loss'"),
+    (
+      {"eval.benchmarks": ""},
+      "config.eval.every and config.eval.patience need",
+    ),
+    ({"checkpoint.best": "loss"}, "no longer improves.*'loss'"),
     (
       {"eval.benchmarks": "mmhal", "eval.data": str(judged), **plain},
       "name one with config.eval.judge ",

@@ -31,7 +31,7 @@ def test_kinds_of_folders_that_are_something_else(tmp_path):
     ({"init": "liuhaotian/llava-v1.5-7b"}, "hf download liuhaotian/llava"),
     ({"data": pairs / "pairs.jsonl"}, "data_gen write --pairs .*pairs.jsonl"),
     ({"data": pairs}, "data_gen write --pairs .*pairs.jsonl"),
-    ({"reference_cache": str(pairs)}, "something else than cached log-probs"),
+    ({"reference_cache": str(pairs)}, "other files than cached log-probs"),
     ({"log.wandb": "p"}, "needs the package wandb"),
   ):
     with pytest.raises(UserError, match=wanted):

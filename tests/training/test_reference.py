@@ -167,7 +167,8 @@ STALE = {
   ),
   "limit": ({"data.limit": 3}, "its records is 5, this run has 3"),
   "new noise each epoch": (
-    {"noise.per_epoch": True, "steps": 9}, "noise drawn anew each epoch"
+    {"noise.per_epoch": True, "steps": 9},
+    "does not work with config.noise.per_epoch",
   ),
 }  # fmt: skip
 
@@ -189,7 +190,7 @@ def test_a_cache_of_fewer_samples(world, tmp_path, scored):
   some = ask(**cache, **{"data.max_branch": 16, "data.on_too_long": "drop"})
   left = np.isnan(some.chosen)
   assert left.any() and not left.all() and left[longest]
-  with pytest.raises(UserError, match="is stale: it lacks"):
+  with pytest.raises(UserError, match="is stale: it has no log-probs"):
     ask(**cache)
 
 

@@ -51,7 +51,7 @@ def test_an_interrupted_pass_goes_on(tmp_path, monkeypatch, capsys):
   assert (tmp_path / "run/reference.part/key.json").is_file()
   capsys.readouterr()
   train.train_and_evaluate(config, tmp_path / "run")
-  assert "going on with batch 2 of 4" in capsys.readouterr().out
+  assert "continuing with batch 2 of 4" in capsys.readouterr().out
   assert not (tmp_path / "run/reference.part").exists()
   read = lambda name: np.load(tmp_path / name / "reference/logps.npz")["chosen"]
   np.testing.assert_array_equal(read("run"), read("whole"))

@@ -199,7 +199,7 @@ def test_a_damaged_one_is_set_aside_where_that_is_asked(tmp_path):
   run.close()
   (tmp_path / "checkpoints/3/params/manifest.ocdbt").write_bytes(b"")
   run = _open(tmp_path, keep=3)
-  wanted = "checkpoint 3 .*damaged.*2 before it is whole.*--skip-damaged"
+  wanted = "checkpoint 3 .*damaged.*2 before it is complete.*--skip-damaged"
   with pytest.raises(UserError, match=wanted) as caught:
     run.restore(_state(0))
   assert "\n" not in str(caught.value)

@@ -12,8 +12,8 @@ from povid_jax.training import start
 @pytest.mark.parametrize(
   ("flags", "said"),
   [
-    (("host:1", None, 0, False, 9), "wants --num-processes=N"),
-    (("host:1", 2, None, False, 9), "wants --num-processes=N"),
+    (("host:1", None, 0, False, 9), "needs --num-processes=N"),
+    (("host:1", 2, None, False, 9), "needs --num-processes=N"),
     ((None, None, None, True, 9), "--distributed: JAX finds no cluster here"),
   ],
 )

@@ -20,7 +20,7 @@ def test_with_nothing_to_save_it_leaves_at_once(number, code, capsys):
   with pytest.raises(Stopped) as caught, Stops() as stops:
     _send(number)
   assert caught.value.code == stops.code == code
-  assert "the same command continues" in capsys.readouterr().err
+  assert "run the same command again" in capsys.readouterr().err
   assert signal.getsignal(number) is before
 
 
@@ -55,5 +55,5 @@ def test_a_second_interrupt_leaves_and_says_what_is_lost():
   )
   assert done.returncode == 130 and done.stdout == ""
   first, second = done.stderr.splitlines()
-  assert "Ctrl-C again leaves at once" in first
-  assert second == "left at once: 7 steps are lost"
+  assert "Ctrl-C again stops at once" in first
+  assert second == "stopped at once: 7 steps are lost"

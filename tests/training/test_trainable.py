@@ -43,7 +43,7 @@ def test_match():
     (["lora_[ab]$", "projektor/"], "'projektor/' names no parameter"),
     ("mm_projector", "groups: decoder, projector, vision"),
     ("([", "not a regular expression"),
-    ([], "nothing is trainable"),
+    ([], "config.trainable is empty"),
   ],
 )
 def test_regex_that_names_nothing(regexes, message):

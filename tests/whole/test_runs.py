@@ -60,7 +60,7 @@ def test_sigterm_saves_and_the_same_command_continues(
     _stop_at(patch, 1)
     assert train.main(argv) == 143
   said = capsys.readouterr()
-  assert f"of {small_run.STEPS}, saved; the same command continues" in said.out
+  assert f"of {small_run.STEPS}, checkpoint saved" in said.out
   done = len(small_world.losses(tmp_path / "run"))
   assert 1 < done < small_run.STEPS
   assert train.main(argv) == 0
