@@ -56,6 +56,7 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write(folder: Path, pieces: Pieces, sums: checksums.Sums) -> Iterator[int]:
   """Replaces one array's folder; yields the bytes of each piece written."""
+  # the one-element array that Orbax wrote as a placeholder
   shutil.rmtree(folder)
   first = 1 if pieces.stacked else pieces.shape[0] if pieces.shape else 0
   chunks = [first, *pieces.shape[1:]] if pieces.shape else []
@@ -69,10 +70,12 @@ def _write(folder: Path, pieces: Pieces, sums: checksums.Sums) -> Iterator[int]:
     spec, create=True, dtype=ts.dtype(pieces.dtype), shape=pieces.shape
   ).result()
   for i, row in enumerate(pieces.rows):
+    # waits for each write, so that only one piece is in memory
     (store[i] if pieces.stacked else store).write(row).result()
     # the file of a chunk is the chunk's bytes; Zarr names it by its place
     chunk = ".".join(["0"] * len(pieces.shape)) or "0"
     name = f"{i}{chunk[1:]}" if pieces.stacked else chunk
+    # checksums are of the bytes in the file, which are in C order
     sums.add(folder.name, name, np.ascontiguousarray(row))
     yield row.nbytes
 
@@ -185,6 +188,8 @@ def _region(stored: Stored, index: tuple[slice, ...], dtype: Any) -> np.ndarray:
   out = _empty((len(rows), *rest), np.dtype(dtype))
   # a chunk of an array that is not stacked holds all of its rows
   step = 1 if len(stored.shape) > 2 else max(1, len(rows))
+  # one read at a time leaves the disk idle, and all at once would hold a second
+  # copy of the array
   pending: collections.deque[tuple[slice, Any]] = collections.deque()
   for start in range(0, len(rows), step):
     to = slice(start, start + step)

@@ -59,6 +59,7 @@ class Plan:
   ):
     self._buckets, self._batch_size = buckets, batch_size
     self._seed, self._num_steps = seed, num_steps
+    # Two epochs are cached, because reading ahead crosses from one to the next.
     self._epoch = functools.lru_cache(maxsize=2)(self._make_epoch)
     self.steps_per_epoch = len(self._epoch(0))
 
@@ -69,6 +70,7 @@ class Plan:
     return f"Plan({self._num_steps}, {self._batch_size}, {self._seed})"
 
   def __getstate__(self) -> dict[str, Any]:
+    # a cached function cannot be pickled, and workers get the plan by pickle
     return {k: v for k, v in self.__dict__.items() if k != "_epoch"}
 
   def __setstate__(self, state: dict[str, Any]) -> None:
@@ -82,6 +84,7 @@ class Plan:
     return self._epoch(epoch)[number]
 
   def _make_epoch(self, epoch: int) -> list[Step]:
+    # seeded by the epoch, so that any epoch is made without the ones before
     rng = np.random.Generator(np.random.Philox([self._seed, epoch]))
     buckets, size = self._buckets, self._batch_size
     order = rng.permutation(buckets.kept)
@@ -98,6 +101,7 @@ class Plan:
       rows += [FILLER] * (size - len(rows))
       longest = (buckets.prefix[-1], buckets.branch[-1])
       steps.append(Step(epoch, *longest, tuple(rows)))
+    # otherwise an epoch would go from the shortest samples to the longest
     return [steps[i] for i in rng.permutation(len(steps))]
 
 
@@ -170,6 +174,7 @@ class Loader:
         where = f"record {index} ({name!r})"
         raise UserError(f"{where}: {error}{self.advice}") from error
       note_skipped(self.skipped, index, name, error)
+      # a new row: `_fill` may have written into the first one before it failed
       return self._empty(step)._replace(skipped=np.int32(1))
     return row._replace(index=np.int32(index))
 
@@ -306,5 +311,6 @@ def local_rows(
   Returns:
     Row numbers in the order of [grad_accum, local rows].
   """
+  # a set, because devices that share a microbatch list the same rows
   mine = sorted({r for s in shards for r in range(*s.indices(microbatch))})
   return tuple(a * microbatch + r for a in range(grad_accum) for r in mine)

@@ -110,6 +110,7 @@ def empty(
   model = merge(graph, params)
   decoder = model.config.decoder
   block = block_size()
+  # attention reads whole blocks
   room = -(-length // block) * block
   layers, heads, dim = (
     decoder.num_layers,
@@ -177,11 +178,13 @@ def admit(
   hidden, (keys, values) = model.prefill(
     prefix_ids, embeds, positions=positions
   )
+  # the vocabulary head runs on one position: logits of all P would be large
   last = jnp.take_along_axis(hidden, (prefix_len - 1)[:, None, None], axis=1)
   logits = model.decoder.logits(last[:, 0])
   by_head = lambda x: jnp.swapaxes(x, 2, 3)  # [L, R, K, P, A]
   count = jnp.zeros(seeds.shape, jnp.int32)
   logits = jnp.broadcast_to(logits[:, None], (*seeds.shape, logits.shape[-1]))
+  # the state is the same for all branches; only their random keys differ
   first = _choose(logits, slots.key, seeds, count, decoding)
   over = jnp.isin(first, jnp.array((*stops.ids, NOT_FINITE)))
   out = jnp.full((*seeds.shape, slots.out.shape[-1]), stops.ids[0], jnp.int32)
@@ -211,6 +214,8 @@ def _choose(
   """Next tokens int32[S, N]; token t of a branch draws with its t-th key."""
   base = jax.random.wrap_key_data(key)
 
+  # keys from seed and token number, not a chain of splits: an answer must not
+  # depend on its slot or on the other answers
   def own(seed: Array, step: Array) -> Array:
     return jax.random.fold_in(jax.random.fold_in(base, seed), step)
 
@@ -281,6 +286,8 @@ def _write_one(
   if stops.sentence:
     assert marks is not None
     over |= marks.ends[state.ids] & marks.begins[ids]
+  # branches that are over still run, because all slots share one shape; nothing
+  # that they compute is kept
   ids = jnp.where(state.over, stops.ids[0], ids)
   count = jnp.where(state.over, state.count, state.count + 1)
   # Where to write depends on the tokens, and they on all that was read: so the

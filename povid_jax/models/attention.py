@@ -93,6 +93,8 @@ def branch_attention(
   kv_heads, length = prefix_k_BPKA.shape[2], prefix_k_BPKA.shape[1]
   q = grouped(q_BNQHA, kv_heads)
   scale = 1.0 / math.sqrt(q_BNQHA.shape[-1])
+  # two products instead of joined keys, which would copy the prefix's keys for
+  # every branch
   to_prefix = jnp.einsum(
     "bnqkga,bpka->bnkgqp", q, prefix_k_BPKA, preferred_element_type=jnp.float32
   )
@@ -105,10 +107,12 @@ def branch_attention(
   own_age_QC = query_index_Q[:, None] - jnp.arange(own_k_BNCKA.shape[2])[None]
   seen_own = own_age_QC >= 0
   if window is not None:
+    # positions, not indices: padding between prefix and branch does not count
     position_BQ = prefix_len_B[:, None] + query_index_Q[None]
     age_BQP = position_BQ[:, :, None] - index_P[None, None]
     seen_prefix = seen_prefix & (age_BQP < window)[:, None, None, None]
     seen_own &= own_age_QC < window
+  # one softmax over both parts, as if the branch stood behind its prefix
   logits = scale * jnp.concatenate(
     [
       jnp.where(seen_prefix, to_prefix, NEG),
@@ -193,6 +197,8 @@ def decode_attention(
   logits = jnp.where(seen[:, :, None, None], logits, NEG)
   largest = logits.max(-1, keepdims=True)
   weights = jnp.exp(logits - largest)
+  # A sliding window may exclude the whole prefix. Then these sums are
+  # meaningless, and the token's own logit, added last, scales them to zero.
   sums = _Sums(
     largest,
     weights.sum(-1, keepdims=True),
@@ -213,11 +219,13 @@ def decode_attention(
       logits, lambda w: einsum("snkgc,snkca->snkga", w.astype(dtype), values)
     )
 
+  # a loop whose end only the device knows costs more than one block
   if length == block:
     sums = read(0, sums)
   else:
     begun = (written_SN.max() + block - 1) // block
     sums = jax.lax.fori_loop(0, begun, read, sums)
+  # the token sees itself, and its key is not in `own` yet
   logit = scale * einsum("snkga,snka->snkg", q, k_SNKA)[..., None]
   v = v_SNKA[:, :, :, None].astype(jnp.float32)
   sums = sums.add(logit, lambda weight: weight * v)

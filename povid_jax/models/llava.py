@@ -121,10 +121,14 @@ class Llava(nnx.Module):
       float[B, P, D].
     """
     embeds = self.decoder.embed(prefix_ids, self.dtype)
+    # a batch without pictures has no row to gather from
     if image_embeds.shape[1] == 0:
       return embeds
     is_image = prefix_ids == IMAGE_TOKEN
+    # the k-th placeholder takes the k-th image token
     index = jnp.cumsum(is_image, axis=1) - 1
+    # tokens before the first placeholder have -1; `where` drops what they
+    # gather
     index = jnp.clip(index, 0, image_embeds.shape[1] - 1)
     placed = jnp.take_along_axis(image_embeds, index[..., None], axis=1)
     return jnp.where(is_image[..., None], placed, embeds)
@@ -204,15 +208,18 @@ class Llava(nnx.Module):
     )
     start = prefix_len if position_start is None else position_start
     before = _prefix_positions(positions, batch, prefix)
+    # all branches start at the same position: each follows the prefix directly
     after = jnp.tile(start[:, None] + jnp.arange(length)[None], (1, count))
     positions = jnp.concatenate([before, _text_positions(after, before)], 1)
     hidden, _ = self.decoder(
       x, positions, attend, adapter=adapter, remat=self.remat
     )
+    # prefixes are padded on the right, so the last real token varies by row
     last = jnp.take_along_axis(
       hidden[:, :prefix], (prefix_len - 1)[:, None, None], axis=1
     )
     last = jnp.broadcast_to(last[:, None], (batch, count, 1, last.shape[-1]))
+    # shifted by one; the state of a branch's last token predicts nothing here
     return jnp.concatenate([last, own(hidden)[:, :, :-1]], axis=2)
 
   def decode_step(
@@ -247,6 +254,7 @@ class Llava(nnx.Module):
       these tokens, [L, S, N, K, A], for the caller to put into `own`.
     """
     slots, branches = ids.shape
+    # branches are rows of a batch everywhere but in attention
     split = lambda x: x[:, 0].reshape(slots, branches, *x.shape[2:])
 
     def attend(q: Array, k: Array, v: Array, caches: tuple) -> tuple:

@@ -80,6 +80,8 @@ def both(
   """
   needs = spec.needs
   policy = merge(graph, frozen.params, params)
+  # Encoding pictures and choosing noise tokens need no gradient: with this
+  # model the backward pass keeps no activations for them.
   still = merge(graph, frozen.params, jax.lax.stop_gradient(params))
   pictures = encode(still, batch, spec, adapter=True)
   noise_ids = None
@@ -94,6 +96,8 @@ def both(
   )
   theirs = None
   if needs.reference:
+    # The graph needs values for the adapters too, although they are off; all
+    # other trained parameters get their initial values back.
     own = {**jax.lax.stop_gradient(params), **frozen.reference}
     theirs = _reference(
       merge(graph, frozen.params, own),
@@ -103,6 +107,8 @@ def both(
       noise_ids,
     )
   if trains_vision:
+    # the noise tokens are already chosen, so their noisy pictures are not
+    # encoded again
     seen = spec.of(needs.without("noise"))
     pictures = encode(policy, batch, seen, adapter=True)
   mine = score(policy, batch, pictures, spec, adapter=True, noise_ids=noise_ids)
@@ -121,7 +127,9 @@ def fixed_reference(
     `reference` once it is cached.
   """
   model = merge(graph, frozen.params, {**params, **frozen.reference})
+  # the policy's noise tokens change with the policy and cannot be cached
   spec = spec.of(spec.needs.fixed)
+  # without the cached values, which would be returned instead of new ones
   return _reference(model, batch._replace(reference=None), None, spec, None)
 
 
@@ -140,6 +148,7 @@ def _reference(
   """
   cached, needs = batch.reference, spec.needs
   if cached is not None:
+    # the reference's own noise tokens follow from fixed weights: cached, too
     if needs.noise != "policy":
       return cached
     # only the policy's noise tokens are left to score
@@ -204,5 +213,6 @@ def noise_differs(batch: Batch, noise_ids: Array, pairs: int) -> Array:
   """
   mask = batch.loss_mask[:, 0]
   differs = (noise_ids != batch.branch_ids[:, 0]) & mask
+  # a row that only fills the batch has no scored position
   share = differs.sum(-1) / jnp.maximum(mask.sum(-1), 1)
   return jnp.repeat(share, pairs // len(share)) if pairs > len(share) else share

@@ -76,6 +76,7 @@ def _encode_noisy(
     return jax.random.normal(jax.random.key(seed), shape)
 
   assert batch.noise_seed is not None  # the pixels site has one a row
+  # one key per row: the noise of a sample must not depend on its row or device
   eps = jax.vmap(draw)(batch.noise_seed)
   noise = (jnp.array(spec.noise_scale), eps)
   return model.encode_images(images, noise, adapter=adapter)
@@ -94,6 +95,7 @@ def noise_tokens(
     int32[B, C].
   """
   assert pictures.noisy is not None
+  # noise tokens replace those of the chosen answer, so no other branch runs
   hidden = _hidden(model, batch, pictures.noisy, slice(0, 1), spec, adapter)
   gold = batch.branch_ids[:, 0]
   chosen = argmax_tokens(
@@ -126,6 +128,7 @@ def score(
     Logps of float32[B], rejected [B, R]; terms that `spec.needs` does not
     name are None.
   """
+  # an objective without rejected answers does not pay for their branches
   every = slice(None) if spec.needs.rejected else slice(0, 1)
   per_token = _per_token(
     model, batch, pictures.clean, every, spec, adapter, noise_ids
@@ -160,6 +163,7 @@ def _sum(per_token: Array, mask: Array, weight: Array | None) -> Array:
   """
   if weight is not None:
     per_token = per_token * weight
+  # not a product with the mask: 0 times an infinite log-prob would be NaN
   return jnp.where(mask, per_token, 0.0).sum(axis=2)
 
 
@@ -178,6 +182,9 @@ def _per_token(
   gold = batch.branch_ids[:, branches]
   targets = gold[..., None]
   if noise_ids is not None:
+    # Both targets share one product with the vocabulary matrix, the costly
+    # part; other branches score their own tokens twice so that shapes are
+    # equal.
     second = gold.at[:, 0].set(noise_ids)
     targets = jnp.stack([gold, second], axis=-1)
   scored = token_logps(

@@ -53,6 +53,7 @@ class Loop:
     self.samples, self.stops = samples, stops
     self.lengths: set[tuple[int, ...]] = set()  # compiled for
     self.compiling = Compiling(workdir, enabled=jax.process_index() == 0)
+    # donated: the old state and the new one may not fit in memory together
     self.jitted = jax.jit(step, donate_argnums=0)
     self.reached = 0  # steps done by now
 
@@ -67,6 +68,7 @@ class Loop:
     try:
       with self.stops.saving(self._lost), self._writer(first) as writer:
         self._recall(state)
+        # an earlier process may have been killed after its patience ran out
         last = first if self.evaluation.enough else self.total
         pending: tuple[int, Any, dict[str, float]] | None = None
         latest: dict[str, float] = {}
@@ -83,6 +85,8 @@ class Loop:
           self.reached = number + 1
           profile.tick(number)
           if self._saves(number + 1) or self.evaluation.due(number + 1):
+            # a checkpoint is saved with the metrics of its last step, so they
+            # are fetched now
             latest, pending = self._log(writer, *pending), None
             self._save(state, latest)
           if self.samples.due(number + 1):
@@ -97,6 +101,7 @@ class Loop:
     finally:
       profile.close()
     if not self.stops.code:
+      # not after a signal: that run is not complete, and may be continued
       workdir_lib.note_end(self.workdir, int(state.step), self.total)
     self._say_goodbye(int(state.step))
     return state
@@ -118,6 +123,7 @@ class Loop:
 
   def _evaluate(self, state: State) -> dict[str, float]:
     self.saved.wait()
+    # a signal ends the process at once here; the checkpoint is already on disk
     with self.stops.leaving():
       scores = self.evaluation.of(state)
     self.saved.rate(int(state.step), scores)
@@ -145,6 +151,8 @@ class Loop:
     path = metrics.path_in(self.workdir)
     if self.config.checkpoint.best and path.exists():
       for row in metrics.read(path):
+        # a row has the number of the step done, a checkpoint that of the next
+        # step
         self.saved.rate(row["step"] + 1, row)
     due = number > 0 and self.evaluation.due(number)
     if due and not self.evaluation.done(number):
@@ -153,6 +161,7 @@ class Loop:
   def _told(self) -> bool:
     """Whether any process got a signal; all must stop at the same step."""
     told = self.stops.agreed()
+    # a signal during the last step changes nothing: the run is complete
     if told and self.reached < self.total:
       self.stops.code = 128 + told
     return bool(told)
@@ -209,6 +218,7 @@ class Loop:
       tokens=host["tokens"],
       flops=work,
     )
+    # after writing the row, so that train.jsonl shows the step that failed
     optim.check_finite(self.config.on_nonfinite, number, values)
     return row
 
@@ -227,6 +237,7 @@ class _Profile:
   """A profiler trace of a few steps after the first ten."""
 
   def __init__(self, steps: int, first: int, workdir: Path):
+    # the first steps compile and fill caches, and are not typical
     self.start, self.end = first + 10, first + 10 + steps
     self.steps, self.folder, self.on = steps, workdir / "profile", False
 

@@ -60,12 +60,16 @@ class StepFn:
       The new state, and scalar metrics (float32, means over the batch).
     """
     parts = batch.prefix_len.shape[0]
+    # all microbatches as one batch, because the total weight is that of the
+    # step
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
     counts = logps.counts(flat)
     # known before the forward pass: every microbatch divides by the same
     total = self.objective.weights(counts).sum()
     gradients = lambda part: self._gradients(state, frozen, part, total)
     first: Batch = jax.tree.map(lambda x: x[0], batch)
+    # without a scan the gradients exist once; in a scan their sum lies beside
+    # them
     if parts == 1:
       grads, metrics = gradients(first)
     else:
@@ -76,17 +80,22 @@ class StepFn:
         None,
       )
       (grads, metrics), _ = jax.lax.scan(add, zeros, batch)
+    # the guard needs the loss too: it may overflow while all gradients are
+    # finite
     updates, opt_state = self.optimizer.update(
       grads, state.opt_state, state.params, loss=metrics["loss"]
     )
     params = cast(Params, optax.apply_updates(state.params, updates))
     metrics |= {
+      # before clipping, which the optimizer does
       "grad_norm": optax.tree.norm(grads),
       "param_norm": optax.tree.norm(params),
       **guard_flags(cast(GuardState, opt_state)),
       "rows_used": (counts.chosen > 0).sum().astype(jnp.float32),
       "tokens_scored": flat.loss_mask.sum().astype(jnp.float32),
     }
+    # The step counts up even if the guard withheld the update, because it is
+    # also the position in the data.
     carried = self._carry(state.carried, metrics)
     return State(state.step + 1, params, opt_state, carried), metrics
 
@@ -97,6 +106,7 @@ class StepFn:
     if self.objective.carry is None:
       return carried
     new = self.objective.carry(carried, metrics)
+    # one NaN that is carried over would spoil all later steps
     finite = metrics["finite"] > 0
     return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, carried)
 
@@ -106,6 +116,8 @@ class StepFn:
     """Gradients and metrics of one microbatch, as shares of the whole."""
     counts = logps.counts(batch)
     weights = self.objective.weights(counts)
+    # from earlier steps only, so that all microbatches of a step use equal
+    # values
     hyper = {name: state.carried[name] for name in self.objective.carries}
     share = lambda values: weighted_mean(values, weights, total)
 
@@ -118,6 +130,7 @@ class StepFn:
         metrics["noise_differs"] = logps.noise_differs(
           batch, found.noise_ids, len(weights)
         )
+      # shares of the total: their sum over the microbatches is the batch mean
       return share(loss), {k: share(v) for k, v in metrics.items()}
 
     (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
