@@ -99,6 +99,8 @@ def default() -> ConfigDict:
 
   # --- arithmetic ---
   c.dtype = "bfloat16"  # of activations, and of frozen weights
+  # how kernels of frozen layers are stored: bf16 (as dtype) | int8 | nf4
+  c.base = "bf16"
   c.attention = "auto"  # auto | xla | cudnn | splash
   # what layers keep for the backward pass, from least to most:
   # full | attention | mlp | dots | none

@@ -74,19 +74,20 @@ def load_scorer(
     dtype: of weights and activations.
 
   Raises:
-    UserError: see `checkpoint.load` and `peft_load.read_adapter`; an adapter is
+    UserError: see `restore.load` and `peft_load.read_adapter`; an adapter is
       given for a run, which has its own.
   """
   spec = restore.resolve(spec)
-  lora, trained, start = None, {}, spec
+  lora, trained, load = None, {}, restore.load
   if not (Path(spec) / "model.json").is_file():
     if adapter is not None:
       raise UserError(
         f"{spec} is a run, which has its own adapter; --adapter needs a model "
         "folder as --checkpoint"
       )
-    trained, lora, start = restore.load_trained(spec)
-  weights = restore.load(start, dtype=jnp.dtype(dtype)).merged()
+    trained, lora, _ = restore.load_trained(spec)
+    load = restore.load_base
+  weights = load(spec, dtype=jnp.dtype(dtype))
   if adapter is not None:
     read = peft_load.read_adapter(adapter, weights.config)
     if said := peft_load.skipped(read):

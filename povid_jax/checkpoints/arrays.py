@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 from povid_jax import errors, progress
 from povid_jax.checkpoints.stream import Stored, load_array, nest, open_pieces
 from povid_jax.errors import UserError
+from povid_jax.models import quantised
 from povid_jax.models.params import Params, is_lora
 
 # gigabytes that Orbax reads at the same time, if no array is larger
@@ -30,12 +31,16 @@ def unnest(nested: dict[str, Any], prefix: str = "") -> Params:
 
 
 def restore(
-  folder: Path, shardings: Any, dtype: Any, keep: Callable[[str], bool]
+  folder: Path,
+  shardings: Any,
+  dtype: Any,
+  keep: Callable[[str], bool],
+  base: str = "bf16",
 ) -> Params:
   """The arrays of a folder by flat path, in the order of their names.
 
   Args:
-    shardings, dtype, keep: see `checkpoints.restore.load`.
+    shardings, dtype, keep, base: see `checkpoints.restore.load`.
 
   Raises:
     UserError: no folder, or a file in it that cannot be read.
@@ -48,7 +53,7 @@ def restore(
   streamed = open_pieces(folder)
   if streamed:
     try:
-      return _read_streamed(streamed, shardings, dtype, keep)
+      return _read_streamed(streamed, shardings, dtype, keep, base)
     except UserError as error:
       raise UserError(f"{folder} cannot be restored: {error}") from error
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -92,6 +97,7 @@ def _read_streamed(
   shardings: Any,
   dtype: Any,
   keep: Callable[[str], bool],
+  base: str,
 ) -> Params:
   """The arrays of a model folder, one after the other and layer by layer.
 
@@ -104,7 +110,10 @@ def _read_streamed(
   for name, array in sorted(stored.items()):
     wanted = None if is_lora(name) or keep(name) else dtype
     place = shardings(name, array.shape) if shardings else device
-    out[name] = load_array(array, wanted or array.dtype, place)
+    whole = load_array(array, wanted or array.dtype, place)
+    # at once: beside the quantised ones there is one whole array at a time
+    out |= quantised.store(name, whole, base)
+    del whole
     bar.update(_size(array))
   bar.close()
   return out

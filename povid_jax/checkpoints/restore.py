@@ -21,6 +21,7 @@ RUN@STEP.
 import dataclasses
 import hashlib
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from povid_jax.checkpoints.stream import (
   whole,
 )
 from povid_jax.errors import UserError
+from povid_jax.models import quantised
 from povid_jax.models.config import LlavaConfig, LoraConfig
 from povid_jax.models.params import (
   Params,
@@ -176,7 +178,7 @@ def read_run(run: Path) -> dict[str, Any]:
   )
   kinds: dict[str, Any] = {
     "init": str, "lora": dict | None, "eval": dict, "steps": int,
-    "total_steps": int,
+    "total_steps": int, "base": str, "dtype": str,
   }  # fmt: skip
   for name, kind in kinds.items():
     if name in held and not isinstance(held[name], kind):
@@ -208,6 +210,7 @@ def load(
   shardings: Any = None,
   dtype: Any = None,
   keep: Callable[[str], bool] = lambda path: False,
+  base: str = "bf16",
 ) -> Weights:
   """Restores a model folder, or a run on top of what it started from.
 
@@ -219,6 +222,8 @@ def load(
       stay float32. None: as stored.
     keep: paths that are restored as stored all the same (trained ones, whose
       small updates bfloat16 would lose).
+    base: how the kernels of a model folder are stored, see `quantised`. Of a
+      run they come unquantised, in the numbers of the base it trained on.
 
   Raises:
     UserError: nothing to load there, or a folder that is not whole.
@@ -226,18 +231,33 @@ def load(
   spec = resolve(spec)
   path, step = split_spec(spec)
   if step is None:
-    return _load_folder(path, shardings, dtype, keep)
+    return _load_folder(path, shardings, dtype, keep, base)
   run = read_run(path)
-  base = load(init_of(path, run), shardings, dtype, keep).merged()
+  start = load_base(spec, shardings, dtype, keep)
   folder = path / "checkpoints" / str(step) / "params"
   trained = arrays.restore(folder, shardings, dtype, keep)
   lora = LoraConfig.from_dict(run["lora"]) if run.get("lora") else None
   return dataclasses.replace(
-    base,
-    params={**base.params, **trained},
+    start,
+    params={**start.params, **trained},
     lora=lora,
     fingerprint=fingerprint(spec),
   )
+
+
+def load_base(
+  spec: str | Path,
+  shardings: Any = None,
+  dtype: Any = None,
+  keep: Callable[[str], bool] = lambda path: False,
+) -> Weights:
+  """What a run trained on, in whole kernels; arguments as of `load`."""
+  path, _ = split_spec(resolve(spec))
+  run = read_run(path)
+  start = load(init_of(path, run), shardings, dtype, keep).merged()
+  kind, in_dtype = run.get("base", "bf16"), run.get("dtype", "bfloat16")
+  params = quantised.rounded(start.params, kind, in_dtype)
+  return dataclasses.replace(start, params=params)
 
 
 def load_trained(
@@ -282,6 +302,13 @@ def open_chain(
   while not (Path(spec) / "model.json").is_file():
     params, lora, init = load_trained(spec)
     trained.insert(0, (params, lora))
+    run = read_run(split_spec(spec)[0])
+    if run.get("base", "bf16") != "bf16":
+      print(
+        f"warning: {spec} was trained on a base in {run['base']}, and what is "
+        "written has its changes on the unquantised base: answers may differ",
+        file=sys.stderr,
+      )
     spec = resolve(init)
   folder = Path(spec)
   described = model_json.read(folder)
@@ -309,12 +336,16 @@ def describe(spec: str | Path) -> LlavaConfig:
 
 
 def _load_folder(
-  path: Path, shardings: Any, dtype: Any, keep: Callable[[str], bool]
+  path: Path,
+  shardings: Any,
+  dtype: Any,
+  keep: Callable[[str], bool],
+  base: str,
 ) -> Weights:
   described = model_json.read(path)
   return Weights(
     **described._asdict(),
-    params=arrays.restore(path / "params", shardings, dtype, keep),
+    params=arrays.restore(path / "params", shardings, dtype, keep, base),
     lora=None,
     tokenizer=path / "tokenizer",
     fingerprint=fingerprint(path),

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from povid_jax.models import quantised
+
 Array = jax.Array
 
 
@@ -77,6 +79,7 @@ class Linear(nnx.Module):
     init = jax.random.normal(rngs.params(), shape) / math.sqrt(d_in)
     self.kernel = nnx.Param(init)
     self.bias = nnx.Param(jnp.zeros((*stack, d_out))) if bias else None
+    self.kernel_scale = nnx.data(None)
     self.lora_a = nnx.data(None)
     self.lora_b = nnx.data(None)
     self.lora_scale = 0.0
@@ -92,8 +95,20 @@ class Linear(nnx.Module):
     self.lora_b = LoRA(jnp.zeros((*stack, rank, d_out)))
     self.lora_scale = scale
 
+  def quantise(self, kind: str) -> None:
+    """Stores the kernel in 8 or 4 bits; see `quantised`."""
+    kernel, scale = quantised.quantise(self.kernel[...], kind)
+    self.kernel = nnx.Param(kernel)
+    self.kernel_scale = nnx.Param(scale)
+
+  def weights(self, dtype: jnp.dtype) -> Array:
+    """The kernel in the dtype that it is multiplied in."""
+    if self.kernel_scale is None:
+      return self.kernel[...].astype(dtype)
+    return quantised.dequantise(self.kernel[...], self.kernel_scale[...], dtype)
+
   def __call__(self, x: Array, adapter: bool = True) -> Array:
-    y = x @ self.kernel[...].astype(x.dtype)
+    y = x @ self.weights(x.dtype)
     if self.bias is not None:
       y = y + over_last(self.bias[...], y)
     if adapter and self.lora_a is not None:

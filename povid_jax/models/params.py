@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from povid_jax.errors import UserError
+from povid_jax.models import quantised
 from povid_jax.models.config import LlavaConfig, LoraConfig
 from povid_jax.models.layers import Linear
 from povid_jax.models.llava import Llava
@@ -26,8 +27,11 @@ def build(
   dtype: jnp.dtype = jnp.float32,
   remat: str = "none",
   attention: str = "xla",
+  base: str = "bf16",
 ) -> Llava:
   """A model with random weights; adapters added where `lora.targets` match.
+
+  `base`: how kernels of layers are stored, see `quantised`.
 
   Under `jax.eval_shape` nothing is allocated: see `abstract`.
 
@@ -39,6 +43,11 @@ def build(
   )
   if lora is not None:
     _add_lora(model, lora, nnx.Rngs(seed + 1))
+  if base != "bf16":  # after the adapters, whose sizes are the kernels'
+    for path, module in nnx.iter_modules(model):
+      name = "/".join(map(str, path))
+      if isinstance(module, Linear) and quantised.takes(f"{name}/kernel"):
+        module.quantise(base)
   return model
 
 

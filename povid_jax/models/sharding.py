@@ -26,7 +26,7 @@ RULES: tuple[tuple[str, P], ...] = (
   (r"lm_head/kernel$", P("fsdp", "tensor")),  # [D, V]
   # into heads or the wide side: outputs are cut
   (
-    r"layers/.*/([qkv]_proj|gate_proj|up_proj|fc1)/kernel$",
+    r"layers/.*/([qkv]_proj|gate_proj|up_proj|fc1)/kernel(_scale)?$",
     P(None, "fsdp", "tensor"),
   ),
   (r"layers/.*/([qkv]_proj|gate_proj|up_proj|fc1)/bias$", P(None, "tensor")),
@@ -40,7 +40,7 @@ RULES: tuple[tuple[str, P], ...] = (
   ),
   # back to the model width: inputs are cut
   (
-    r"layers/.*/(o_proj|out_proj|down_proj|fc2)/kernel$",
+    r"layers/.*/(o_proj|out_proj|down_proj|fc2)/kernel(_scale)?$",
     P(None, "tensor", "fsdp"),
   ),
   (
@@ -52,8 +52,8 @@ RULES: tuple[tuple[str, P], ...] = (
     P(None, None, "fsdp"),
   ),
   # queries, keys and values in one matrix: a cut over heads would mix them
-  (r"layers/.*/qkv/(kernel|lora_a)$", P(None, "fsdp", None)),
-  (r"layers/.*/attn/proj/(kernel|lora_b)$", P(None, None, "fsdp")),
+  (r"layers/.*/qkv/(kernel(_scale)?|lora_a)$", P(None, "fsdp", None)),
+  (r"layers/.*/attn/proj/(kernel(_scale)?|lora_b)$", P(None, None, "fsdp")),
   (r"projector/linear_\d/kernel$", P("fsdp", "tensor")),
   (r".*", P()),  # norms, biases, CLIP embeddings: small, on every device
 )

@@ -17,7 +17,7 @@ from povid_jax.data import batch as batch_lib
 from povid_jax.data import layout as layouts
 from povid_jax.data.batch import Batch
 from povid_jax.errors import UserError
-from povid_jax.models import sharding
+from povid_jax.models import quantised, sharding
 from povid_jax.models.config import LlavaConfig
 from povid_jax.plan.topology import Topology
 from povid_jax.training import build
@@ -122,7 +122,11 @@ def abstract_arguments(
 
   trained = {path: put(path, jnp.float32) for path in sketch.trained}
   frozen = Frozen(
-    {path: put(path, dtype) for path in sketch.shapes if path not in trained},
+    {
+      path: put(path, leaf.dtype if quantised.is_stored(path, leaf) else dtype)
+      for path, leaf in sketch.shapes.items()
+      if path not in trained
+    },
     {path: put(path, dtype) for path in sketch.copied},
   )
   state = build.describe_state(step, trained, mesh)

@@ -23,7 +23,7 @@ from povid_jax.data.records import RecordSource
 from povid_jax.data.tokenizer import Tokenizer, load_tokenizer
 from povid_jax.errors import UserError
 from povid_jax.models import params as params_lib
-from povid_jax.models import sharding
+from povid_jax.models import quantised, sharding
 from povid_jax.models.params import Params
 from povid_jax.training import adapters, optim
 from povid_jax.training.outline import (
@@ -69,9 +69,21 @@ def build_model(config: ConfigDict, mesh: Mesh) -> Model:
   adapter = adapters.read(config, described, sketch)
   trained = frozenset(sketch.trained)
   weights = restore.load(
-    config.init, place, dtype, keep=lambda path: path in trained
+    config.init,
+    place,
+    dtype,
+    keep=lambda path: path in trained,
+    base=config.base,
   ).merged()
-  arrays = dict(weights.params)
+  # a run as init has adapters: quantised only after they are folded in
+  arrays: Params = {}
+  for path in list(weights.params):
+    arrays |= quantised.store(path, weights.params.pop(path), config.base)
+  if config.base != "bf16":
+    arrays = {
+      path: jax.device_put(array, place(path, array.shape))
+      for path, array in arrays.items()
+    }
   own = {k: v for k, v in sketch.shapes.items() if not params_lib.is_lora(k)}
   params_lib.check_shapes(config.init, arrays, own)
   # copies: the trained arrays are donated to the step

@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 
 from povid_jax import objectives
 from povid_jax.data.noise import ALPHA_BAR
-from povid_jax.models import backends
+from povid_jax.errors import UserError
+from povid_jax.models import backends, quantised
 from povid_jax.models import params as params_lib
 from povid_jax.models.config import LlavaConfig, LoraConfig
 from povid_jax.models.params import Params
@@ -103,10 +104,22 @@ def outline(
     config.attention, described.decoder, dtype, platform
   )
   graph, shapes = params_lib.abstract(
-    described, lora, dtype=dtype, remat=config.remat, attention=attention
+    described,
+    lora,
+    dtype=dtype,
+    remat=config.remat,
+    attention=attention,
+    base=config.base,
   )
   matched = optim.match_trainable(shapes, patterns)
   trained = tuple(path for path in shapes if path in matched)
+  for path in trained:
+    if config.base != "bf16" and quantised.takes(path):
+      raise UserError(
+        f"config.base={config.base} stores frozen kernels, but trainable="
+        f"{config.trainable!r} trains {path}: set --config.base=bf16, or "
+        "--config.trainable=lora"
+      )
   copied = tuple(path for path in trained if not params_lib.is_lora(path))
   return Outline(
     graph=graph,

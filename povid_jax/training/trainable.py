@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from povid_jax.errors import UserError
+from povid_jax.models import quantised
 
 
 def match_trainable(
@@ -53,11 +54,11 @@ def trainable_table(
   trainable = match_trainable(params, regexes)
   rows: dict[str, list[int]] = {}
   for path, leaf in params.items():
-    size = math.prod(leaf.shape)
+    size = math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
     counts = rows.setdefault(_group_name(path), [0, 0, 0, 0])
     column = 0 if path in trainable else 2
-    counts[column] += size
-    counts[column + 1] += size * np.dtype(leaf.dtype).itemsize
+    counts[column] += quantised.numbers(path, leaf)
+    counts[column + 1] += size
   rows = dict(sorted(rows.items()))
   rows["total"] = [sum(column) for column in zip(*rows.values(), strict=True)]
   width = max(len(name) for name in rows)

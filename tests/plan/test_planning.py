@@ -136,6 +136,28 @@ def test_trained_bytes_are_those_of_one_device():
   assert eight.flops_per_step == one.flops_per_step
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("size", "card", "least"), [("7b", 12, 9), ("13b", 24, 16)]
+)
+def test_a_base_in_4_bits_fits_a_card_that_others_do_not(size, card, least):
+  """Stage 2 at its released settings, every parameter counted."""
+  described, topology = preset(f"llava-1.5-{size}"), parse(f"gpu:1x{card}GB")
+  whole, small = (
+    planning.make(
+      load(f"{STAGE2}:{size}", base=base),
+      described,
+      topology,
+      Shape(),
+      compiled=False,
+    )
+    for base in ("bf16", "nf4")
+  )
+  assert small.fits and not whole.fits
+  assert small.bytes_per_device > least * 1e9
+  assert small.flops_per_step == whole.flops_per_step
+
+
 def _estimate(config, described, name, shape=SMALL):
   return planning.make(config, described, parse(name), shape, compiled=False)
 

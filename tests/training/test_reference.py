@@ -165,6 +165,9 @@ STALE = {
   "weights": (
     {"data.changed_weight": 3.0}, "its changed_weight is None, this run has 3.0"
   ),
+  "quantised base": (
+    {"base": "int8"}, "its base is None, this run has 'int8'"
+  ),
   "limit": ({"data.limit": 3}, "its records is 5, this run has 3"),
   "new noise each epoch": (
     {"noise.per_epoch": True, "steps": 9},

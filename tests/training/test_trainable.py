@@ -30,6 +30,16 @@ def test_table():
   )
 
 
+def test_a_quantised_kernel_counts_with_all_its_parameters():
+  kernel = "decoder/layers/mlp/up_proj/kernel"
+  held = {
+    kernel: jax.ShapeDtypeStruct((2, 32, 10), jnp.uint8),  # two rows a byte
+    f"{kernel}_scale": jax.ShapeDtypeStruct((2, 1, 10), jnp.bfloat16),
+  }
+  got = trainable.trainable_table({**PARAMS, **held}, "lora_[ab]$")
+  assert "31,280 (60.68 kB)" in got.splitlines()[2]
+
+
 def test_match():
   assert trainable.match_trainable(PARAMS, "mlp") == {
     "vision/layers/mlp/fc1/kernel",

@@ -1,0 +1,131 @@
+"""What a base in 8 or 4 bits does to log-probs and gradients of a model.
+
+  python -m benchmarks.quantised --model runs/quickstart/sft \
+    --data runs/quickstart/records/pairs
+
+The policy has adapters that have moved (B is not zero), the same ones on every
+base, so that gradients reach A and B alike. In a table, against the base as it
+is: the mean difference of an answer's log-prob per token and of a pair's
+reward (beta = 1), in nats, the share of pairs whose reward margin keeps its
+sign, and the norm of the gradient's difference over that of the gradient.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from povid_jax import config as config_lib
+from povid_jax import errors
+from povid_jax.models import sharding
+from povid_jax.models.params import is_lora
+from povid_jax.objectives import logps
+from povid_jax.training import build
+
+KINDS = ("int8", "nf4")
+
+
+def measure(
+  model: Path | str, data: Path | str, kind: str, pairs: int
+) -> dict[str, np.ndarray]:
+  """Log-probs, rewards and gradients of the first pairs on one kind of base."""
+  fields = {
+    "init": str(model), "data.train": str(data), "base": kind,
+    "objective.name": "dpo", "objective.hyper.beta": 1.0,
+    "dtype": "float32", "attention": "xla", "batch_size": pairs,
+    "lora.rank": 16, "lora.alpha": 32.0, "data.buckets": 1, "steps": 1,
+  }  # fmt: skip
+  config = config_lib.default()
+  for name, value in fields.items():
+    config_lib.set_field(config, name, value)
+  one = {"data": 1, "fsdp": 1, "tensor": 1}
+  mesh = sharding.make_mesh(one, jax.devices()[:1])
+  made = build.build_model(config, mesh)
+  records = build.build_data(config, made.weights, Path())
+  step, _ = build.make_step(config, made, 1)
+  loader = build.build_loader(config, records, made.weights, mesh, Path())
+  host = loader(records.plan[0]).for_model()
+  params = _moved(made.params)
+  with jax.set_mesh(mesh):
+    batch = jax.tree.map(lambda x: x[0], build.place(host, config, mesh))
+    found = jax.jit(_scores, static_argnums=0)(step, made.frozen, params, batch)
+  found = jax.tree.map(np.asarray, found)
+  real = found.pop("tokens") > 0  # not a row that fills the batch
+  pairs = {name: found[name][real] for name in ("log-probs", "margin")}
+  return {**found, **pairs}
+
+
+def _moved(params: dict[str, Any]) -> dict[str, Any]:
+  """B a tenth of a usual A, so that the reward is not zero."""
+  out = dict(params)
+  for path in filter(is_lora, params):
+    if path.endswith("/lora_b"):
+      key = jax.random.key(len(path))
+      noise = jax.random.normal(key, params[path].shape)
+      out[path] = 0.1 * noise / np.sqrt(params[path].shape[-1])
+  return out
+
+
+def _scores(step: Any, frozen: Any, params: Any, batch: Any) -> dict[str, Any]:
+  counts = logps.counts(batch)
+
+  def loss(params: Any) -> tuple[Any, Any]:
+    found = logps.both(step.graph, frozen, params, batch, step.spec)
+    losses, _ = step.objective.fn(found.policy, found.reference, counts)
+    return losses.mean(), found
+
+  grads, found = jax.grad(loss, has_aux=True)(params)
+  mine, theirs = found.policy, found.reference
+  return {
+    "tokens": counts.chosen,
+    "log-probs": mine.chosen / jax.numpy.maximum(counts.chosen, 1),
+    "margin": (mine.chosen - theirs.chosen) - (mine.rejected - theirs.rejected),
+    "gradient": jax.numpy.concatenate(
+      [grads[path].reshape(-1) for path in sorted(grads)]
+    ),
+  }
+
+
+def compare(
+  found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]
+) -> dict[str, float]:
+  """The columns of the table."""
+  away = {name: found[name] - wanted[name] for name in found}
+  same = np.sign(found["margin"]) == np.sign(wanted["margin"])
+  norm = np.linalg.norm
+  return {
+    "log-prob per token": float(np.abs(away["log-probs"]).mean()),
+    "reward margin": float(np.abs(away["margin"]).mean()),
+    "same sign": float(same.mean()),
+    "gradient": float(norm(away["gradient"]) / norm(wanted["gradient"])),
+  }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command: prints a table."""
+  parser = argparse.ArgumentParser(
+    prog="benchmarks.quantised",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument("--model", required=True, help="model folder or run")
+  parser.add_argument("--data", required=True, help="records of pairs")
+  parser.add_argument("--pairs", type=int, default=64)
+  args = parser.parse_args(argv)
+  whole = measure(args.model, args.data, "bf16", args.pairs)
+  mean = lambda name: float(np.abs(whole[name]).mean())
+  print(
+    f"as it is: log-prob per token {mean('log-probs'):.3f}, reward margin "
+    f"{mean('margin'):.3f} (means of absolute values)"
+  )
+  for kind in KINDS:
+    row = compare(measure(args.model, args.data, kind, args.pairs), whole)
+    print(f"{kind}: " + ", ".join(f"{k} {v:.4f}" for k, v in row.items()))
+  return 0
+
+
+if __name__ == "__main__":
+  errors.run(main)
