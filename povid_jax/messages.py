@@ -42,7 +42,6 @@ def make(
   fields: Mapping[str, Sequence[Field]],
   *,
   syntax: str = "proto2",
-  maps: Sequence[str] = (),
 ) -> dict[str, Any]:
   """Classes by the name of the message.
 
@@ -50,8 +49,6 @@ def make(
     package: prefix of the full names.
     fields: of each message.
     syntax: "proto2" or "proto3".
-    maps: "Message.field" of each field that is a map; its kind is a message
-      with the fields `key` and `value`.
   """
   file = descriptor_pb2.FileDescriptorProto(
     name=f"{package}.proto", package=package, syntax=syntax
@@ -67,14 +64,6 @@ def make(
         if field.repeated
         else _TYPES.LABEL_OPTIONAL,
       )
-      if f"{name}.{field.name}" in maps:
-        # protobuf recognises a map by an entry message nested in its owner
-        entry = message.nested_type.add(name=field.kind)
-        entry.CopyFrom(
-          next(m for m in file.message_type if m.name == field.kind)
-        )
-        entry.options.map_entry = True
-        where = f"{package}.{name}.{field.kind}"
       if field.kind in fields:
         added.type = _TYPES.TYPE_MESSAGE
         added.type_name = f".{where}"

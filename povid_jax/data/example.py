@@ -25,13 +25,13 @@ _Example = messages.make(
       Field("float_list", 2, "FloatList"),
       Field("int64_list", 3, "Int64List"),
     ],
-    # the name of a map's entries follows from the name of the map
+    # A map is a list of entries on the wire. As a list it has the order that we
+    # give it, where protobuf's implementations sort a map each in its own way.
     "FeatureEntry": [Field("key", 1, "string"), Field("value", 2, "Feature")],
     "Features": [Field("feature", 1, "FeatureEntry", repeated=True)],
     "Example": [Field("features", 1, "Features")],
   },
   syntax="proto3",
-  maps=("Features.feature",),
 )["Example"]
 
 
@@ -42,8 +42,9 @@ def encode_example(features: Mapping[str, Values]) -> bytes:
   (an empty one too) a BytesList.
   """
   example = _Example()
-  for name, values in features.items():
-    feature = example.features.feature[name]
+  for name in sorted(features):
+    values = features[name]
+    feature = example.features.feature.add(key=name).value
     if values and isinstance(values[0], int):
       feature.int64_list.value.extend(values)
     elif values and isinstance(values[0], float):
@@ -67,7 +68,8 @@ def decode_example(data: bytes) -> dict[str, Values]:
   except DecodeError as error:
     raise ValueError(f"not a tf.train.Example ({error})") from error
   out: dict[str, Values] = {}
-  for name, feature in example.features.feature.items():
+  for entry in example.features.feature:
     # ListFields has the one list that is set, if any
-    out[name] = [v for _, held in feature.ListFields() for v in held.value]
+    lists = entry.value.ListFields()
+    out[entry.key] = [value for _, held in lists for value in held.value]
   return out

@@ -55,6 +55,14 @@ def field(number: int, payload: bytes) -> bytes:
   return bytes([number << 3 | 2]) + length + payload
 
 
+def test_features_are_in_the_order_of_their_names() -> None:
+  """Also where one name begins another, which maps sort otherwise."""
+  names = ["image", "image_noisy", "id", "imag"]
+  data = example.encode_example({name: [b"."] for name in names})
+  places = [data.index(name.encode() + b"\x12") for name in sorted(names)]
+  assert places == sorted(places)
+
+
 def test_reads_what_tensorflow_writes() -> None:
   """Maps in any order, value before key, floats, empty lists left out."""
   text = lambda *values: field(1, b"".join(field(1, v) for v in values))
