@@ -13,16 +13,16 @@ from povid_jax.folders import refuse_remote
 # Each name is a module of this package, imported only when it is called, so
 # that one command never pays for (or needs) the libraries of another.
 COMMANDS = {
-  "scenes": "draw the toy world: pictures, captions, questions, COCO labels",
-  "tokenizer": "train the toy's small tokenizer on the captions",
-  "inject": "make dispreferred answers from correct ones (rules or an LLM)",
-  "sample": "pairs from the model's own answers, judged by a verifier",
-  "rounds": "sample, write and train several times, each from the last",
+  "scenes": "draw the toy world: pictures, captions, questions, annotations",
+  "tokenizer": "train a small tokenizer for the toy world on its captions",
+  "inject": "make rejected answers from correct ones (by rules or an LLM)",
+  "sample": "make pairs from the model's own answers, judged by a verifier",
+  "rounds": "repeat sample, write and train, each round from the last model",
   "merge": "join the files that shards of `sample` wrote",
-  "write": "turn samples and pictures into TFRecords for training",
-  "sample-noisy": "dispreferred answers from a checkpoint on noisy pictures",
-  "export": "pairs in the formats of other trainers: TRL, POVID, LLaVA",
-  "inspect": "counts, histograms and a page of pairs to look at",
+  "write": "write samples and pictures as TFRecords for training",
+  "sample-noisy": "make rejected answers with a checkpoint on noisy pictures",
+  "export": "write pairs in the formats of other trainers: TRL, POVID, LLaVA",
+  "inspect": "print counts and histograms, and make a page of pairs",
 }
 
 # flags that are no paths, or whose paths `povid_jax.data.picture` can open
@@ -47,7 +47,7 @@ def usage() -> str:
       "commands:",
       *rows,
       "",
-      "`python -m data_gen COMMAND --help` says more about one of them.",
+      "`python -m data_gen COMMAND --help` prints the flags of one command.",
     ]
   )
 

@@ -232,7 +232,7 @@ def run(
   except (OSError, ValueError) as error:
     raise UserError(f"{out}: {error}") from error
   if complete:
-    raise UserError(f"{out} is complete already; name another folder")
+    raise UserError(f"{out} is complete already; choose another folder")
   # Shards are beside their place until all are there: a run that fails leaves
   # nothing that a reader, or a run with another --shards, would mix in.
   staged = _join(out, f"{_STAGED}{uuid.uuid4().hex[:8]}")

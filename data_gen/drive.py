@@ -37,7 +37,10 @@ def drive(args: argparse.Namespace, kind: type[Injector]) -> int:
   )
   items = make_items(world.samples, args.pairs_per_sample, args.categories)
   if not items:
-    raise UserError(f"no sample is of {args.categories}; see --categories")
+    raise UserError(
+      f"no sample has a category in {args.categories}; change or omit "
+      "--categories"
+    )
   if args.limit:
     items = items[: args.limit * args.pairs_per_sample]
   items = [item for item in items if injector.wants(item)]
@@ -87,7 +90,8 @@ def _read(args: argparse.Namespace, injector: Injector) -> list[Sample]:
     print(f"{len(left)} samples left out, see {paths.skipped}")
   if not samples:
     raise UserError(
-      f"{args.input}: it holds no sample to work on; is it the right file?"
+      f"{args.input}: the file holds no usable sample; check that it is the "
+      "right file"
     )
   return samples
 
@@ -109,10 +113,10 @@ def _check_annotations(
   theirs = next(iter(sorted(known_of)), "none")
   text = (
     f"--annotations know {known} of {len(images)} pictures; {some!r}, for "
-    f"example, is not among theirs (such as {theirs!r})"
+    f"example, is not among the annotated names (such as {theirs!r})"
   )
   if not known:
-    raise UserError(f"{text}; name the annotations of these pictures")
+    raise UserError(f"{text}; give the annotations of these pictures")
   print(text)
 
 
@@ -124,7 +128,7 @@ def _open(
   if not args.resume:
     old = set_aside(paths.journal, paths.batches)
     if old:
-      print(f"the journal of the run before is now {old}")
+      print(f"the journal of the earlier run was renamed to {old}")
   common = {"injector": injector.label, "tries": args.tries}
   return Job(
     items=list(items),
@@ -157,11 +161,11 @@ def _finish(paths: Paths, job: Job) -> int:
   if summary["left"]:
     why = f" ({job.problem[:400]})" if job.problem else ""
     print(
-      f"stopped with {summary['left']} items left{why}; the same command "
-      "continues"
+      f"stopped with {summary['left']} items left{why}; run the same command "
+      "again to continue"
     )
     return INCOMPLETE
   if not summary["accepted"]:
-    print(f"nothing was accepted, see {paths.rejected}")
+    print(f"no pair was accepted; the reasons are in {paths.rejected}")
     return NOTHING
   return 0

@@ -57,14 +57,14 @@ def check_turns(sample: Sample) -> None:
   pictures = len(sample.images)
   if asked != pictures:
     raise UserError(
-      f"conversations hold <image> {asked} times, image names {pictures} "
-      "pictures; want one <image> for each"
+      f"conversations contain <image> {asked} times, but the field image "
+      f"lists {pictures} pictures; want one <image> for each picture"
     )
   answers = sample.turns[1::2] + (sample.rejected or ())[1::2]
   answers += tuple(a for more in sample.more_rejected for a in more.turns[1::2])
   if any("<image>" in answer for answer in answers):
     raise UserError(
-      "an answer holds <image>; this marker may stand in human turns only"
+      "an answer contains <image>; this marker is allowed only in human turns"
     )
   if sample.context and sample.turns[1:-2:2] != (sample.rejected or ())[1:-2:2]:
     raise UserError(
@@ -74,8 +74,8 @@ def check_turns(sample: Sample) -> None:
   others = [sample.rejected, *(more.turns for more in sample.more_rejected)]
   if sample.turns in others:
     raise UserError(
-      "rejected_conversations is equal to conversations: both answers are the "
-      "same, and nothing can be learned from them; leave the sample out"
+      "rejected_conversations is equal to conversations: a pair of equal "
+      "answers teaches nothing; remove the sample"
     )
 
 
@@ -136,8 +136,8 @@ def _own_noise(sample: Sample, options: Options) -> tuple[bytes, int]:
   step = sample.extra.get("noise_step", options.noise_step)
   if not sample.images:
     raise UserError(
-      "image_noisy is set, but the sample names no image; remove the field, or "
-      "name the image"
+      "image_noisy is set, but the sample has no image; remove the field, or "
+      "add the image"
     )
   if not isinstance(sample.extra["image_noisy"], str):
     name = sample.extra["image_noisy"]

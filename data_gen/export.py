@@ -117,10 +117,14 @@ def plain(sample: Sample, lost: collections.Counter[str]) -> Iterator[Sample]:
     sample: of any kind.
     lost: counts what the plain samples do not say.
   """
-  lost["contexts were written into both answers"] += bool(sample.context)
-  lost["ends were not scored, and will be"] += sample.end_scored is False
+  lost["pairs had a context, which was written into both answers"] += bool(
+    sample.context
+  )
+  lost[
+    "pairs did not score the end of the answer; in this format it is scored"
+  ] += sample.end_scored is False
   weights = {sample.rejected_weight, *(m.weight for m in sample.more_rejected)}
-  lost["had weights, which are lost"] += weights != {1.0}
+  lost["pairs had weights, which are lost"] += weights != {1.0}
   rejected = [sample.rejected, *(m.turns for m in sample.more_rejected)]
   for number, turns in enumerate(rejected, 1):
     yield dataclasses.replace(
@@ -252,7 +256,7 @@ def _made(
       made = [Sample(*kept, extra=sample.extra, system=sample.system)]
       lost["rejected answers were left out"] += sample.rejected is not None
     elif sample.rejected is None:
-      lost["without a rejected answer were left out"] += 1
+      lost["samples without a rejected answer were left out"] += 1
       continue
     else:
       made = plain(sample, lost)
@@ -260,8 +264,9 @@ def _made(
       lost[""] += 1
       if args.format != "trl":
         several, told = len(one.images) > 1, one.system is not None
-        lost["name several pictures: LLaVA's loader wants one"] += several
-        lost["have a system turn, which LLaVA's loader refuses"] += told
+        words = "samples have several pictures; LLaVA's loader reads one"
+        lost[words] += several
+        lost["samples have a system turn, which LLaVA's loader refuses"] += told
       yield one
 
 
@@ -274,7 +279,7 @@ def main(args: argparse.Namespace) -> int:
       f"--format {args.format}"
     )
   if args.out.resolve() == Path(args.source).resolve():
-    raise UserError(f"--out {args.out} is the input; name another file")
+    raise UserError(f"--out {args.out} is the input file; choose another file")
   check_writable(args.out)
   lost: collections.Counter[str] = collections.Counter()
   write = write_trl if args.format == "trl" else write_json
@@ -283,8 +288,8 @@ def main(args: argparse.Namespace) -> int:
   if not count:
     args.out.unlink()
     raise UserError(
-      f"{args.source}: no pair to write; --format llava writes samples with "
-      "correct answers alone"
+      f"{args.source}: no pair to write; --format llava also writes samples "
+      "without a rejected answer"
     )
   print(f"{count:,} rows of {args.format}: {args.out}")
   if pictures_folder(args.out).is_dir() and args.format != "trl":

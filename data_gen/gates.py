@@ -51,16 +51,18 @@ _FOREIGN = frozenset(
 
 # Every reason an item can be refused for, with what it means.
 GATES = {
-  "empty": "there is no text",
+  "empty": "the text is empty",
   "refusal": "the model declined",
-  "markup": "tags, Markdown, JSON, a preface or half a character in the text",
-  "language": "another language than the correct answer's",
-  "identical": "nothing but small words differs from the correct answer",
+  "markup": (
+    "the text has tags, Markdown, JSON, a preface or an incomplete character"
+  ),
+  "language": "the language differs from that of the correct answer",
+  "identical": "only function words differ from the correct answer",
   "edit_missing": "a named edit does not occur in the text",
-  "length": "much shorter or longer than the correct answer",
-  "similarity": "order or tone of the correct answer not kept",
-  "object_present": "the invented object is in the picture after all",
-  "schema": "the reply is not in the asked form",
+  "length": "the text is much shorter or longer than the correct answer",
+  "similarity": "too few words of the correct answer are kept in their order",
+  "object_present": "the invented object is in the picture",
+  "schema": "the reply does not have the requested form",
   "no_edit": "nothing in the answer can be changed",
 }
 

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--injector",
     choices=injectors.INJECT,
     default="rules",
-    help="who writes the wrong answers",
+    help="what writes the rejected answers",
   )
   inject_flags.add_common(parser)
   inject_flags.add_gates(parser)

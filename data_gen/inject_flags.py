@@ -14,14 +14,14 @@ def add_common(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
   add("--input", "--pairs", required=True, dest="input", help=(
     "samples of any format (docs/data.md) or COCO captions; rejected answers "
-    "in it are replaced"
+    "in this file are replaced"
   ))  # fmt: skip
   samples.add_arguments(parser)
   add("--out", required=True, help="pairs to write, .jsonl or .json")
   add("--image-dir", help="folder of the pictures that the samples name")
   add("--annotations", nargs="+", default=[], metavar="FILE", help=(
-    "COCO instances_*.json (and captions_*.json): what is really in the "
-    "pictures; without it, what their answers mention"
+    "COCO instances_*.json (and captions_*.json): the objects that are in "
+    "the pictures; without it, the objects that the answers mention"
   ))  # fmt: skip
   add(
     "--limit",
@@ -31,24 +31,24 @@ def add_common(parser: argparse.ArgumentParser) -> None:
   )
   add("--categories", nargs="+", default=[], metavar="NAME", help=(
     "only samples of these categories (their own `category`, or captioning, "
-    "reasoning, vqa by the look of the question)"
+    "reasoning, vqa guessed from the question)"
   ))  # fmt: skip
   add("--pairs-per-sample", type=bounds.whole(1, 1000), default=1, metavar="N",
       help="different pairs made from each sample (default 1)")  # fmt: skip
-  add("--seed", type=bounds.SEED, default=0, help="another seed, other pairs")
+  add("--seed", type=bounds.SEED, default=0, help="seed of the random choices")
   add("--tries", type=bounds.whole(1, 1000), default=3, metavar="N", help=(
-    "wrong answers asked for before an item lands in rejected.jsonl"
+    "attempts per item before it is written to rejected.jsonl"
   ))  # fmt: skip
   add("--on-bad-sample", choices=("raise", "skip"), default="raise", help=(
-    "skip: go on, and list what was wrong in skipped.jsonl"
+    "skip: continue, and list the bad samples with reasons in skipped.jsonl"
   ))  # fmt: skip
   add("--resume", action=argparse.BooleanOptionalAction, default=True, help=(
-    "continue from the journal (default); --no-resume keeps the old journal "
-    "under another name and starts afresh"
+    "continue from the journal (default); --no-resume renames the old "
+    "journal and starts from the beginning"
   ))  # fmt: skip
   add("--dry-run", action="store_true", help=(
-    "only counts, three samples, and for those that ask a server tokens and "
-    "cost"
+    "print counts and three samples, and for a server also tokens and cost; "
+    "write nothing"
   ))  # fmt: skip
 
 
@@ -57,9 +57,9 @@ def add_gates(parser: argparse.ArgumentParser) -> None:
   default = Limits()
   add = parser.add_argument_group("quality gates").add_argument
   add("--min-length", type=bounds.number(), default=default.min_length,
-      help="least words, as a share of the correct answer's")  # fmt: skip
+      help="least words, relative to the correct answer")  # fmt: skip
   add("--max-length", type=bounds.number(), default=default.max_length,
-      help="most words, as a share of the correct answer's")  # fmt: skip
+      help="most words, relative to the correct answer")  # fmt: skip
   add("--min-similarity", type=bounds.SHARE,
       default=default.min_similarity,
       help="least share of words kept in order, 0..1")  # fmt: skip

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
   add("source", help="a folder of TFRecords, or samples of any format")
   samples.add_arguments(parser)
-  add("--image-dir", help="pictures of a JSON file, for --html")
+  add("--image-dir", help="folder of the pictures of a JSON file, for --html")
   add("--limit", type=bounds.whole(1), default=20_000, help=(
     "records of a folder to read, evenly spread (default 20000)"
   ))  # fmt: skip
@@ -55,7 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default=10,
     help="samples to print (default 10)",
   )
-  add("--seed", type=bounds.SEED, default=0, help="of the choice of samples")
+  add(
+    "--seed", type=bounds.SEED, default=0, help="seed of the choice of samples"
+  )
   add("--html", help="also write this page")
   add("--html-samples", type=bounds.whole(), default=60, help=(
     "samples on the page (default 60; about 60 kB each)"
@@ -65,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   ))  # fmt: skip
   add("--noise-overflow", "--overflow", dest="overflow",
       choices=("wrap", "clip"), default="wrap",
-      help="of that noise")  # fmt: skip
+      help="overflow of that noise")  # fmt: skip
 
 
 # --- reading ---------------------------------------------------------------
@@ -180,7 +182,7 @@ def read(
     total = len(pairs)
   if not pairs:
     raise UserError(
-      f"{source}: it holds no samples, so there is nothing to show; name a "
+      f"{source}: it holds no samples, so there is nothing to show; give a "
       "folder of TFRecords or a file of pairs"
     )
   return pairs, total

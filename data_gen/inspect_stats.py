@@ -147,7 +147,7 @@ def duplicates(pairs: Sequence[Pair]) -> list[tuple[str, int]]:
   return [
     ("id seen before", _repeats(p.id for p in pairs)),
     ("picture, question and chosen answer seen before", _repeats(content)),
-    ("all of it seen before", _repeats(whole)),
+    ("whole sample seen before", _repeats(whole)),
     ("rejected answer equal to the chosen one", sum(map(bool, same))),
   ]
 
@@ -262,9 +262,7 @@ def _text_only(pairs: Sequence[Pair]) -> str:
   if found is None:
     return ""
   mean, error = found
-  verdict = (
-    "the pairs teach style as well as sight" if mean > 0.65 else "little style"
-  )
+  verdict = "the pairs also teach style" if mean > 0.65 else "little style"
   return (
     f"told by words alone: {mean:.1%} +- {error:.1%} of answers are put on the "
     f"right side without the picture (50% is chance; {verdict})"

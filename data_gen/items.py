@@ -184,8 +184,8 @@ def _from_captions(
 def _caption(row: Any, where: str) -> tuple[Any, str]:
   if not isinstance(row, dict) or not isinstance(row.get("caption"), str):
     raise UserError(
-      f"{where}: want an object with image_id and caption (captions_*.json; "
-      "instances_*.json goes to --annotations)"
+      f"{where}: want an object with image_id and caption (a captions_*.json; "
+      "give an instances_*.json with --annotations)"
     )
   if not row["caption"].strip():
     raise UserError(

@@ -23,7 +23,7 @@ def check_output(out: Path, source: str) -> None:
   """UserError, before any work, for an output that will not do."""
   check_writable(out)
   if out.resolve() == Path(source).resolve():
-    raise UserError(f"--out {out} is the input; name another file")
+    raise UserError(f"--out {out} is the input file; choose another file")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,9 +213,9 @@ class Job:
   def _useless(self) -> UserError:
     count = len(self._held)
     return UserError(
-      f"{count} items in a row, and none whose reply could be used (the last "
-      f"one: {self.problem[:400]}); nothing is given up: mend that, and the "
-      "same command asks again"
+      f"{count} items in a row without a usable reply (the last error: "
+      f"{self.problem[:400]}); no item is lost: correct the cause and run the "
+      "same command again"
     )
 
   def note(self, text: str) -> None:

@@ -30,7 +30,7 @@ class Journal(Store):
   """
 
   what = "journal"
-  remedy = "name another --out or start afresh with --no-resume"
+  remedy = "choose another --out or start from the beginning with --no-resume"
 
   def __init__(self, path: Path, settings: Mapping[str, Any]):
     """Opens or makes the journal and replays it.
@@ -66,8 +66,8 @@ class Journal(Store):
     ]
     if other:
       raise UserError(
-        f"{self.path} was made with other settings ({'; '.join(other)}); name "
-        "another --out, or start afresh with --no-resume"
+        f"{self.path} was made with other settings ({'; '.join(other)}); "
+        "choose another --out, or start from the beginning with --no-resume"
       )
     # Sent by the run before and never answered.
     self.write("resumed", lost=len(self.in_flight), time=time.time())

@@ -35,15 +35,15 @@ def main(args: argparse.Namespace) -> int:
   check_writable(out)
   files = _of_pairs([Path(name) for name in args.files])
   if out.resolve() in {path.resolve() for path in files}:
-    raise UserError(f"--out {out} is one of the inputs; name another file")
+    raise UserError(f"--out {out} is one of the inputs; choose another file")
   found: dict[str, Sample] = {}
   for name in files:
     for sample in read_samples(name):
       other = found.setdefault(sample.id, sample)
       if to_json(other) != to_json(sample):
         raise UserError(
-          f"{name}: id {sample.id!r} is in another file with another pair; "
-          "shards of one run never share an id"
+          f"{name}: id {sample.id!r} is also in another file, with another "
+          "pair; give the shards of one run, which never share an id"
         )
   pairs = [found[key] for key in sorted(found)]
   if any(picture.folder for pair in pairs for picture in pair.images):

@@ -44,7 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar="K",
     help="default %(default)s",
   )
-  add("--checkpoint", required=True, help="what the first round samples from")
+  add(
+    "--checkpoint",
+    required=True,
+    help="model folder or RUN from which the first round samples",
+  )
   add("--config", required=True, help="configuration of each round's training")
   add("--out", type=Path, required=True, metavar="DIR")
   add("--image-dir", required=True, help="folder of the pictures")
@@ -53,12 +57,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--seed",
     type=bounds.SEED,
     default=0,
-    help="of round 1; one more each round",
+    help="seed of round 1; each later round adds 1",
   )
   add("--train", action="append", default=[], metavar="FLAG", help=(
-    "for povid_jax.train, e.g. --train=--config.lr=1e-5; may be repeated"
+    "a flag for povid_jax.train, e.g. --train=--config.lr=1e-5; may be repeated"
   ))  # fmt: skip
-  add("sample", nargs="*", metavar="FLAG", help="after --: for data_gen sample")
+  add(
+    "sample",
+    nargs="*",
+    metavar="FLAG",
+    help="after --: flags for data_gen sample",
+  )
 
 
 def steps(args: argparse.Namespace) -> Iterator[Step]:
@@ -103,8 +112,8 @@ def _check(args: argparse.Namespace) -> None:
   for flag in args.sample:
     if flag.partition("=")[0] in _OURS:
       raise UserError(
-        f"{flag}: this flag of sample is set by rounds itself; give it before "
-        "the --"
+        f"{flag}: the command rounds sets this flag of sample itself; give it "
+        "before the --"
       )
 
 
@@ -117,7 +126,7 @@ def _note(args: argparse.Namespace) -> dict[str, list[str]]:
   try:
     return dict(files.load_json(path))
   except (UserError, ValueError, TypeError) as error:
-    raise UserError(f"{path} is damaged; name another --out") from error
+    raise UserError(f"{path} is damaged; choose another --out") from error
 
 
 def main(args: argparse.Namespace) -> int:
@@ -129,7 +138,7 @@ def main(args: argparse.Namespace) -> int:
     if earlier is not None and earlier != list(step.command):
       raise UserError(
         f"{args.out}: {step.name} was done with other flags "
-        f"({shlex.join(earlier)}); name another --out"
+        f"({shlex.join(earlier)}); choose another --out"
       )
     # a write that ended just before a kill left its folder and no note
     if earlier is None and not (
@@ -138,12 +147,15 @@ def main(args: argparse.Namespace) -> int:
       print(f"\n{step.name}\n  $ {shown}", flush=True)
       code = _run(step.command)
       if code:
-        print(f"{step.name} ended with code {code}; the same command continues")
+        print(
+          f"{step.name} failed with exit code {code} (its error is above); "
+          "run the same command again to continue"
+        )
         return code
     if not step.leaves.exists():
       raise UserError(
-        f"{step.name} is noted as done, but {step.leaves} is gone; put it "
-        "back, or name another --out"
+        f"{step.name} is recorded as done, but {step.leaves} is missing; put "
+        "it back, or choose another --out"
       )
     done[step.name] = list(step.command)
     with atomic_write(args.out / "rounds.json") as file:

@@ -83,7 +83,7 @@ def load(
     )
   samples = read_samples(options.pairs, on_bad, options.layout, announce)
   if not samples:
-    raise UserError(f"{options.pairs}: it holds no sample that can be used")
+    raise UserError(f"{options.pairs}: the file holds no usable sample")
   if options.pairs_per_row > 1:
     count = len(samples)
     samples = group(samples, options.pairs_per_row, functools.cache(digest))
@@ -93,8 +93,8 @@ def load(
     told := sum(s.system is not None for s in samples)
   ):
     announce(
-      f"{told:,} samples bring words of the system: training uses them where "
-      "its template has a place for them"
+      f"{told:,} samples have a system prompt of their own: training uses it "
+      "if the template has a place for it"
     )
   return samples, skipped
 

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--input", nargs="+", required=True, help="LLaVA-Instruct JSON or JSONL"
   )
-  parser.add_argument("--out", required=True, help="folder to make")
+  parser.add_argument("--out", required=True, help="folder to write")
   parser.add_argument(
     "--vocab-size",
     type=bounds.whole(260, 2**20),
@@ -41,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--template",
     choices=sorted(TEMPLATES),
     default="short",
-    help="its markers, such as <|im_end|>, become tokens (%(default)s)",
+    help="template whose markers, such as <|im_end|>, become tokens "
+    "(%(default)s)",
   )
 
 

@@ -32,11 +32,11 @@ from povid_jax.folders import is_remote
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
   add("--pairs", "--input", dest="pairs", required=True, help=(
-    "the samples, in any format that docs/data.md has"
+    "the samples, in any format that docs/data.md lists"
   ))  # fmt: skip
-  add("--image-dir", help="folder of the pictures they name")
+  add("--image-dir", help="folder of the pictures that the samples name")
   samples.add_arguments(parser)
-  add("--out", required=True, help="folder to make; must not exist")
+  add("--out", required=True, help="folder to write; it must not exist")
   add("--store-noisy", action="store_true", help=(
     "store a distorted picture with each record (0.9 MB at 640x480); "
     "without it training makes the noise, fresh in each epoch"
@@ -67,9 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add("--pairs-per-row", type=bounds.whole(1, 10**6), default=1,
       metavar="N", help=(
     "join up to N pairs of the same picture, question and chosen answer into "
-    "one record: they share its work in training (default 1)"
+    "one record, so that training computes these once (default 1)"
   ))  # fmt: skip
-  add("--seed", type=bounds.SEED, default=0, help="of the split and the noise")
+  add(
+    "--seed",
+    type=bounds.SEED,
+    default=0,
+    help="seed of the split and the noise",
+  )
   add(
     "--workers",
     type=bounds.WORKERS,
@@ -77,10 +82,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="processes",
   )
   add("--verify", choices=("header", "full"), default="header", help=(
-    "header: type, size and end of each picture; full: decode it"
+    "header: check type, size and end of each picture; full: decode each "
+    "picture"
   ))  # fmt: skip
   add("--on-bad-sample", choices=("raise", "skip"), default="raise", help=(
-    "skip: go on, and list the ids and reasons in skipped.jsonl"
+    "skip: continue, and list the ids and reasons in skipped.jsonl"
   ))  # fmt: skip
   add("--runner", default="local", help=(
     "local, or a Beam runner: DirectRunner, DataflowRunner, FlinkRunner, "
@@ -97,7 +103,7 @@ def make_options(args: argparse.Namespace) -> Options:
   """
   wrong = {
     "--split: want letters, digits or _": not args.split.isidentifier(),
-    "--split validation: leave --val-fraction out": (
+    "--split validation: do not give --val-fraction": (
       args.split == shards.VALIDATION and args.val_fraction > 0
     ),
     "--store-noisy with --noise-site pixels: noise on the model's input "
@@ -151,7 +157,11 @@ def _facts(out: Path) -> dict:
 def left_out(facts: dict, out: Path) -> str:
   """A line on what was skipped, or ""."""
   skipped, where = facts["skipped"], out / shards.SKIPPED_FILE
-  return f"{skipped:,} skipped: {where} says why" if skipped else ""
+  return (
+    f"{skipped:,} samples skipped; the reasons are in {where}"
+    if skipped
+    else ""
+  )
 
 
 def summary(out: Path, seconds: float) -> str:
@@ -167,11 +177,13 @@ def summary(out: Path, seconds: float) -> str:
   )
   if facts["store_noisy"] and (plain := total - facts["noisy_stored"]):
     lines.append(
-      f"{plain:,} records without a stored noisy picture: they name no "
-      "picture, or several"
+      f"{plain:,} records without a stored noisy picture: their samples have "
+      "no picture, or several"
     )
   if facts["val_fraction"] and shards.VALIDATION not in counts:
-    lines.append("no validation split: all samples share one picture")
+    lines.append(
+      "there is no validation split, because all samples share one picture"
+    )
   if left := left_out(facts, out):
     lines.append(left)
   return "\n".join(lines)
@@ -181,7 +193,7 @@ def main(args: argparse.Namespace) -> int:
   options = make_options(args)
   start = time.monotonic()
   if not is_remote(args.out) and is_complete(options, Path(args.out)):
-    print(f"complete already: {args.out}")
+    print(f"{args.out} is complete already")
     if left := left_out(_facts(Path(args.out)), Path(args.out)):
       print(f"{left}; to try them again remove the folder")
     return 0
@@ -191,8 +203,8 @@ def main(args: argparse.Namespace) -> int:
     beam.run(options, args.out, args.runner, args.pipeline_options)
   elif args.pipeline_options:
     raise UserError(
-      f"{args.pipeline_options[0]}: no such option; what follows -- is for a "
-      "--runner of Beam"
+      f"{args.pipeline_options[0]}: no such option; options after -- are only "
+      "for a Beam --runner"
     )
   else:
     run_local(options, Path(args.out), args.workers)

@@ -3,9 +3,8 @@
   python -m povid_jax.score --checkpoint=base --adapter=peft_folder \\
       --pairs=pairs.json --image-dir=images --out=scores.jsonl
 
-Use it to check a loss: it writes every number that goes into the loss, pair by
-pair. The policy is the checkpoint with its adapter, the reference the
-checkpoint alone; for a run, the reference is what the run started from.
+Use it to check a loss pair by pair. The policy is the checkpoint with its
+adapter, the reference the checkpoint alone; for a run, what it started from.
 """
 
 import argparse

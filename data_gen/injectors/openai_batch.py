@@ -23,7 +23,7 @@ class OpenAIBatch(OpenAI):
   """The same through the Batch API."""
 
   name = "openai-batch"
-  summary = "the same through the Batch API, at half the price"
+  summary = "like openai, but through the Batch API at half the price"
 
   @staticmethod
   def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ class OpenAIBatch(OpenAI):
     add = parser.add_argument_group("--injector openai-batch").add_argument
     add("--poll", type=bounds.PAUSE, default=60.0,
         metavar="SECONDS",
-        help="between two looks at a batch")  # fmt: skip
+        help="seconds between two checks of a batch")  # fmt: skip
     add("--batch-requests", type=bounds.whole(1), default=50_000, metavar="N",
         help="requests in one batch, at most")  # fmt: skip
     add("--batch-megabytes", type=bounds.number(above=0, most=1e6),
@@ -49,7 +49,7 @@ class OpenAIBatch(OpenAI):
       args.poll,
       *most,
       note=job.note,
-      lost="put it back, or start afresh with --no-resume",
+      lost="put it back, or start from the beginning with --no-resume",
     )
     with contextlib.closing(batches):
       _Rounds(self, job, batches).run()
@@ -72,9 +72,9 @@ class _Rounds:
       lost = sum(_key(name) not in self._items for name in names)
       if lost:
         raise UserError(
-          f"an open batch holds {lost} items that this command leaves out; "
-          "finish it first, with the --input, --limit and --categories that "
-          "started it"
+          f"an open batch holds {lost} items that this command would not "
+          "process; finish the batch first, with the --input, --limit and "
+          "--categories that started it"
         )
 
   def run(self) -> None:
@@ -96,8 +96,8 @@ class _Rounds:
       idle = 0 if self._progress() > before else idle + 1
       if idle >= _IDLE_ROUNDS:
         raise UserError(
-          f"{idle} rounds of batches brought no reply "
-          f"({self._batches.problem}); the same command continues"
+          f"{idle} rounds of batches returned no reply "
+          f"({self._batches.problem}); run the same command again to continue"
         )
 
   def _progress(self) -> int:

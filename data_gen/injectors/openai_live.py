@@ -144,8 +144,9 @@ class _Handler:
     self._lost += 1
     if self._lost >= _OUTAGE:
       raise UserError(
-        f"{self._lost} items in a row failed all their attempts (the last one: "
-        f"{failure.words}); the same command continues when the server is back"
+        f"{self._lost} items in a row failed all their attempts (the last "
+        f"one: {failure.words}); run the same command again when the server "
+        "works"
       )
 
 
@@ -165,7 +166,10 @@ def dry_run(items: Sequence[Item], options: Options, asker: Asker) -> None:
   cost = price.cost(prompt, completion)
   print(f"model {options.model}: {len(usable)} requests")
   if lost := len(items) - len(usable):
-    print(f"{lost} items have a picture that cannot be read: not asked")
+    print(
+      f"{lost} items have a picture that cannot be read; no request is sent "
+      "for them"
+    )
   print(f"about {prompt:,} prompt and {completion:,} completion tokens")
   if price.known:
     half = price.cost(prompt, completion, batch=True)

@@ -62,8 +62,9 @@ class Rules(Injector):
         ))  # fmt: skip
     add("--replace-within", choices=("group", "any"), default=settings.within,
         help=(
-          "group: an object becomes one of its kind (an animal an animal); "
-          "any: whatever is likely beside the other objects, for plain lists"
+          "group: an object is replaced by one of the same group (an animal "
+          "by an animal); any: by any object that is likely beside the "
+          "others, for plain lists"
         ))  # fmt: skip
     add("--closed-vocabulary", action="store_true",
         help="only words of the corpus (for a small tokenizer)")  # fmt: skip
@@ -84,7 +85,7 @@ class Rules(Injector):
 
   def dry_run(self, items: Sequence[Item]) -> None:
     answers = sum(len(item.answers) for item in items)
-    print(f"{len(items)} items, {answers} answers; nothing is written")
+    print(f"{len(items)} items, {answers} answers; this dry run writes nothing")
     for item in items[:3]:
       rejected, edits = rewrite(self._corpus, self._rules, item, 0)
       print(f"\nid {item.sample.id} ({item.category})")

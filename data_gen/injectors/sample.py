@@ -49,7 +49,7 @@ class Sample(Injector):
   """The model's own answers, judged by what is in the picture."""
 
   name = "sample"
-  summary = "pairs from the model's own answers, judged by a verifier"
+  summary = "make pairs from the model's own answers, judged by a verifier"
   gated = False
 
   def __init__(self, args: argparse.Namespace):
@@ -61,8 +61,8 @@ class Sample(Injector):
       )
     if (args.checkpoint is None) == (not args.base_url):
       raise UserError(
-        "give --checkpoint for a model of yours, or --base-url and --model "
-        "for a server"
+        "give --checkpoint for a local model, or --base-url and --model for "
+        "a server"
       )
     self._part, self._parts = _shard(args.shard)
     self._stem = Path(args.out).with_suffix("")
@@ -98,13 +98,16 @@ class Sample(Injector):
       "words of a pair's longer text over those of its shorter one, at most "
       "(default %(default)s)"
     ))  # fmt: skip
-    add("--prompt", help="asked about every picture, instead of its question")
+    add(
+      "--prompt",
+      help="one question for every picture, instead of its own question",
+    )
     add("--shard", default="0/1", metavar="I/N", help=(
       "only the I-th of N parts, 0 <= I < N, for several machines; `data_gen "
       "merge` joins their files"
     ))  # fmt: skip
     add("--chunk", type=bounds.whole(1), default=256, metavar="N",
-        help="pictures at work at a time (default %(default)s)")  # fmt: skip
+        help="pictures processed at once (default %(default)s)")  # fmt: skip
     _add_decoding(parser)
     _add_words(parser)
     verify.add_flags(parser)
@@ -123,8 +126,8 @@ class Sample(Injector):
     )
     if not names:
       raise UserError(
-        f"--input={path}: no pictures are in this folder; want files that "
-        f"end in " + ", ".join(_PICTURES)
+        f"--input={path}: the folder contains no pictures; want files that "
+        "end in " + ", ".join(_PICTURES)
       )
     where = self.args.image_dir or path
     turns = (f"<image>\n{prompt}", "-")
@@ -133,8 +136,8 @@ class Sample(Injector):
   def check_sample(self, sample: Pair) -> None:
     if not sample.images:
       raise UserError(
-        "this sample names no picture, and answers are made about a picture: "
-        "leave it out, or give it one"
+        "this sample has no picture, and answers need one: remove the "
+        "sample, or add a picture"
       )
     for picture in sample.images:
       check_picture(picture.read(), f"image {picture.name!r}")
@@ -261,7 +264,7 @@ def _add_decoding(parser: argparse.ArgumentParser) -> None:
   add("--top-k", type=bounds.TOP_K, default=0,
       help="default 0: all (not for servers)")  # fmt: skip
   add("--batch-size", type=bounds.ROWS, default=64, metavar="N",
-      help="candidates written at a time (default %(default)s)")  # fmt: skip
+      help="candidates generated at once (default %(default)s)")  # fmt: skip
   add("--dtype", help="float32 or bfloat16 (default: by device)")
   add(
     "--base-url",
@@ -270,7 +273,7 @@ def _add_decoding(parser: argparse.ArgumentParser) -> None:
     metavar="URL",
     help="OpenAI-compatible servers instead of --checkpoint, e.g. vLLM",
   )
-  add("--model", help="its name on these servers")
+  add("--model", help="name of the model on these servers")
   add(
     "--key-env",
     default=options.key_env,

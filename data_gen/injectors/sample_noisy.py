@@ -37,7 +37,7 @@ class SampleNoisy(Injector):
   """A checkpoint that sees distorted pictures."""
 
   name = "sample-noisy"
-  summary = "dispreferred answers from a checkpoint on noisy pictures"
+  summary = "make rejected answers with a checkpoint on noisy pictures"
   gated = False
 
   def __init__(self, args: argparse.Namespace):
@@ -116,14 +116,17 @@ class SampleNoisy(Injector):
     """No picture to distort, or one that is missing or broken."""
     if not sample.images:
       raise UserError(
-        "this sample names no picture to put noise on: leave it out, or give "
-        "it one"
+        "this sample has no picture to put noise on: remove the sample, or "
+        "add a picture"
       )
     for picture in sample.images:
       check_picture(picture.read(), f"image {picture.name!r}")
 
   def dry_run(self, items: Sequence[Item]) -> None:
-    print(f"{len(items)} answers of {self.args.checkpoint}; nothing is written")
+    print(
+      f"{len(items)} answers of {self.args.checkpoint}; this dry run writes "
+      "nothing"
+    )
     for item in items[:3]:
       print(f"  id {item.sample.id}: {item.questions[0]}")
 

@@ -16,10 +16,10 @@ def add_server(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument_group(
     "--injector openai, openai-batch"
   ).add_argument
-  add("--model", help="its name on the server")
-  add("--base-url", help="of the server (default: OpenAI's own)")
+  add("--model", help="name of the model on the server")
+  add("--base-url", help="address of the server (default: OpenAI's own)")
   add("--max-cost", type=bounds.number(), metavar="DOLLARS", help=(
-    "stop asking when this is spent, earlier runs included"
+    "stop sending requests when this is spent, earlier runs included"
   ))  # fmt: skip
   add("--prices", metavar="FILE", help=(
     "price table; default povid_jax/llm/prices.json, copy and edit it"
@@ -28,20 +28,21 @@ def add_server(parser: argparse.ArgumentParser) -> None:
   add("--tpm", type=bounds.number(above=0), help="tokens a minute, at most")
   add("--temperature", type=bounds.TEMPERATURE, help="default: the server's")
   add("--correct", action="store_true", help=(
-    "the answers in --input are a model's own: have them corrected; chosen is "
-    "the corrected answer, rejected the model's"
+    "the answers in --input are a model's own; the server corrects them: "
+    "chosen is the corrected answer, rejected the model's"
   ))  # fmt: skip
   add("--plain", action="store_true", help=(
-    "never ask for a JSON schema (a server that refuses or ignores it is found "
-    "out anyway, for the price of a request)"
+    "never request a JSON schema (a server that refuses or ignores it is "
+    "detected anyway, at the cost of one request)"
   ))  # fmt: skip
   add("--patience", type=bounds.whole(), default=20, metavar="N", help=(
-    "stop after N items in a row of which none had a usable reply, and give "
-    "none of them up (default 20; 0: never)"
+    "stop after N items in a row without a usable reply; these items are "
+    "tried again later (default 20; 0: never stop)"
   ))  # fmt: skip
   add("--reply-tokens", type=bounds.whole(1), default=ROOM, metavar="N", help=(
-    "room in a reply beyond the answers' own length, doubled for a new try "
-    "(default %(default)s; models that reason first need some thousands)"
+    "extra tokens in a reply beyond the length of the answers, doubled for a "
+    "new attempt (default %(default)s; models that reason first need some "
+    "thousands)"
   ))  # fmt: skip
   add_requests(add)
 
@@ -52,12 +53,12 @@ def add_requests(add: Callable[..., object]) -> None:
   add("--concurrency", type=bounds.CONCURRENCY, default=options.concurrency,
       help="requests in flight at a server (default %(default)s)")  # fmt: skip
   add("--timeout", type=bounds.TIMEOUT, default=options.timeout,
-      metavar="SECONDS", help="for one request, all in all")  # fmt: skip
+      metavar="SECONDS", help="total time of one request")  # fmt: skip
   add("--retries", type=bounds.RETRIES, default=options.retries, metavar="N",
       help="new attempts for 429, 5xx, time-outs, drops")  # fmt: skip
   add("--backoff", type=bounds.PAUSE, default=options.backoff,
       metavar="SECONDS",
-      help="before the first new attempt; then doubled")  # fmt: skip
+      help="wait before the first new attempt; then doubled")  # fmt: skip
   add("--image-size", type=bounds.PIXELS, default=768, metavar="PIXELS",
       help="longest side at which pictures are sent")  # fmt: skip
 

@@ -196,8 +196,12 @@ class Loop:
       )
       return
     kinds = {0: "nothing invented", work.seen: "nothing clean"}
-    reason = kinds.get(work.inventing, "no two of like length and coverage")
-    detail = f"{work.inventing} of {work.seen} candidates invent something"
+    reason = kinds.get(
+      work.inventing, "no two candidates of similar length and coverage"
+    )
+    detail = (
+      f"{work.inventing} of {work.seen} candidates name an invented object"
+    )
     refused = Refused(reason, detail)
     self._job.settle(work.item, [], [], refused, again=False, **facts)
 

@@ -143,7 +143,9 @@ class Servers:
     self._args = args
     self._logs = logs
     if not args.model:
-      raise UserError("--base-url needs --model, its name on the server")
+      raise UserError(
+        "--base-url needs --model, the name of the model on the server"
+      )
     self._servers = [
       Options(
         model=args.model,

@@ -33,9 +33,12 @@ MIXES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `data_gen scenes`."""
-  parser.add_argument("--out", required=True, help="folder to make")
+  parser.add_argument("--out", required=True, help="folder to write")
   parser.add_argument(
-    "--seed", type=bounds.SEED, default=0, help="any whole number"
+    "--seed",
+    type=bounds.SEED,
+    default=0,
+    help="seed of the random choices, a whole number",
   )
   for name, count in COUNTS.items():
     parser.add_argument(

@@ -31,15 +31,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     "--verify",
     default="annotations",
     metavar="NAME,...",
-    help=f"who knows what is in the pictures, one or several of "
+    help="verifiers of the objects in the pictures, one or several of "
     f"{', '.join(_PLACES)} (default %(default)s)",
   )
   group.add_argument(
     "--agree",
     type=bounds.whole(1, 100),
     metavar="N",
-    help="an object counts as there, or not there, where so many verifiers say "
-    "so and none the opposite (default: all of them)",
+    help="an object counts as present or absent if so many verifiers agree "
+    "and none reports the opposite (default: all of them)",
   )
   for kind in _kinds():
     kind.add_flags(parser)
@@ -57,7 +57,9 @@ def build(setting: Setting) -> Agreement:
   """
   names = [n.strip() for n in setting.args.verify.split(",") if n.strip()]
   if not names:
-    raise UserError(f"--verify is empty; want any of {', '.join(_PLACES)}")
+    raise UserError(
+      f"--verify is empty; want one or several of {', '.join(_PLACES)}"
+    )
   verifiers = [_find(name)(setting) for name in dict.fromkeys(names)]
   least = setting.args.agree
   return Agreement(verifiers, len(verifiers) if least is None else least)

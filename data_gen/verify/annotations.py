@@ -36,8 +36,8 @@ class AnnotationsVerifier(Verifier):
     }
     if not self._categories:
       raise UserError(
-        f"{self._files[0]}: no category is in the vocabulary; want COCO's "
-        "instances_*.json among --annotations"
+        f"{self._files[0]}: the vocabulary has none of its categories; give "
+        "COCO's instances_*.json with --annotations"
       )
     self._objects = {
       image: {names[o] for o in objects if o in names}

@@ -66,11 +66,13 @@ class CommandVerifier(Verifier):
         check=True,
       )
     except (OSError, ValueError) as error:
-      raise UserError(f"--verify-command: cannot be run: {error}") from error
+      raise UserError(
+        f"--verify-command: the program cannot be run: {error}"
+      ) from error
     except subprocess.CalledProcessError as error:
       raise UserError(
         f"--verify-command ended with code {error.returncode} (its messages "
-        "are above); the same command continues from here"
+        "are above); run the same command again to continue"
       ) from error
     found: dict[str, Any] = {}
     for line in filter(str.strip, done.stdout.split("\n")):
@@ -85,8 +87,8 @@ class CommandVerifier(Verifier):
     missing = [path for path in paths if path not in found]
     if missing:
       raise UserError(
-        f"--verify-command printed nothing about {missing[0]}; want one "
-        "line for each picture that it is asked about"
+        f"--verify-command printed nothing about {missing[0]}; want one line "
+        "for each picture that it receives"
       )
     return [
       {o: _verdict(o, *found[path]) for o in a.objects}

@@ -54,11 +54,13 @@ class DetectionsVerifier(Verifier):
       type=bounds.SHARE,
       default=0.5,
       metavar="SCORE",
-      help="an object with such a box is there (default %(default)s)",
+      help="an object with a box of at least this score is present (default "
+      "%(default)s)",
     )
     add("--undetected", type=bounds.SHARE, default=0.25,
         metavar="SCORE",
-        help="one without such a box is not (default %(default)s)")  # fmt: skip
+        help="an object without a box of at least this score is absent "
+          "(default %(default)s)")  # fmt: skip
 
   def settings(self) -> dict[str, Any]:
     digest = hashlib.sha256(self._path.read_bytes()).hexdigest()[:16]

@@ -56,7 +56,7 @@ class LlmVerifier(Verifier):
   def add_flags(parser: argparse.ArgumentParser) -> None:
     options = Options("")
     add = parser.add_argument
-    add("--judge-model", help="name on the server of the model that looks")
+    add("--judge-model", help="name of the judging model on the server")
     add("--judge-base-url", metavar="URL", help="default: OpenAI's own")
     add(
       "--judge-key-env",
@@ -90,8 +90,8 @@ class LlmVerifier(Verifier):
     lost = [r.key for r in requests if r.key not in replies]
     if lost:
       raise UserError(
-        f"{len(lost)} pictures got no reply from the judge; the same command "
-        "asks for them again"
+        f"{len(lost)} pictures got no reply from the judge; run the same "
+        "command again to ask for them"
       )
     return [
       _read(replies[request.key], a.objects)

@@ -1,8 +1,8 @@
-"""From records to batches: one plan of all steps, grain for the rest.
+"""From records to batches: one plan of all steps, read in parallel by grain.
 
 The plan is a function of (data, seed) alone: which samples each step sees does
 not depend on hosts, devices or workers, and step i can be asked for directly,
-so a run resumes to the record.
+so a run resumes at exactly the next record.
 """
 
 import dataclasses
@@ -163,7 +163,7 @@ class Loader:
     row = self._empty(step)
     if index == FILLER:
       return row
-    name = ""  # a damaged record does not tell
+    name = ""  # the id of a damaged record is not known
     try:
       record = self.source[index]
       name = record.id
@@ -185,7 +185,10 @@ class Loader:
     found: Logps = jax.tree.map(lambda values: values[index], self.reference)
     for name, value in found._asdict().items():
       if value is not None and np.isnan(value).any():
-        raise UserError(f"the reference cache holds no log-prob ({name}) of it")
+        raise UserError(
+          f"the reference cache has no log-prob {name!r} for this sample; "
+          "remove the cache folder to compute it again"
+        )
     return found
 
   def _empty(self, step: Step) -> Batch:
@@ -227,21 +230,24 @@ class Loader:
     pictures: list[Image.Image],
     step: Step,
   ) -> list[Image.Image]:
-    """Pictures with noise on them, before they are cut: all that is made of
-    one shows the same noise, and takes the room of the clean one."""
+    """The noisy pictures. Noise is added before a picture is cut into tiles, so
+    that all tiles of a picture show the same noise and need as much room as the
+    clean ones.
+    """
     if record.image_noisy is not None and not noise.per_epoch:
       if record.noise_step != noise.step:
         raise UserError(
-          f"stored noisy picture has step {record.noise_step}, the config "
+          f"the stored noisy picture has step {record.noise_step}, the config "
           f"asks for noise.step={noise.step}"
         )
       held = getattr(self.source, "noisy_overflow", None)
-      # A seed of 0: the sample brought the picture, made we know not how.
+      # A seed of 0: the picture came with the sample, and its overflow is not
+      # known.
       if record.noise_seed and held not in (None, noise.overflow):
         raise UserError(
-          f"stored noisy picture has overflow {held!r}, the config asks for "
-          f"noise.overflow={noise.overflow!r}; write the records anew, or set "
-          "noise.per_epoch"
+          f"the stored noisy picture has overflow {held!r}, the config asks "
+          f"for noise.overflow={noise.overflow!r}; write the records again, "
+          "or set config.noise.per_epoch=True"
         )
       stored = open_image(record.image_noisy, "image_noisy")
       check_noisy(self.text.layout, pictures[0].size, stored.size)
@@ -251,7 +257,7 @@ class Loader:
 
 
 def note_skipped(path: Path, index: int, name: str, error: UserError) -> None:
-  """Appends a sample that is left out, and why, to a file of JSON lines."""
+  """Appends a skipped sample and the reason to a file of JSON lines."""
   reason = {"index": index, "id": name, "reason": str(error)}
   files.ensure_parent(path)
   with open(path, "a", encoding="utf-8") as file:
@@ -273,8 +279,9 @@ def pipeline(
   if workers:
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # grain asks absl's; ours are argparse's
-    # copied through pipes: containers often have 64 MB of shared memory only,
-    # and what is left of it at the end is complained about
+    # Batches go through pipes: containers often have only 64 MB of shared
+    # memory, and Python prints warnings about segments that are left at the
+    # end.
     piped = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
     iterable = grain.experimental.WithOptionsIterDataset(iterable, piped)
     iterable = iterable.mp_prefetch(
@@ -285,7 +292,7 @@ def pipeline(
 
 
 def _end_with_parent(worker: int, count: int) -> None:
-  """Ends a reading process when the one that started it is killed."""
+  """Ends a reading process when the process that started it is killed."""
   del worker, count
   parent = multiprocessing.parent_process()
   if parent is None:
@@ -293,7 +300,7 @@ def _end_with_parent(worker: int, count: int) -> None:
 
   def watch() -> None:
     multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)  # nobody is left to read, or to report to
+    os._exit(1)  # no process is left that could read the batches or an error
 
   threading.Thread(target=watch, daemon=True).start()
 

@@ -66,7 +66,7 @@ def decode_example(data: bytes) -> dict[str, Values]:
   try:
     example.ParseFromString(data)
   except DecodeError as error:
-    raise ValueError(f"not a tf.train.Example ({error})") from error
+    raise ValueError(f"want a serialised tf.train.Example ({error})") from error
   out: dict[str, Values] = {}
   for entry in example.features.feature:
     # ListFields has the one list that is set, if any

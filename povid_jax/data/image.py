@@ -34,7 +34,7 @@ Source = bytes | str | Path | Picture
 
 
 def source_name(source: Source, name: str | None = None) -> str:
-  """What messages call a picture: `name`, else its whole path."""
+  """The name of a picture in messages: `name`, else its whole path."""
   if name is not None:
     return name
   if isinstance(source, Picture) and source.is_file and source.folder:
@@ -52,7 +52,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 @contextlib.contextmanager
 def _opened(source: Source, name: str | None) -> Iterator[Image.Image]:
-  """The picture with its header read; what goes wrong becomes UserError."""
+  """Opens a picture and reads its header; every error becomes a UserError."""
   label = source_name(source, name)
   if isinstance(source, Picture):
     source = source.read()
@@ -65,8 +65,8 @@ def _opened(source: Source, name: str | None) -> Iterator[Image.Image]:
       yield image
   except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
     raise UserError(
-      f"{label}: refused, it unpacks to more than {Image.MAX_IMAGE_PIXELS:,} "
-      "pixels; want an ordinary photograph"
+      f"{label}: refused, because it decodes to more than "
+      f"{Image.MAX_IMAGE_PIXELS:,} pixels; want an ordinary photograph"
     ) from e
   except FileNotFoundError as e:
     raise UserError(f"{label}: no such file") from e

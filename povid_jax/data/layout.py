@@ -88,7 +88,7 @@ def check_noisy(layout: Layout, clean: Size, noisy: Size) -> None:
     return
   raise UserError(
     f"the noisy picture has {noisy[0]}x{noisy[1]} pixels, the clean one "
-    f"{clean[0]}x{clean[1]}; this model wants them alike"
+    f"{clean[0]}x{clean[1]}; this model needs equal sizes"
   )
 
 

@@ -103,8 +103,8 @@ def _weighted(
   if gamma != 1.0:
     if len(branches) > 2:
       raise UserError(
-        "data.changed_weight compares two answers, and there are "
-        f"{len(branches) - 1} rejected ones"
+        "data.changed_weight needs exactly one rejected answer, and there "
+        f"are {len(branches) - 1} of them"
       )
     if len(branches) == 2:
       ends = text.stop_ids(tokenizer, text.find_template(spec.template))
@@ -248,7 +248,8 @@ def assign(
   if not len(kept):
     if not (lengths.prefix > 0).any():
       raise UserError(
-        "no sample can be used; skipped.jsonl in the workdir says why of each"
+        "no sample can be used; skipped.jsonl in the run directory gives the "
+        "reason for each"
       )
     raise UserError(
       "no sample fits data.max_prefix, data.max_branch and the model's "
@@ -302,8 +303,8 @@ def report_too_long(
       )
   first = source[out[0]].id
   message = (
-    f"{len(out)} sample(s) are longer than data.max_prefix, data.max_branch or "
-    f"the model's positions, image tokens included; the first is {first!r} "
+    f"{len(out)} sample(s) are longer than data.max_prefix, data.max_branch "
+    f"or the model's positions, image tokens included; the first is {first!r} "
     f"with {lengths.prefix[out[0]]} + {lengths.branch[out[0]]} tokens; all in "
     f"{path}"
   )

@@ -269,8 +269,8 @@ def noisy_pictures(sample: Sample) -> tuple[Picture, ...]:
     raise UserError(f"image_noisy is {named!r:.40}; want a file name")
   if len(names) not in (1, count):
     raise UserError(
-      f"{len(names)} names in image_noisy and {count} image(s); "
-      "want one for the first picture, or one for each"
+      f"{len(names)} names in image_noisy and {count} image(s); want one name "
+      "for the first picture, or one for each picture"
     )
   folder = sample.images[0].folder if sample.images else None
   return tuple(Picture(name, folder) for name in names)

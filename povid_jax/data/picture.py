@@ -13,19 +13,20 @@ _FOLLOW = "POVID_FOLLOW_LINKS"
 
 
 class _FollowLinks(argparse.Action):
-  """Lets links of this process and its children lead out of a folder."""
+  """Allows links out of a picture folder, in this process and its children."""
 
   def __call__(self, *_) -> None:
     os.environ[_FOLLOW] = "1"
 
 
 def add_follow_links(parser: argparse._ActionsContainer) -> None:
-  """The flag of every command that takes a folder of pictures."""
+  """Adds the flag --follow-links, for every command with a picture folder."""
   parser.add_argument(
     "--follow-links",
     action=_FollowLinks,
     nargs=0,
-    help="take pictures that are links to files outside their folder",
+    help="also read pictures that are links to files outside the picture "
+    "folder",
   )
 
 
@@ -115,8 +116,8 @@ class Picture:
 
   def _no_folder(self) -> UserError:
     return UserError(
-      f"image {self.name[:200]!r}: --image-dir is missing, the folder in which "
-      "it lies"
+      f"image {self.name[:200]!r}: --image-dir is missing; give the folder "
+      "that contains the picture"
     )
 
 
@@ -161,8 +162,8 @@ def in_folder(folder: str | Path, name: str) -> Path:
   inside = path.startswith(os.path.join(root, ""))
   if not inside and os.environ.get(_FOLLOW) != "1":
     raise UserError(
-      f"image {label}: a link that leaves {folder}; with --follow-links (in "
-      f"training {_FOLLOW}=1 in the environment) it is taken"
+      f"image {label}: a link that leaves {folder}; to allow it, give "
+      f"--follow-links (in training, set {_FOLLOW}=1 in the environment)"
     )
   return Path(folder) / name
 

@@ -113,7 +113,7 @@ def check_counts(path: str | Path, split: str, index: Index) -> None:
     if count != want:
       raise UserError(
         f"{shard}: holds {count} records, {info.name} says {want}; copy the "
-        "shard again, or write the folder anew"
+        "shard again, or write the folder again"
       )
 
 

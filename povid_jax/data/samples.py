@@ -108,7 +108,7 @@ def _split_of(folder: Path, names: Sequence[str]) -> str:
   if "train" in names:
     return "train"
   raise UserError(
-    f"{folder}: holds {', '.join(names)}; name one of these folders"
+    f"{folder}: holds {', '.join(names)}; give one of these folders"
   )
 
 
@@ -140,16 +140,16 @@ def table_files(folder: Path) -> list[Path]:
   if not found:
     if any(folder.glob("*.tfrecord-*")):
       raise UserError(
-        f"{folder}: holds TFRecords that `data_gen write` made, which are "
-        "read for training; want the samples that they were made of"
+        f"{folder}: holds TFRecords for training; this command needs the "
+        "samples that `data_gen write` read to make them"
       )
     raise UserError(
-      f"{folder}: is a directory without tables; want a file, a folder of "
-      ".parquet files or of datasets.save_to_disk"
+      f"{folder}: is a folder without tables; want a file, a folder of "
+      ".parquet files, or a folder of datasets.save_to_disk"
     )
   for path in found:
     if not path.is_file():
-      raise UserError(f"{path}: no such file, but {state} names it")
+      raise UserError(f"{path}: no such file, but {state} lists it")
   return found
 
 
@@ -198,7 +198,7 @@ class Layout:
     """The format that was named; UserError for a name that there is not."""
     if self.format and self.columns:
       raise UserError(
-        "--format and --columns exclude each other: give one of them"
+        "--format and --columns cannot be used together: give one of them"
       )
     if not self.format and not self.columns:
       return None
@@ -250,9 +250,9 @@ class _Reader:
     if (key := formats.unread(row, form)) is not None:
       meaning = formats.MEANING.get(key, formats.ANSWER)
       raise formats.Malformed(
-        f"key {key!r} seems to hold {meaning}, "
-        f"which a row of {form.title} does not have: it would be lost; "
-        "--format or --columns names another layout, or rename the key"
+        f"key {key!r} seems to hold {meaning}, which the format {form.title} "
+        "does not read, so it would be lost; choose another format with "
+        "--format or --columns, or rename the key"
       )
     made = [self._finish(s, row, form) for s in form.samples(row, self._pick)]
     self._last = form
@@ -284,13 +284,15 @@ class _Reader:
     return name if count == 1 else f"{name}#{count}"
 
   def recognised(self, path: Path) -> str:
-    """One line on what was read."""
+    """One line that reports what was read."""
     parts = [f"{count:,} of {title}" for title, count in self.rows.items()]
     if len(parts) == 1:
       parts = [f"{count:,} rows of {t}" for t, count in self.rows.items()]
     line = f"{path}: {', '.join(parts)}; {self.pairs:,} pairs"
     if self.marked:
-      line += f"; {self.marked:,} without <image>: put before the question"
+      line += (
+        f"; {self.marked:,} without <image>: it was put before the question"
+      )
     return line
 
 

@@ -1,4 +1,4 @@
-"""The system's words of a sample in place of those of a template."""
+"""Replaces the system prompt of a template by that of a sample."""
 
 import dataclasses
 import re
@@ -37,7 +37,7 @@ def with_system(template: str | Template, words: str) -> Template:
     return template
   if re.search(r"[{}]|<s>|</s>|<\|", words):
     raise UserError(
-      "the system turn holds a brace or the mark of a special token; want "
+      "the system turn contains a brace or the text of a special token; want "
       "plain words"
     )
   first = template.first

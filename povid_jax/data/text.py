@@ -90,7 +90,7 @@ def _check(
       "human turn"
     )
   if any("<video>" in turn for turn in prompt_turns[::2]):
-    raise UserError("a turn asks for a <video>; only pictures are read")
+    raise UserError("a turn contains <video>; only pictures are supported")
   for response in responses:
     if len(response) % 2 == 0:
       raise UserError(
@@ -99,8 +99,8 @@ def _check(
       )
     if any(MARKER in turn for turn in response[1::2]):
       raise UserError(
-        "a picture is asked for after the first answer; want every <image> "
-        "in the prompt"
+        "there is an <image> after the first answer; want every <image> in "
+        "the prompt"
       )
 
 
@@ -163,7 +163,7 @@ def encode(
     image_tokens = [image_tokens] * asked
   if len(image_tokens) != asked:
     raise UserError(
-      f"{len(image_tokens)} image(s) and {asked} <image> in the text"
+      f"{len(image_tokens)} image(s), but {asked} <image> in the text"
     )
   writer = Writer(tokenizer, template, image_tokens)
   writer.prompt(prompt_turns)

@@ -50,7 +50,7 @@ class Tokenizer(Protocol):
 class _InsideTheTable(abc.ABC):
   """Refuses ids that the model's embedding has no row for.
 
-  JAX would read another row, or NaN, without a word.
+  JAX would read another row, or NaN, without an error.
   """
 
   folder: Path
@@ -66,7 +66,7 @@ class _InsideTheTable(abc.ABC):
       raise UserError(
         f"token {self._name(i)!r} has id {i}, the model's embedding has "
         f"{self.rows} rows: {self.folder} is the tokenizer of another model, "
-        "or got tokens that this model was not enlarged for "
+        "or tokens were added to it for which the model was not enlarged "
         "(resize_token_embeddings)"
       )
     return ids

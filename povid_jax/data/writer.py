@@ -68,7 +68,8 @@ class Writer:
     if known is None:
       raise UserError(
         f"{self._tokenizer.folder}: the tokenizer has no {token}, which the "
-        "template puts beside an image; it is the tokenizer of another model"
+        "template puts beside an image; this tokenizer belongs to another "
+        "model"
       )
     self._put_special(known)
 

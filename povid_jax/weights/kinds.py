@@ -38,31 +38,38 @@ def explain(names: Iterable[str]) -> str:
   names = list(names)
   if packed := sorted(key for key in names if _PACKED.search(key)):
     return (
-      f"the weights are quantised ({packed[0]}): want the checkpoint that they "
-      "were made from, in 16 or 32 bits, or what transformers' "
-      "model.dequantize() and save_pretrained() write"
+      f"the weights are quantised ({packed[0]}): want the original checkpoint "
+      "in 16 or 32 bits, or a checkpoint written with transformers' "
+      "model.dequantize() and save_pretrained()"
     )
   if lora := sorted(key for key in names if _LORA.search(key)):
     if len(lora) == len(names):
-      return "a LoRA adapter alone: give its base as SRC, and it by --adapter"
+      return (
+        "a LoRA adapter alone: give its base as SRC, and this folder with "
+        "--adapter"
+      )
     return (
-      f"an adapter is saved beside its base ({lora[0]}): want what PEFT's "
-      "model.merge_and_unload() and save_pretrained() write"
+      f"an adapter is saved together with its base ({lora[0]}): merge it with "
+      "PEFT's model.merge_and_unload(), save the result with "
+      "save_pretrained() and convert that"
     )
   parts = {(keys.split(key) or ("",))[0] for key in names}
   if parts == {"projector"}:
     return (
-      "a projector alone, from a training with a frozen language model: put "
-      "it together with its base by LLaVA's load_pretrained_model(path, "
-      "model_base, name), and save_pretrained the result"
+      "this holds only a projector, from a training with a frozen language "
+      "model: combine it with its base using LLaVA's "
+      "load_pretrained_model(path, model_base, name), and save the result "
+      "with save_pretrained"
     )
   if parts <= {"decoder", "head"} and any(
     key.endswith("embed_tokens.weight") for key in names
   ):
     return (
-      "a language model alone, without a projector: want a LLaVA, which has "
-      "one (or mm_projector.bin beside it)"
+      "a language model alone, without a projector: want a LLaVA checkpoint, "
+      "or mm_projector.bin beside the language model"
     )
   if any(key.startswith(("text_model.", "vision_model.")) for key in names):
-    return "a CLIP alone: it is given by --vision-tower, beside a LLaVA"
+    return (
+      "a CLIP alone: give it with --vision-tower, and a LLaVA checkpoint as SRC"
+    )
   return ""

@@ -160,7 +160,7 @@ def test_bad_weights_are_refused(tokenizer):
     with pytest.raises(UserError, match="'r0': rejected_weight is"):
       _encoded(record, tokenizer)
   more = small_world.record(0, more_rejected=(Rejected(("A bus.",)),))
-  with pytest.raises(UserError, match="compares two answers"):
+  with pytest.raises(UserError, match="needs exactly one rejected answer"):
     _encoded(more, tokenizer, changed_weight=2.0)
 
 

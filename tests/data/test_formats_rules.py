@@ -87,14 +87,14 @@ def test_a_rejected_answer_is_never_dropped(tmp_path, more, key):
     (ROWS["spa_vl"][0] | {"rejected": None}, "SPA-VL, where rejected is null"),
     (ROWS["trl"][0] | {"chosen": None}, "TRL, where chosen is null"),
     ({"question_id": 1, "text": "x"}, "looks like answers or questions"),
-    ({"a": 1, "b": 2}, "keys a, b: no known preference format has them"),
+    ({"a": 1, "b": 2}, "keys a, b: no known preference format has these keys"),
     ({"images": [], "annotations": []}, "looks like COCO's annotations"),
     ({"prompt": Q, "completion": C}, "prompt-completion"),
     (ROWS["spa_vl"][0] | {"image": "http://x/0.jpg"}, "not downloaded"),
     (ROWS["spa_vl"][0] | {"chosen": " "}, "chosen is empty"),
     (
       ROWS["ms_swift"][1] | {"rejected_images": ["1.jpg"]},
-      "rejected_images are others",
+      "rejected_images differ",
     ),
     (
       ROWS["trl"][2] | {"rejected": [user("Other?"), assistant(R)]},

@@ -120,5 +120,5 @@ def test_tokenizer_of_another_model(tmp_path):
 
 
 def test_videos_are_refused(tokenizer):
-  with pytest.raises(UserError, match="<video>; only pictures are read"):
+  with pytest.raises(UserError, match="<video>; only pictures are supported"):
     text.encode_prompt(["<video>\nWhat?"], tokenizer, "qwen2_vl", [])

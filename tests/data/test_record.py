@@ -108,11 +108,14 @@ def without(name: str, *value: object) -> bytes:
     (without("noise_seed", b"7"), "noise_seed: want a list of int"),
     (without("prompt_turns", 7), "prompt_turns: want a list of bytes"),
     (without("image_noisy", b"a", b"b"), "image_noisy has 2 values"),
-    (records.encode(RECORD)[:-1], "not a tf.train.Example"),
-    (b"\x0f", "not a tf.train.Example"),
-    (b"\xff" * 11, "not a tf.train.Example"),
+    (records.encode(RECORD)[:-1], "want a serialised tf.train.Example"),
+    (b"\x0f", "want a serialised tf.train.Example"),
+    (b"\xff" * 11, "want a serialised tf.train.Example"),
     (b"\x08\x01", "feature id is missing"),
-    (b"\x0a\x0b\x0a\x09\x12\x07\x12\x05\x0a\x03abc", "not a tf.train.Example"),
+    (
+      b"\x0a\x0b\x0a\x09\x12\x07\x12\x05\x0a\x03abc",
+      "want a serialised tf.train.Example",
+    ),
   ],
 )
 def test_bad_examples_are_named(data: bytes, message: str) -> None:

@@ -41,7 +41,7 @@ def test_templates_without_a_place_stay(name):
 
 @pytest.mark.parametrize("words", ["{text}", "a}", "</s>", "<|im_end|>"])
 def test_words_that_a_template_would_read_are_refused(words):
-  with pytest.raises(UserError, match="system turn holds"):
+  with pytest.raises(UserError, match="system turn contains"):
     with_system("chatml", words)
 
 

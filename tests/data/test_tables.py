@@ -159,7 +159,7 @@ def test_folders_of_tables(tmp_path):
   with pytest.raises(UserError, match="no such file, but .*state.json"):
     read_samples(saved)
   (tmp_path / "empty").mkdir()
-  with pytest.raises(UserError, match="is a directory without tables"):
+  with pytest.raises(UserError, match="is a folder without tables"):
     read_samples(tmp_path / "empty")
 
 

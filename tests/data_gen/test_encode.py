@@ -33,8 +33,8 @@ def to_record(made, options):
     ({"turns": ("What?", "A dog.")}, "<image> 0 times, image names 1"),
     ({"turns": ("<image><image>?", "A dog.")}, "<image> 2 times"),
     ({"images": ()}, "<image> 1 times, image names 0"),
-    ({"turns": ("<image>?", "A <image>.")}, "an answer holds <image>"),
-    ({"rejected": ("A <image>",)}, "an answer holds <image>"),
+    ({"turns": ("<image>?", "A <image>.")}, "an answer contains <image>"),
+    ({"rejected": ("A <image>",)}, "an answer contains <image>"),
     ({"rejected": ("A dog.",)}, "is equal to conversations"),
   ],
 )
@@ -87,8 +87,8 @@ def bomb(side: int) -> bytes:
     (lambda data: b"", "not a picture"),
     (lambda data: b"<html>no</html>", "not a picture"),
     # Pillow raises for the first and would only warn for the second.
-    (lambda data: bomb(40_000), "refused, it unpacks to more"),
-    (lambda data: bomb(12_000), "refused, it unpacks to more"),
+    (lambda data: bomb(40_000), "refused, because it decodes to more"),
+    (lambda data: bomb(12_000), "refused, because it decodes to more"),
   ],
 )
 def test_pictures_that_are_none(tmp_path, photos, spoil, message, verify):
@@ -188,7 +188,7 @@ def test_a_noisy_picture_of_no_picture():
   lonely = sample(
     ("What?", "A dog."), images=(), extra={"image_noisy": "0.png"}
   )
-  with pytest.raises(UserError, match="the sample names no image"):
+  with pytest.raises(UserError, match="the sample has no image"):
     to_record(lonely, Options("pairs", "."))
 
 

@@ -84,8 +84,8 @@ def test_released_and_instruct_json(world, ending):
 def test_what_llavas_own_loader_refuses_is_told(world, capsys, form):
   export(world, "out.json", form)
   printed = capsys.readouterr().out
-  assert "1 name several pictures: LLaVA's loader wants one" in printed
-  assert "1 have a system turn, which LLaVA's loader refuses" in printed
+  assert "1 samples have several pictures; LLaVA's loader reads one" in printed
+  assert "1 samples have a system turn, which LLaVA's loader refuses" in printed
 
 
 def test_from_tables_and_records_the_pictures_come_along(world):
@@ -118,9 +118,9 @@ def test_what_a_format_has_no_place_for_is_told(world, capsys):
   write_samples(world / "context.jsonl", [made])
   export(world, "out.json", "povid", source="context.jsonl")
   printed = capsys.readouterr().out
-  assert "1 contexts were written into both answers" in printed
-  assert "1 had weights, which are lost" in printed
-  assert "1 ends were not scored, and will be" in printed
+  assert "1 pairs had a context, which was written into both answers" in printed
+  assert "1 pairs had weights, which are lost" in printed
+  assert "1 pairs did not score the end of the answer" in printed
   one, two = read_samples(world / "out.json")
   assert one.turns == (Q, "There is a dog.") and one.context == ""
   assert one.rejected == (Q, "There is a cat.")

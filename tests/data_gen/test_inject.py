@@ -168,7 +168,7 @@ def test_dry_run_writes_nothing(source, out, capsys):
   ("args", "words"),
   [
     (["--edits", "foo=1"], "--edits"),
-    (["--categories", "nope"], "no sample is of"),
+    (["--categories", "nope"], "no sample has a category"),
     (["--injector", "openai"], "--model"),
     (["--annotations", "missing.json"], "missing.json"),
   ],

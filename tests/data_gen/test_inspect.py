@@ -211,7 +211,7 @@ def test_a_terminal_that_is_not_utf_8(source, photos):
 def test_it_is_named_what_cannot_be_read(source):
   for argv, message in [
     ([source / "gone.json"], "gone.json: No such file"),
-    ([source / "images"], "directory without tables"),
+    ([source / "images"], "folder without tables"),
     ([source / "pairs.jsonl", "--image-dir=/nowhere"], "no such folder"),
   ]:
     with pytest.raises(UserError, match=message):

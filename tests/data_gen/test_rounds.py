@@ -97,5 +97,7 @@ def test_flags_that_make_no_sense(tmp_path, commands):
   assert _main(tmp_path) == 0
   with pytest.raises(UserError, match="sample-1 was done with other flags"):
     _main(tmp_path, sample=("--input=b.jsonl",))
-  with pytest.raises(UserError, match="--seed=3: this flag of sample is set"):
+  with pytest.raises(
+    UserError, match="--seed=3: the command rounds sets this flag"
+  ):
     _main(tmp_path, sample=("--seed=3",))

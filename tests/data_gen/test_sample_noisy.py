@@ -110,7 +110,7 @@ def test_bad_input_is_named(model, tmp_path, photos):
   ]
   photos.write_rows(tmp_path / "in.jsonl", rows)
   source = f"--input={tmp_path}/in.jsonl"
-  with pytest.raises(UserError, match="id 'text': .* names no picture"):
+  with pytest.raises(UserError, match="id 'text': .* has no picture"):
     sample_pairs(model, tmp_path / "out.jsonl", source)
   skip = "--on-bad-sample=skip"
   assert sample_pairs(model, tmp_path / "out.jsonl", source, skip) == 0

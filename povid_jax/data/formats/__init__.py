@@ -77,9 +77,9 @@ def recognise(row: Row) -> Format | None:
 
 
 def unread(row: Row, form: Format) -> str | None:
-  """A key that means a part of the answers and that the format would leave
-  out, or None: a chosen or rejected answer, the context of both, or whether
-  the one answer is good."""
+  """A key that seems to hold an answer, a context or a label and that the
+  format does not read; None if there is none.
+  """
   for key in sorted(row.keys() - form.reads):
     said = row[key]
     if key == "context" and isinstance(said, str) and said.strip():
@@ -96,7 +96,10 @@ def unread(row: Row, form: Format) -> str | None:
 _OTHERS: Sequence[tuple[set[str], str]] = (
   ({"images", "annotations"}, "COCO's annotations"),
   ({"question_id", "text"}, "answers or questions of an evaluation"),
-  ({"root", "annotation"}, "MMPR's meta.json; name one of its .jsonl files"),
+  (
+    {"root", "annotation"},
+    "MMPR's meta.json; give one of the .jsonl files that it lists",
+  ),
   ({"question", "answer"}, "questions with one answer each"),
   ({"prompt", "completion"}, "TRL's prompt-completion data"),
   ({"prompt", "label"}, "KTO data, single answers with a label"),
@@ -104,20 +107,24 @@ _OTHERS: Sequence[tuple[set[str], str]] = (
 
 
 def refusal(row: Row) -> str:
-  """Why a row is no sample: what it looks like, and which keys would do."""
+  """Why a row is not a sample: what it looks like, and which keys it needs."""
   keys = ", ".join(map(str, row)) or "none"
   ways = (
-    "--format=NAME or --columns=question=...,chosen=... says how to read it"
+    "--format=NAME or --columns=question=...,chosen=... tells the command "
+    "how to read the file"
   )
   for marks, title in _OTHERS:
     if marks <= row.keys():
       return (
-        f"keys {keys[:200]}: looks like {title}, no preference data; {ways}"
+        f"keys {keys[:200]}: this looks like {title}, not like preference "
+        f"data; {ways}"
       )
   score = lambda f: len(row.keys() & set(f.keys)) / len(f.keys)
   near = max(reversed(FORMATS.values()), key=score)
   if score(near) == 0:
-    return f"keys {keys[:200]}: no known preference format has them; {ways}"
+    return (
+      f"keys {keys[:200]}: no known preference format has these keys; {ways}"
+    )
   missing = " and ".join(key for key in near.keys if key not in row)
   null = " and ".join(key for key in near.keys if row.get(key, 0) is None)
   return (
@@ -127,7 +134,7 @@ def refusal(row: Row) -> str:
       if missing
       else f"{null} is null"
       if null
-      else "the values are of other kinds"
+      else "the values have other types"
     )
     + f"; {ways}"
   )

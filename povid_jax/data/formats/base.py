@@ -21,7 +21,7 @@ _SYSTEM = {"system"}
 
 
 class Malformed(Exception):
-  """What is wrong with one row; the reader knows where the row is."""
+  """The error of one row; the reader adds where the row is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Format:
 
 
 def kind(value: object) -> str:
-  """A value's kind in the words of JSON."""
+  """The type of a value as JSON names it."""
   names = {dict: "an object", list: "a list", str: "a string", int: "a number",
            bool: "true or false", float: "a number",
            type(None): "null"}  # fmt: skip
@@ -63,7 +63,10 @@ def text(value: object, field: str) -> str:
   try:
     value.encode()
   except UnicodeEncodeError as error:
-    raise Malformed(f"{field} holds half a surrogate pair") from error
+    raise Malformed(
+      f"{field} holds half a surrogate pair, which is not valid Unicode; "
+      "correct the text"
+    ) from error
   return value
 
 
@@ -129,7 +132,7 @@ def _picture(value: object, field: str, pick: Pick) -> Picture:
   if "://" in name:
     raise Malformed(
       f"{field} is the address {name[:60]!a}; pictures are not downloaded: "
-      "save them and name the files"
+      "save the picture and give its file name"
     )
   return Picture(pick([name]))
 
@@ -157,7 +160,7 @@ def images(
       image_url: {url}}.
   """
   if row.get("image") is not None and row.get("images") is not None:
-    raise Malformed("image and images are both there; want one of them")
+    raise Malformed("image and images are both given; want only one of them")
   field = "images" if row.get("images") is not None else "image"
   if found := pictures(row.get(field), field, pick):
     return found
@@ -269,7 +272,7 @@ def history(row: Row) -> tuple[str, ...]:
   turns: list[str] = []
   for i, both in enumerate(said):
     if not isinstance(both, list) or len(both) != 2:
-      raise Malformed(f"history[{i}] is no list of question and answer")
+      raise Malformed(f"history[{i}]: want a list of question and answer")
     turns += [words(turn, f"history[{i}]") for turn in both]
   return tuple(turns)
 
@@ -294,7 +297,7 @@ def same_questions(
     )
   for i in range(0, len(turns), 2):
     if question(rejected[i]) != question(turns[i]):
-      raise Malformed(f"{field}[{i}].value is not the one in {other}")
+      raise Malformed(f"{field}[{i}].value differs from the one in {other}")
   return tuple(turn if i % 2 else turns[i] for i, turn in enumerate(rejected))
 
 

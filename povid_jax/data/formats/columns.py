@@ -41,7 +41,9 @@ def _value(row: Row, path: str) -> Any:
   value: Any = row
   for key in path.split("."):
     if not isinstance(value, dict) or key not in value:
-      raise base.Malformed(f"no column {path!r}; there are {', '.join(row)}")
+      raise base.Malformed(
+        f"no column {path!r}; the columns are {', '.join(row)}"
+      )
     value = value[key]
   return value
 

@@ -54,7 +54,7 @@ def _samples(row: Row, pick: Pick) -> Iterable[Sample]:
     return
   rejected = base.need(row, "rejected")
   if not isinstance(chosen, list) or not isinstance(rejected, list):
-    raise base.Malformed("chosen and rejected are no lists of descriptions")
+    raise base.Malformed("chosen and rejected: want two lists of descriptions")
   asked = _DESCRIBE[zlib.crc32(number.encode()) % len(_DESCRIBE)]
   for better, worse in zip(chosen, rejected, strict=False):
     yield answers.pair(images, asked, better, worse, name=number)

@@ -35,7 +35,7 @@ def _turns(row: Row) -> tuple[str | None, tuple[str, ...]]:
   if "conversation" in row:
     held = row["conversation"]
     if not isinstance(held, list) or not all(isinstance(x, dict) for x in held):
-      raise base.Malformed("conversation is no list of {human, assistant}")
+      raise base.Malformed("conversation: want a list of {human, assistant}")
     spoken = [(x.get("human"), x.get("assistant")) for x in held]
     said = [base.words(turn, "conversation") for two in spoken for turn in two]
     if not said:
@@ -62,8 +62,8 @@ def _samples(row: Row, pick: Pick) -> Iterable[Sample]:
   others = row.get("rejected_images")
   if others and base.pictures(others, "rejected_images", pick) != images:
     raise base.Malformed(
-      "rejected_images are others than images; want one set of pictures for "
-      "both answers"
+      "rejected_images differ from images; want the same pictures for both "
+      "answers"
     )
   if row.get("system"):
     system = base.text(row["system"], "system")

@@ -27,7 +27,7 @@ def _completions(value: object) -> list[dict[str, Any]]:
       for row in zip(*columns.values(), strict=True)
     ]
   if not isinstance(value, list) or not all(isinstance(v, dict) for v in value):
-    raise base.Malformed("completions is no list of {response, annotations}")
+    raise base.Malformed("completions: want a list of {response, annotations}")
   return value
 
 

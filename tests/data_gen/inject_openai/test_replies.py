@@ -73,7 +73,7 @@ def test_a_broken_picture_is_no_answer_of_the_server(world, engine):
   args = ("--injector", engine, "--poll", 0.05, "--max-cost", 5)
   with serving(faults={"400": 1}, row_faults={"400": 1}) as server:
     done = run(folder, server, *args, code=2)
-    assert "the same command asks again" in done.stderr
+    assert "run the same command again" in done.stderr
     server.configure(faults={}, row_faults={})
     run(folder, server, *args)
   lost = rows(folder / "rejected.jsonl")

@@ -24,7 +24,7 @@ def test_a_server_that_refuses_everything_loses_nothing(world, count, engine):
   args = ("--injector", engine, "--poll", 0.05)
   with serving(faults={"400": 1}, row_faults={"400": 1}) as server:
     done = run(folder, server, *args, code=2)
-    assert "the same command asks again" in done.stderr
+    assert "run the same command again" in done.stderr
     server.configure(faults={}, row_faults={})
     run(folder, server, *args)
   assert check_exactly_once(folder, count) == []
@@ -119,7 +119,7 @@ def test_the_last_of_a_run_are_given_up_the_second_time(world):
     run(folder, server)
     samples(6)
     server.configure(faults={"apology": 1})
-    assert "asks again" in run(folder, server, code=2).stderr
+    assert "the same command again" in run(folder, server, code=2).stderr
     assert len(read_samples(folder / "pairs.jsonl")) == 4
     run(folder, server)
   assert check_exactly_once(folder, 6) == ["s4", "s5"]

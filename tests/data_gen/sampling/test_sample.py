@@ -298,7 +298,7 @@ def _interrupt(*_):
   [
     (
       ("--checkpoint=x", "--base-url=y"),
-      "give --checkpoint for a model",
+      "give --checkpoint for a local model",
     ),
     (("--checkpoint=x", "--shard=3/3"), "want 0 <= I < N"),
     (("--checkpoint=x", "--shard=a/b"), "want I/N"),
