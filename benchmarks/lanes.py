@@ -21,7 +21,7 @@ from povid_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
+class Command:
   """One Python command, what it is for, and the steps that it waits for."""
 
   name: str
@@ -34,9 +34,9 @@ class Step:
 
 
 def run(
-  steps: Sequence[Step],
+  steps: Sequence[Command],
   finished: Collection[str],
-  done: Callable[[Step, float], None],
+  done: Callable[[Command, float], None],
   *,
   lanes: int,
   lock: Path,
@@ -101,7 +101,7 @@ class _Command:
 
   def __init__(
     self,
-    step: Step,
+    step: Command,
     held: IO[str],
     environment: Mapping[str, str],
     width: int,

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks import lanes
-from benchmarks.lanes import Step
+from benchmarks.lanes import Command
 from benchmarks.quickstart_steps import (
   ABLATIONS,
   HEADLINE,
@@ -59,12 +59,14 @@ def run(out: Path, seed: int, ablations: bool, at_once: int) -> None:
   print(f"\n{took}. The page: {page}", flush=True)
 
 
-def run_steps(out: Path, todo: Sequence[Step], at_once: int) -> dict[str, dict]:
+def run_steps(
+  out: Path, todo: Sequence[Command], at_once: int
+) -> dict[str, dict]:
   """Runs the steps that are not done in `out` yet; the log of all, by name."""
   log = out / "commands.jsonl"
   files.ensure_parent(log)
 
-  def done(step: Step, seconds: float) -> None:
+  def done(step: Command, seconds: float) -> None:
     if step.name == "scenes":
       _lay_out_benchmarks(out)
     row = {

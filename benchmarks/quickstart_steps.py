@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.lanes import Step
+from benchmarks.lanes import Command
 
 SPLITS = {"in_distribution": "test", "balanced": "test_balanced"}
 HEADLINE = "in_distribution"
@@ -48,7 +48,7 @@ PAIRS = 3000  # pictures whose description becomes a preference pair
 ANSWERS = 6  # own answers about each of them
 
 
-def steps(out: Path, seed: int, ablations: bool) -> list[Step]:
+def steps(out: Path, seed: int, ablations: bool) -> list[Command]:
   """All commands, those that others wait for first."""
   tuned = [*STAGES[1:], *(ABLATIONS if ablations else ())]
   return [
@@ -63,7 +63,7 @@ def steps(out: Path, seed: int, ablations: bool) -> list[Step]:
   ]
 
 
-def base_steps(out: Path, seed: int) -> list[Step]:
+def base_steps(out: Path, seed: int) -> list[Command]:
   """From nothing to the model that every recipe starts from."""
   return [
     *_model(out, seed),
@@ -74,14 +74,14 @@ def base_steps(out: Path, seed: int) -> list[Step]:
   ]
 
 
-def injected(out: Path, seed: int) -> tuple[Step, Step]:
+def injected(out: Path, seed: int) -> tuple[Command, Command]:
   """POVID's first kind of pairs, and their records."""
   write = _write(out, "pairs", "pairs.jsonl", "inject", seed)
   return _inject(out, seed), write
 
 
-def _model(out: Path, seed: int) -> Iterator[Step]:
-  yield Step(
+def _model(out: Path, seed: int) -> Iterator[Command]:
+  yield Command(
     "scenes",
     "draw the world",
     (
@@ -90,7 +90,7 @@ def _model(out: Path, seed: int) -> Iterator[Step]:
       f"--seed={seed}",
     ),
   )
-  yield Step(
+  yield Command(
     "tokenizer",
     "make a tokenizer from its texts",
     (
@@ -102,7 +102,7 @@ def _model(out: Path, seed: int) -> Iterator[Step]:
     ),
     needs=("scenes",),
   )
-  yield Step(
+  yield Command(
     "base",
     "a LLaVA of toy size with random weights",
     (
@@ -115,8 +115,8 @@ def _model(out: Path, seed: int) -> Iterator[Step]:
   )
 
 
-def _inject(out: Path, seed: int) -> Step:
-  return Step(
+def _inject(out: Path, seed: int) -> Command:
+  return Command(
     "inject",
     "inject hallucinations into correct answers",
     (
@@ -148,9 +148,9 @@ def own(
   writer: str = "sft",
   judge: str = "scenes/annotations/instances_train.json",
   after: tuple[str, ...] = (),
-) -> Iterator[Step]:
+) -> Iterator[Command]:
   """Pairs of the writer's own answers, and their records."""
-  yield Step(
+  yield Command(
     f"sample-{name}",
     f"pairs from the own answers of {writer}, {unit} by {unit}",
     (
@@ -174,8 +174,8 @@ def own(
   yield _write(out, name, f"{name}.jsonl", f"sample-{name}", seed)
 
 
-def _write(out: Path, name: str, pairs: str, after: str, seed: int) -> Step:
-  return Step(
+def _write(out: Path, name: str, pairs: str, after: str, seed: int) -> Command:
+  return Command(
     f"write-{name}",
     f"TFRecords: {name}",
     (
@@ -197,11 +197,11 @@ def train(
   init: str = "",
   records: str = "",
   changes: tuple[str, ...] = (),
-) -> Step:
+) -> Command:
   """A run named `stage`; by default also its config, with its own data."""
   records = records or RECORDS.get(stage, "pairs")
   init = init or INIT.get(stage, "stage1")
-  return Step(
+  return Command(
     f"train-{stage}",
     f"train: {TITLES.get(stage, stage)}",
     (
@@ -217,9 +217,9 @@ def train(
   )
 
 
-def _pope(out: Path, split: str, seed: int) -> Step:
+def _pope(out: Path, split: str, seed: int) -> Command:
   instances = f"{out}/scenes/annotations/instances_{SPLITS[split]}.json"
-  return Step(
+  return Command(
     f"pope-{split}",
     f"POPE questions, {split} test pictures",
     (
@@ -231,8 +231,8 @@ def _pope(out: Path, split: str, seed: int) -> Step:
   )
 
 
-def _evaluate(out: Path, stage: str, split: str) -> Step:
-  return Step(
+def _evaluate(out: Path, stage: str, split: str) -> Command:
+  return Command(
     f"eval-{stage}-{split}",
     f"evaluate: {TITLES[stage]}, {split}",
     (
@@ -252,8 +252,8 @@ def _evaluate(out: Path, stage: str, split: str) -> Step:
   )
 
 
-def _compare(out: Path, a: str, b: str) -> Step:
-  return Step(
+def _compare(out: Path, a: str, b: str) -> Command:
+  return Command(
     f"compare-{a}-{b}",
     f"is the step from {TITLES[a]} to {TITLES[b]} significant?",
     (

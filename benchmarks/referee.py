@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import quickstart, quickstart_steps
-from benchmarks.lanes import Step
+from benchmarks.lanes import Command
 from benchmarks.quickstart_steps import DESCRIBE, own, train
 from povid_jax import errors, files
 from povid_jax.errors import UserError
@@ -78,7 +78,9 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def steps(out: Path, seed: int, names: Sequence[str], test: bool) -> list[Step]:
+def steps(
+  out: Path, seed: int, names: Sequence[str], test: bool
+) -> list[Command]:
   """The base's commands, then those of the recipes in their order."""
   base = quickstart_steps.base_steps(out, seed)
   pairs = {
@@ -92,7 +94,7 @@ def steps(out: Path, seed: int, names: Sequence[str], test: bool) -> list[Step]:
     ),
   }
   splits = list(SPLITS if test else ("val",))
-  found: dict[str, Step] = {step.name: step for step in base}
+  found: dict[str, Command] = {step.name: step for step in base}
   for step in (_evaluate(out, "sft", split) for split in splits):
     found[step.name] = step
   before = [RECIPES[name].init for name in names]
@@ -105,8 +107,8 @@ def steps(out: Path, seed: int, names: Sequence[str], test: bool) -> list[Step]:
   return list(found.values())
 
 
-def _evaluate(out: Path, name: str, split: str) -> Step:
-  return Step(
+def _evaluate(out: Path, name: str, split: str) -> Command:
+  return Command(
     f"chair-{name}-{split}",
     f"CHAIR: {name}, {split}",
     (
@@ -124,9 +126,9 @@ def _evaluate(out: Path, name: str, split: str) -> Step:
   )
 
 
-def _err(out: Path, seed: int) -> Step:
+def _err(out: Path, seed: int) -> Command:
   truth = f"{out}/scenes/annotations/instances_train.json"
-  return Step(
+  return Command(
     "err",
     "annotations of a judge that errs",
     (

@@ -19,7 +19,7 @@ from typing import Any
 
 from data_gen import metadata, shards
 from data_gen.encode import Options
-from data_gen.shards import Plan, Shard, Written
+from data_gen.shards import Shard, ShardPlan, Written
 from povid_jax.data.picture import Picture
 from povid_jax.errors import UserError
 from povid_jax.files import atomic_dir
@@ -56,7 +56,7 @@ def pictures(options: Options) -> list[Picture]:
   return shards.to_digest(samples, options)
 
 
-def plan(options: Options, contents: Mapping[Picture, bytes]) -> Plan:
+def plan(options: Options, contents: Mapping[Picture, bytes]) -> ShardPlan:
   """Pipeline step: which sample goes into which shard."""
   with _local_pairs(options) as local:
     samples, skipped = shards.load(local)
@@ -86,7 +86,7 @@ def write_shard(shard: Shard, options: Options, folder: str) -> Written:
 
 def finish(
   written: Sequence[Written],
-  plan: Plan,
+  plan: ShardPlan,
   options: Options,
   staged: str,
   folder: str,

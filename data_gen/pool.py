@@ -21,7 +21,7 @@ from typing import Any
 
 from data_gen import shards
 from data_gen.encode import Options
-from data_gen.shards import Plan, Shard, Written
+from data_gen.shards import Shard, ShardPlan, Written
 from povid_jax.errors import UserError
 from povid_jax.progress import bar
 
@@ -83,7 +83,7 @@ def _collect(
 
 
 def _write_parallel(
-  plan: Plan, options: Options, folder: Path, workers: int
+  plan: ShardPlan, options: Options, folder: Path, workers: int
 ) -> list[Written]:
   # Not fork: the caller may hold threads (JAX's), which fork does not copy.
   context = multiprocessing.get_context("spawn")
@@ -107,7 +107,7 @@ def _write_parallel(
 
 
 def write_local(
-  plan: Plan, options: Options, folder: Path, workers: int
+  plan: ShardPlan, options: Options, folder: Path, workers: int
 ) -> list[Written]:
   """Writes every shard of the plan into `folder`."""
   if (workers := min(workers, len(plan.shards))) > 1:

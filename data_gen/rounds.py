@@ -27,7 +27,7 @@ from povid_jax.files import atomic_write, check_writable
 _OURS = ("--checkpoint", "--out", "--seed", "--image-dir", "--follow-links")
 
 
-class Step(NamedTuple):
+class Command(NamedTuple):
   """One command, what it leaves, and where it is noted as done."""
 
   name: str
@@ -70,14 +70,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
 
 
-def steps(args: argparse.Namespace) -> Iterator[Step]:
+def steps(args: argparse.Namespace) -> Iterator[Command]:
   """All commands, in order."""
   checkpoint = args.checkpoint
   for number in range(1, args.rounds + 1):
     folder = args.out / f"round-{number}"
     pairs, records = folder / "pairs.jsonl", folder / "records"
     seed = args.seed + number - 1
-    yield Step(
+    yield Command(
       f"sample-{number}",
       (
         *("-m", "data_gen", "sample", f"--checkpoint={checkpoint}"),
@@ -86,7 +86,7 @@ def steps(args: argparse.Namespace) -> Iterator[Step]:
       ),
       pairs,
     )
-    yield Step(
+    yield Command(
       f"write-{number}",
       (
         *("-m", "data_gen", "write", f"--pairs={pairs}", f"--out={records}"),
@@ -95,7 +95,7 @@ def steps(args: argparse.Namespace) -> Iterator[Step]:
       records / "dataset_info.json",
     )
     run = folder / "run"
-    yield Step(
+    yield Command(
       f"train-{number}",
       (
         *("-m", "povid_jax.train", f"--config={args.config}"),

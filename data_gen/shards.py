@@ -55,7 +55,7 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ShardPlan:
   shards: tuple[Shard, ...]
   skipped: tuple[tuple[str, str], ...]  # rows that are no samples at all
   source: str  # digest of the file of samples
@@ -215,7 +215,7 @@ def make_plan(
   skipped: Sequence[tuple[str, str]],
   options: Options,
   contents: Mapping[Picture, bytes],
-) -> Plan:
+) -> ShardPlan:
   """Cuts each split into runs of samples of nearly equal length."""
   parts = split(samples, options, contents)
   main = len(parts.get(options.split, ())) or len(samples)
@@ -228,7 +228,7 @@ def make_plan(
       for i in range(count)
     ]
   source = source_digest(options.pairs)
-  return Plan(tuple(shards), tuple(skipped), source)
+  return ShardPlan(tuple(shards), tuple(skipped), source)
 
 
 def write_shard(
@@ -288,7 +288,7 @@ def settings(options: Options) -> dict:
 
 
 def summarise(
-  written: Sequence[Written], plan: Plan
+  written: Sequence[Written], plan: ShardPlan
 ) -> dict[str, metadata.Split]:
   """Splits in the form that the metadata wants.
 
@@ -308,7 +308,7 @@ def summarise(
 
 
 def finish(
-  written: Sequence[Written], plan: Plan, options: Options
+  written: Sequence[Written], plan: ShardPlan, options: Options
 ) -> dict[str, str]:
   """Name -> text of the small files, dataset_info.json last."""
   written = sorted(written, key=lambda part: (part.split, part.index))

@@ -303,4 +303,4 @@ def batch_of(
     local_rows=tuple(range(len(rows))),
     weighted=bool(measured.weighted.any()),
   )
-  return load(batches.Step(0, buckets.prefix[0], buckets.branch[0], rows))
+  return load(batches.BatchRows(0, buckets.prefix[0], buckets.branch[0], rows))

@@ -37,8 +37,8 @@ from povid_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
-  """One step of the plan."""
+class BatchRows:
+  """The records in the rows of one step."""
 
   epoch: int
   prefix: int  # P
@@ -46,8 +46,8 @@ class Step:
   rows: tuple[int, ...]  # sample indices, FILLER where there is none left
 
 
-class Plan:
-  """Random access to every step: `len(plan)`, `plan[i] -> Step`.
+class BatchOrder:
+  """Random access to every step: `len(plan)`, `plan[i] -> BatchRows`.
 
   Each epoch is a new permutation. Samples meet others of their bucket; what
   is left of all buckets at the end of an epoch shares rows of the largest
@@ -67,7 +67,7 @@ class Plan:
     return self._num_steps
 
   def __repr__(self) -> str:
-    return f"Plan({self._num_steps}, {self._batch_size}, {self._seed})"
+    return f"BatchOrder({self._num_steps}, {self._batch_size}, {self._seed})"
 
   def __getstate__(self) -> dict[str, Any]:
     # a cached function cannot be pickled, and workers get the plan by pickle
@@ -77,13 +77,13 @@ class Plan:
     self.__dict__.update(state)
     self._epoch = functools.lru_cache(maxsize=2)(self._make_epoch)
 
-  def __getitem__(self, index: int) -> Step:
+  def __getitem__(self, index: int) -> BatchRows:
     if not 0 <= index < self._num_steps:
       raise IndexError(f"step {index} of {self._num_steps}")
     epoch, number = divmod(int(index), self.steps_per_epoch)
     return self._epoch(epoch)[number]
 
-  def _make_epoch(self, epoch: int) -> list[Step]:
+  def _make_epoch(self, epoch: int) -> list[BatchRows]:
     # seeded by the epoch, so that any epoch is made without the ones before
     rng = np.random.Generator(np.random.Philox([self._seed, epoch]))
     buckets, size = self._buckets, self._batch_size
@@ -95,12 +95,12 @@ class Plan:
       left.extend(members[whole:])
       lengths = (buckets.prefix[p], buckets.branch[c])
       for rows in members[:whole].reshape(-1, size):
-        steps.append(Step(epoch, *lengths, tuple(rows.tolist())))
+        steps.append(BatchRows(epoch, *lengths, tuple(rows.tolist())))
     for start in range(0, len(left), size):
       rows = [int(i) for i in left[start : start + size]]
       rows += [FILLER] * (size - len(rows))
       longest = (buckets.prefix[-1], buckets.branch[-1])
-      steps.append(Step(epoch, *longest, tuple(rows)))
+      steps.append(BatchRows(epoch, *longest, tuple(rows)))
     # otherwise an epoch would go from the shortest samples to the longest
     return [steps[i] for i in rng.permutation(len(steps))]
 
@@ -127,7 +127,7 @@ class NoiseSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Loader:
-  """Turns a Step into the arrays of this process.
+  """Makes the arrays of a step, those of this process.
 
   Attributes:
     source: the records.
@@ -153,12 +153,12 @@ class Loader:
   reference: Logps | None = None
   weighted: bool = False
 
-  def __call__(self, step: Step) -> Batch:
+  def __call__(self, step: BatchRows) -> Batch:
     return batch_lib.stack(
       [self._row(step, step.rows[r]) for r in self.local_rows]
     )
 
-  def _row(self, step: Step, index: int) -> Batch:
+  def _row(self, step: BatchRows, index: int) -> Batch:
     """One row [...] of a batch."""
     row = self._empty(step)
     if index == FILLER:
@@ -191,7 +191,7 @@ class Loader:
         )
     return found
 
-  def _empty(self, step: Step) -> Batch:
+  def _empty(self, step: BatchRows) -> Batch:
     cached = self.reference._asdict() if self.reference else {}
     described = batch_lib.describe(
       prefix=step.prefix,
@@ -205,7 +205,7 @@ class Loader:
     )
     return batch_lib.filler(described)
 
-  def _fill(self, row: Batch, record: Record, step: Step) -> Batch:
+  def _fill(self, row: Batch, record: Record, step: BatchRows) -> Batch:
     encoded = encode_record(record, self.tokenizer, self.text)
     pictures = [
       open_image(data, f"image {i}") for i, data in enumerate(record.images)
@@ -219,7 +219,7 @@ class Loader:
     room = self.rooms[step.prefix]
     return fill.into(row, encoded, self.text.layout, pictures, room, noisy)
 
-  def _seed(self, noise: NoiseSpec, record: Record, step: Step) -> int:
+  def _seed(self, noise: NoiseSpec, record: Record, step: BatchRows) -> int:
     drawn = step.epoch if noise.per_epoch else None
     return noise_lib.seed_for(noise.seed, record.id, drawn)
 
@@ -228,7 +228,7 @@ class Loader:
     noise: NoiseSpec,
     record: Record,
     pictures: list[Image.Image],
-    step: Step,
+    step: BatchRows,
   ) -> list[Image.Image]:
     """The noisy pictures. Noise is added before a picture is cut into tiles, so
     that all tiles of a picture show the same noise and need as much room as the
@@ -265,7 +265,7 @@ def note_skipped(path: Path, index: int, name: str, error: UserError) -> None:
 
 
 def pipeline(
-  plan: Plan, loader: Loader, workers: int = 0, start: int = 0
+  plan: BatchOrder, loader: Loader, workers: int = 0, start: int = 0
 ) -> grain.DatasetIterator:
   """Batches of a plan in order.
 

@@ -96,7 +96,7 @@ class Pass:
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
+class Setup:
   """What `of` needs to know of a run.
 
   Attributes:
@@ -119,7 +119,7 @@ class Model:
 
 
 def vision(
-  model: Model, tiles: float, gradient: bool = True, rows: float = 1.0
+  model: Setup, tiles: float, gradient: bool = True, rows: float = 1.0
 ) -> Work:
   """The vision tower up to its feature layer, for so many distinct squares.
 
@@ -137,7 +137,7 @@ def vision(
   return Work(forward, 2 * forward, forward if again else 0.0)
 
 
-def projector(model: Model, tiles: float, gradient: bool = True) -> Work:
+def projector(model: Setup, tiles: float, gradient: bool = True) -> Work:
   """The projector over the features of so many squares."""
   first, second = tower_costs.of(model.config).projector(model.config, tiles)
   forward = first + second
@@ -147,7 +147,7 @@ def projector(model: Model, tiles: float, gradient: bool = True) -> Work:
   return Work(forward, forward + second)
 
 
-def decoder(model: Model, run: Pass) -> Work:
+def decoder(model: Setup, run: Pass) -> Work:
   """Linear layers (adapters included) and attention of all layers."""
   config = model.config.decoder
   total = _attention(model, run)
@@ -158,7 +158,7 @@ def decoder(model: Model, run: Pass) -> Work:
 
 
 def _linear(
-  model: Model, run: Pass, path: str, inputs: int, outputs: int
+  model: Setup, run: Pass, path: str, inputs: int, outputs: int
 ) -> Work:
   base = 2 * run.tokens * inputs * outputs
   low = high = 0  # x A and (x A) B
@@ -182,7 +182,7 @@ def _linear(
   return Work(base + low + high, backward, again)
 
 
-def _attention(model: Model, run: Pass) -> Work:
+def _attention(model: Setup, run: Pass) -> Work:
   config = model.config.decoder
   pairs = run.attended if model.masked else run.seen
   product = 2 * pairs * config.num_heads * config.head_dim
@@ -193,7 +193,7 @@ def _attention(model: Model, run: Pass) -> Work:
   return Work(2 * product, 4 * product, again * product)
 
 
-def head(model: Model, run: Pass) -> Work:
+def head(model: Setup, run: Pass) -> Work:
   """The vocabulary head at the scored positions, in whole chunks."""
   if not run.head:
     return Work()
@@ -257,7 +257,7 @@ class Step:
     return runs
 
 
-def of(model: Model, step: Step) -> dict[str, Work]:
+def of(model: Setup, step: Step) -> dict[str, Work]:
   """FLOPs of a step by part: vision, projector, decoder, head, total.
 
   The clean image is encoded once for policy and reference (image tokens do

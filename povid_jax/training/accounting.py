@@ -48,7 +48,7 @@ def step_flops(
     share_prefix=config.share_prefix,
   )
   trained = frozenset(sketch.trained)
-  model = flops.Model(
+  model = flops.Setup(
     config=described,
     lora=sketch.lora,
     trains=trained.__contains__,

@@ -112,7 +112,7 @@ class Data:
   text: TextSpec
   lengths: Lengths
   buckets: Buckets
-  plan: batches.Plan
+  plan: batches.BatchOrder
 
 
 def build_data(
@@ -168,10 +168,10 @@ def build_data(
     config.data.on_too_long,
     weights.config.decoder.context_length,
   )
-  one = batches.Plan(buckets, config.batch_size, config.seed, 1)
+  one = batches.BatchOrder(buckets, config.batch_size, config.seed, 1)
   per_epoch = one.steps_per_epoch
   steps = config.steps or max(1, math.ceil(config.epochs * per_epoch))
-  plan = batches.Plan(buckets, config.batch_size, config.seed, steps)
+  plan = batches.BatchOrder(buckets, config.batch_size, config.seed, steps)
   return Data(source, tokenizer, text, measured, buckets, plan)
 
 

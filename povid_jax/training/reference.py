@@ -165,8 +165,8 @@ def _compute(
     part: reads what an interrupted pass has computed, and saves what this one
       computes.
   """
-  one = batches.Plan(data.buckets, config.batch_size, config.seed, 1)
-  plan = batches.Plan(
+  one = batches.BatchOrder(data.buckets, config.batch_size, config.seed, 1)
+  plan = batches.BatchOrder(
     data.buckets, config.batch_size, config.seed, one.steps_per_epoch
   )
   loader = build.build_loader(config, data, model.weights, mesh, workdir)

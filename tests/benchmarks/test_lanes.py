@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks import lanes, quickstart, quickstart_steps
-from benchmarks.lanes import Step
+from benchmarks.lanes import Command
 from povid_jax.errors import UserError
 
 
-def _step(name: str, code: str, *needs: str) -> Step:
-  return Step(name, f"does {name}", ("-c", code), needs)
+def _step(name: str, code: str, *needs: str) -> Command:
+  return Command(name, f"does {name}", ("-c", code), needs)
 
 
 def _run(tmp_path: Path, steps, finished=(), at_once=2) -> list[str]:
@@ -66,7 +66,7 @@ os.remove(name)
 
 def test_two_run_at_once_and_never_three(tmp_path):
   (tmp_path / "running").mkdir()
-  steps = [Step(name, name, ("-c", _MEET, name), ()) for name in "abcd"]
+  steps = [Command(name, name, ("-c", _MEET, name), ()) for name in "abcd"]
   _run(tmp_path, steps)
   seen = [int(line) for line in (tmp_path / "seen").read_text().split()]
   assert max(seen) == 2
@@ -94,7 +94,7 @@ def test_after_a_kill_a_new_run_waits_for_the_orphans(tmp_path):
   orphan = f"import time; time.sleep(2); {_LEAVE.format(name='a')}"
   program = (
     "import sys; from pathlib import Path; from benchmarks import lanes\n"
-    f"step = lanes.Step('a', 'a', ('-c', {orphan!r}))\n"
+    f"step = lanes.Command('a', 'a', ('-c', {orphan!r}))\n"
     "lanes.run([step], (), print, lanes=1, lock=Path(sys.argv[1], '.lock'),"
     " environment={'WHERE': sys.argv[1]})\n"
   )

@@ -15,7 +15,7 @@ import pytest
 
 from povid_jax.data import batches, lengths, noise
 from povid_jax.data.batch import Logps
-from povid_jax.data.batches import FILLER, Loader, NoiseSpec, Plan
+from povid_jax.data.batches import FILLER, BatchOrder, Loader, NoiseSpec
 from povid_jax.data.image import open_image, preprocess
 from povid_jax.data.layout import Extent, Square
 from povid_jax.data.records import RecordSource
@@ -77,8 +77,8 @@ def _epochs(plan):
 
 def test_every_sample_once_in_every_epoch(buckets):
   assert len(buckets.prefix) > 1 and len(buckets.branch) > 1
-  one = Plan(buckets, 4, seed=0, num_steps=1)
-  plan = Plan(buckets, 4, 0, 3 * one.steps_per_epoch)
+  one = BatchOrder(buckets, 4, seed=0, num_steps=1)
+  plan = BatchOrder(buckets, 4, 0, 3 * one.steps_per_epoch)
   epochs = _epochs(plan)
   assert [sorted(rows) for rows in epochs.values()] == [list(range(22))] * 3
   assert epochs[0] != epochs[1]
@@ -95,10 +95,10 @@ def test_every_sample_once_in_every_epoch(buckets):
 
 
 def test_a_plan_is_a_function_of_data_and_seed(buckets):
-  plan, again = (Plan(buckets, 4, 5, 20) for _ in range(2))
+  plan, again = (BatchOrder(buckets, 4, 5, 20) for _ in range(2))
   assert list(plan) == list(again) == list(pickle.loads(pickle.dumps(plan)))
-  assert plan[17] == Plan(buckets, 4, 5, 18)[17]  # asked for directly
-  assert list(Plan(buckets, 4, 6, 20)) != list(plan)
+  assert plan[17] == BatchOrder(buckets, 4, 5, 18)[17]  # asked for directly
+  assert list(BatchOrder(buckets, 4, 6, 20)) != list(plan)
 
 
 def test_left_out_samples_are_in_no_step(source, tokenizer):
@@ -108,7 +108,7 @@ def test_left_out_samples_are_in_no_step(source, tokenizer):
     measured, count=2, multiple=4, num_branches=2, max_prefix=most
   )
   assert 0 < len(some.kept) < 22
-  plan = Plan(some, 4, 0, Plan(some, 4, 0, 1).steps_per_epoch)
+  plan = BatchOrder(some, 4, 0, BatchOrder(some, 4, 0, 1).steps_per_epoch)
   assert sorted(_epochs(plan)[0]) == some.kept.tolist()
 
 
@@ -117,7 +117,7 @@ def test_processes_together_hold_the_global_batch(
   processes, grad_accum, buckets, source, tokenizer
 ):
   batch, micro = 8, 8 // grad_accum
-  step = Plan(buckets, batch, 0, 1)[0]
+  step = BatchOrder(buckets, batch, 0, 1)[0]
   whole = _loader(source, tokenizer, range(batch))(step)
   share = micro // processes
   parts = []
@@ -143,7 +143,7 @@ def test_local_rows():
 
 
 def test_rows_hold_what_the_records_say(buckets, source, tokenizer):
-  step = Plan(buckets, 4, 0, 1)[0]
+  step = BatchOrder(buckets, 4, 0, 1)[0]
   index = step.rows[0]
   batch = _loader(source, tokenizer, range(4))(step)
   record = source[index]
@@ -166,7 +166,7 @@ def test_fillers_and_extra_arrays(buckets, source, tokenizer):
     np.arange(22, dtype=np.float32), np.arange(22, dtype=np.float32)[:, None]
   )
   load = _loader(source, tokenizer, range(3), reference=cached)
-  batch = load(batches.Step(0, buckets.prefix[-1], 64, (5, FILLER, 21)))
+  batch = load(batches.BatchRows(0, buckets.prefix[-1], 64, (5, FILLER, 21)))
   assert batch.reference.chosen.tolist() == [5, 0, 21]
   assert batch.reference.rejected.tolist() == [[5], [0], [21]]
   assert batch.reference.noise is None
@@ -178,7 +178,7 @@ def test_noise_is_a_function_of_seed_sample_and_epoch(
   buckets, source, tokenizer
 ):
   longest = (buckets.prefix[-1], buckets.branch[-1])
-  at = lambda epoch, *rows: batches.Step(epoch, *longest, rows)
+  at = lambda epoch, *rows: batches.BatchRows(epoch, *longest, rows)
   load = _loader(source, tokenizer, (0, 1), noise=NOISE)
   first, again, other = load(at(0, 3, 4)), load(at(0, 4, 3)), load(at(1, 3, 4))
   noisy = first.images_noisy
@@ -206,7 +206,7 @@ def test_stored_noisy_pictures(tokenizer, tmp_path):
   ]
   source = RecordSource(small_world.data_folder(tmp_path, made, shards=1))
   fixed = dataclasses.replace(NOISE, per_epoch=False)
-  step = batches.Step(0, 64, 32, (0,))
+  step = batches.BatchRows(0, 64, 32, (0,))
   batch = _loader(source, tokenizer, (0,), noise=fixed)(step)
   np.testing.assert_array_equal(
     batch.images_noisy[0, 0], preprocess(small_world.picture(50), 28)
@@ -232,7 +232,7 @@ def test_stored_noise_of_another_overflow(
   (folder / "povid.json").write_text(json.dumps(facts))
   fixed = dataclasses.replace(NOISE, per_epoch=False)
   loader = _loader(RecordSource(folder), tokenizer, (0,), noise=fixed)
-  step = batches.Step(0, 64, 32, (0,))
+  step = batches.BatchRows(0, 64, 32, (0,))
   if refused:
     with pytest.raises(UserError, match="overflow 'clip'.*overflow='wrap'"):
       loader(step)
@@ -250,7 +250,7 @@ def test_a_stored_noisy_picture_is_of_the_first_of_two(tokenizer, tmp_path):
   )
   source = RecordSource(small_world.data_folder(tmp_path, [two], shards=1))
   fixed = dataclasses.replace(NOISE, per_epoch=False)
-  step = batches.Step(0, 64, 32, (0,))
+  step = batches.BatchRows(0, 64, 32, (0,))
   loader = _loader(source, tokenizer, (0,), noise=fixed, rooms=_Rooms(2))
   noisy = loader(step).images_noisy[0]
   for i, number in enumerate((50, 2)):
@@ -261,7 +261,7 @@ def test_a_stored_noisy_picture_is_of_the_first_of_two(tokenizer, tmp_path):
 def test_noise_at_the_pixels_is_a_seed(source, tokenizer):
   pixels = dataclasses.replace(NOISE, site="pixels")
   batch = _loader(source, tokenizer, (0, 1), noise=pixels)(
-    batches.Step(0, 64, 32, (1, FILLER))
+    batches.BatchRows(0, 64, 32, (1, FILLER))
   )
   assert batch.images_noisy is None
   assert batch.noise_seed.tolist() == [
@@ -284,7 +284,7 @@ def damaged(tmp_path):
 
 def test_bad_samples_are_named(damaged, tokenizer):
   load = _loader(damaged, tokenizer, (0,))
-  step = lambda i: batches.Step(0, 64, 32, (i,))
+  step = lambda i: batches.BatchRows(0, 64, 32, (i,))
   with pytest.raises(UserError, match=r"record 1 \('r1'\): image 0: broken"):
     load(step(1))
   with pytest.raises(UserError, match="record 2 .*wrong CRC"):
@@ -294,7 +294,7 @@ def test_bad_samples_are_named(damaged, tokenizer):
 def test_bad_samples_are_skipped_and_noted(damaged, tokenizer, tmp_path):
   notes = tmp_path / "run/skipped.jsonl"
   load = _loader(damaged, tokenizer, range(3), skipped=notes)
-  batch = load(batches.Step(0, 64, 32, (0, 1, 2)))
+  batch = load(batches.BatchRows(0, 64, 32, (0, 1, 2)))
   assert batch.skipped.tolist() == [0, 1, 1]
   assert batch.index.tolist() == [0, FILLER, FILLER]
   assert not batch.images[1:].any() and not batch.loss_mask[1:].any()
@@ -308,7 +308,7 @@ def _equal(one, other):
 
 
 def test_the_pipeline_starts_at_any_record(buckets, source, tokenizer):
-  plan = Plan(buckets, 4, 0, 9)
+  plan = BatchOrder(buckets, 4, 0, 9)
   load = _loader(source, tokenizer, range(4), noise=NOISE)
   whole = list(batches.pipeline(plan, load))
   for step, batch in zip(plan, whole, strict=True):
@@ -321,7 +321,7 @@ def test_the_pipeline_starts_at_any_record(buckets, source, tokenizer):
 
 @pytest.mark.slow
 def test_workers_change_nothing(buckets, source, tokenizer):
-  plan = Plan(buckets, 4, 0, 7)
+  plan = BatchOrder(buckets, 4, 0, 7)
   load = _loader(source, tokenizer, range(4), noise=NOISE)
   here = list(batches.pipeline(plan, load))
   for start in (0, 3):

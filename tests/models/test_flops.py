@@ -43,7 +43,7 @@ def test_by_hand():
     vision=VisionConfig(2, 3, 2, 1, image_size=2, patch_size=1),
     decoder=DecoderConfig(7, 4, 5, 3, 2, 1, 2),
   )
-  model = flops.Model(config, LoraConfig(rank=2, alpha=2.0))
+  model = flops.Setup(config, LoraConfig(rank=2, alpha=2.0))
   # 4 patches of 3 values to 2; one layer: 5 tokens, 4*2*2 + 2*2*3 weights,
   # and 5 x 5 attention of width 2, twice
   assert flops.vision(model, 1).forward == 2 * 4 * 3 * 2 + (
@@ -94,7 +94,7 @@ def test_passes_of_a_stage():
 
 def test_sharing_saves_the_prefix():
   step = flops.Step(4, 640, 2, 110)
-  model = flops.Model(CONFIG, LORA)
+  model = flops.Setup(CONFIG, LORA)
   plain = flops.of(model, dataclasses.replace(step, share_prefix=False))
   shared = flops.of(model, step)
   assert plain["vision"] == shared["vision"]
@@ -153,7 +153,7 @@ def test_close_to_the_compiler(remat, train):
     dataclasses.replace(CONFIG.vision, num_layers=2),
     dataclasses.replace(CONFIG.decoder, num_layers=1),
   )
-  model = flops.Model(one_layer, lora, trains, remat, chunk=256)
+  model = flops.Setup(one_layer, lora, trains, remat, chunk=256)
   work = flops.of(model, flops.Step(batch, prefix, branches, length))["total"]
   counted = compiled.cost_analysis()["flops"]
   assert work.hardware == pytest.approx(counted, rel=0.03)

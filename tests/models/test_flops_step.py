@@ -140,7 +140,7 @@ def our_flops(
     corrupted=objective.needs.corrupted,
     share_prefix=share_prefix,
   )
-  model = flops.Model(config, LORA, remat=remat, chunk=CHUNK)
+  model = flops.Setup(config, LORA, remat=remat, chunk=CHUNK)
   work = flops.of(model, step)
   # one chunk is no loop: the compiler sees that its logits are there already
   return work["total"].hardware - work["head"].recompute

@@ -172,7 +172,7 @@ def _batches(
       rows = [int(i) for i in members[start : start + size]]
       rows += [batches.FILLER] * (size - len(rows))
       yield loader(
-        batches.Step(0, buckets.prefix[p], buckets.branch[c], tuple(rows))
+        batches.BatchRows(0, buckets.prefix[p], buckets.branch[c], tuple(rows))
       )
 
 
