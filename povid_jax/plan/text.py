@@ -82,10 +82,11 @@ def _speed(plan: Plan, mfu: float) -> list[str]:
     f"arithmetic intensity: {plan.arithmetic_intensity:.0f} FLOPs/byte{ridge}",
   ]
   speed = rates(plan, mfu)
-  if speed["pairs_per_second"] is not None:
+  pairs, seconds = speed["pairs_per_second"], speed["seconds_per_step"]
+  if pairs is not None and seconds is not None:
     lines.append(
-      f"at {mfu:.0%} MFU: {digits(speed['pairs_per_second'], 2)} pairs/s, "
-      f"{digits(speed['seconds_per_step'], 2)} s a step"
+      f"at {mfu:.0%} MFU: {digits(pairs, 2)} pairs/s, {digits(seconds, 2)} s a "
+      "step"
     )
   if plan.roofline is not None:
     found = plan.roofline
