@@ -245,8 +245,8 @@ def render(
   intro = (
     f"<h1>{html.escape(name)}</h1><p>{seen} records read, {len(pairs):,} shown."
     ' Words that differ: <mark class="good">only in the chosen</mark>, '
-    '<mark class="bad">only in the rejected answer</mark>. What is '
-    '<span class="soft">grey</span> was said before, and is not scored; '
+    '<mark class="bad">only in the rejected answer</mark>. Text in '
+    '<span class="soft">grey</span> is the context, which is not scored; '
     '<mark class="all">every word</mark> of an answer with a weight is '
     "marked.</p>"
   )

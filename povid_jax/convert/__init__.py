@@ -25,18 +25,19 @@ def _common(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--template",
     choices=sorted(TEMPLATES),
-    help="conversation template; without it, the one that fits the model",
+    help="conversation template (default: the one that fits the model)",
   )
   parser.add_argument(
     "--image-mode",
     choices=("pad", "resize"),
-    help="how pictures become square; without it, as the checkpoint says",
+    help="how pictures become square (default: as in the checkpoint)",
   )
   parser.add_argument(
     "--pinpoints",
     choices=("transformers", "original"),
-    help="for models that cut pictures into tiles: who reads the list of "
-    "canvases, which decides between two that fit as well (transformers)",
+    help="for models that cut pictures into tiles: whose code reads the list "
+    "of canvases, which decides between two that fit equally well "
+    "(transformers)",
   )
 
 
@@ -45,7 +46,8 @@ def _out(parser: argparse.ArgumentParser) -> None:
   what.add_argument(
     "--base-only",
     action="store_true",
-    help="what the run started from; without it, its training is folded in",
+    help="the checkpoint that the run started from; without it, the training "
+    "of that checkpoint is merged into the base",
   )
   # the default now; scripts of before name it
   what.add_argument("--merge", action="store_true", help=argparse.SUPPRESS)
@@ -59,46 +61,50 @@ def _parser() -> argparse.ArgumentParser:
   )
   commands = parser.add_subparsers(dest="command", required=True)
 
-  one = commands.add_parser("from-torch", help="LLaVA of PyTorch -> ours")
+  one = commands.add_parser(
+    "from-torch", help="a PyTorch LLaVA -> model folder"
+  )
   one.add_argument("src", help="original (liuhaotian) or llava-hf folder")
-  one.add_argument("dst", help="model folder to make")
+  one.add_argument("dst", help="model folder to write")
   one.add_argument(
     "--vision-tower",
-    help="CLIP folder, where an original checkpoint does not hold its tower",
+    help="CLIP folder, if an original checkpoint does not contain its tower",
   )
   one.add_argument(
     "--dtype", choices=(*DTYPES, "keep"), default="bfloat16", help="of weights"
   )
-  one.add_argument("--adapter", help="PEFT folder to fold into the weights")
-  one.add_argument("--tokenizer", help="its folder, if it is not SRC")
+  one.add_argument("--adapter", help="PEFT folder to merge into the weights")
+  one.add_argument("--tokenizer", help="folder of the tokenizer (default: SRC)")
   _common(one)
   one.set_defaults(run=from_torch)
 
-  one = commands.add_parser("to-hf", help="ours -> transformers")
+  one = commands.add_parser("to-hf", help="model folder or run -> transformers")
   one.add_argument("src", help="model folder, RUN or RUN@STEP")
-  one.add_argument("dst", help="llava-hf folder to make")
+  one.add_argument("dst", help="llava-hf folder to write")
   _out(one)
   one.set_defaults(run=to_hf)
 
-  one = commands.add_parser("to-llava", help="ours -> LLaVA's own layout")
+  one = commands.add_parser(
+    "to-llava", help="model folder or run -> LLaVA's own layout"
+  )
   one.add_argument("src", help="model folder, RUN or RUN@STEP")
-  one.add_argument("dst", help="folder to make, 'llava' in its name")
+  one.add_argument("dst", help="folder to write; its name must contain 'llava'")
   one.add_argument(
     "--vision-tower",
-    help="mm_vision_tower to write; without it, the published tower of these "
-    "sizes, or a folder beside the weights",
+    help="mm_vision_tower to write (default: the published tower of these "
+    "sizes, or a folder beside the weights)",
   )
   _out(one)
   one.set_defaults(run=to_llava)
 
-  one = commands.add_parser("to-peft", help="a run's adapter -> PEFT")
+  one = commands.add_parser("to-peft", help="adapter of a run -> PEFT")
   one.add_argument("src", help="RUN or RUN@STEP")
-  one.add_argument("dst", help="PEFT folder to make")
+  one.add_argument("dst", help="PEFT folder to write")
   one.add_argument(
     "--layout",
     choices=("llava-hf", "original"),
     default="llava-hf",
-    help="whose module names: transformers' (4.52 and later) or LLaVA's code",
+    help="module names of transformers (4.52 and later) or of LLaVA's code",
   )
   one.add_argument("--base", help="base_model_name_or_path to write")
   one.add_argument(
@@ -107,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
   one.set_defaults(run=to_peft)
 
   one = commands.add_parser("init", help="random weights of a preset")
-  one.add_argument("dst", help="model folder to make")
+  one.add_argument("dst", help="model folder to write")
   one.add_argument("--preset", choices=sorted(PRESETS), required=True)
   one.add_argument("--tokenizer", required=True, help="its folder")
   one.add_argument("--seed", type=bounds.SEED, default=0)
@@ -122,7 +128,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   folders.refuse_remote(vars(args))
   args.made_by = made.digest(args)
   if made.is_there(args):
-    say(f"{args.dst}: is there, made by this command of the same files")
+    say(
+      f"{args.dst}: exists already, written by this command from the same files"
+    )
     return 0
   args.run(args)
   return 0

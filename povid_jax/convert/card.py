@@ -141,9 +141,9 @@ def text(
       what,
       "",
       f"A vision-language model: a tower of {vision.num_layers} layers, a "
-      f"decoder of {decoder.num_layers} layers of width {decoder.hidden_size}. "
-      f"It was tuned on the conversation template `{template}`; other words "
-      "in front of a question give worse answers.",
+      f"decoder of {decoder.num_layers} layers of width "
+      f"{decoder.hidden_size}. It was tuned on the conversation template "
+      f"`{template}`; another template gives worse answers.",
       "",
       "```python",
       use,
@@ -153,12 +153,12 @@ def text(
       "",
       f"Base: {_name(bottom)}.",
       "",
-      *(stages or ["Nothing was trained on top of it.", ""]),
+      *(stages or ["No parameter of it was trained here.", ""]),
       "## Evaluation",
       "",
       *(scores or ["This step was not evaluated by the run that made it.", ""]),
-      f"Written by povid_jax {povid_jax.__version__}. The licences of the base "
-      "and of the data hold for these weights.",
+      f"Written by povid_jax {povid_jax.__version__}. The licences of the "
+      "base and of the data apply to these weights.",
       "",
     ]
   )

@@ -188,16 +188,17 @@ def fitting(folder: Path, default: str) -> tuple[str, str]:
     # transformers' own folder of LLaVA-OneVision is one of these
     return default, (
       f"{file}: the chat template differs from {default} in white space; "
-      f"{default} is used, as the authors' code has it"
+      f"{default} is used, as in the authors' code"
     )
   best = max(scores.values())
   names = [name for name, score in scores.items() if score == best]
   if best[0] >= _TURN and len({TEMPLATES[name] for name in names}) == 1:
-    return names[0], f"{file}: its chat template is that of {names[0]}"
+    return names[0], f"{file}: its chat template is the same as {names[0]}"
   text = forms[0][0] if forms else ""
   raise UserError(
-    f"{file}: one question and one answer are {text!r:.400} by the folder's "
-    f"chat template, which no template here gives; {_ask(default)}"
+    f"{file}: one question and one answer are {text!r:.400} in the folder's "
+    "chat template, and no template of povid_jax gives the same text; "
+    f"{_ask(default)}"
   )
 
 

@@ -102,7 +102,7 @@ def from_torch(args: argparse.Namespace) -> None:
   how = layout.mode if layout.kind == "square" else layout.kind
   say(
     f"{args.dst}: {source.layout} layout, template {template}, pictures "
-    f"by {how}" + (", adapter folded in" if adapter else "")
+    f"by {how}" + (", adapter merged" if adapter else "")
   )
 
 
@@ -112,15 +112,15 @@ def _with_layout(config: LlavaConfig, args: argparse.Namespace) -> LlavaConfig:
   if args.image_mode is not None:
     if layout.kind != "square":
       raise UserError(
-        f"--image-mode={args.image_mode} is for models that take one square; "
-        f"this one's pictures go by {layout.kind}"
+        f"--image-mode={args.image_mode} is for models with one square per "
+        f"picture; the layout of this model is {layout.kind}"
       )
     layout = dataclasses.replace(layout, mode=args.image_mode)
   if args.pinpoints is not None:
     if layout.kind != "anyres":
       raise UserError(
-        "--pinpoints is for models that cut pictures into tiles; this one's "
-        f"go by {layout.kind}"
+        "--pinpoints is for models that cut pictures into tiles; the layout "
+        f"of this model is {layout.kind}"
       )
     layout = dataclasses.replace(layout, reader=args.pinpoints)
   return dataclasses.replace(config, layout=layout)

@@ -114,7 +114,7 @@ def to_hf(args: argparse.Namespace) -> None:
 def _what(tuned: list[export.Tuned]) -> str:
   """Which training is in an export, in words."""
   if not tuned:
-    return ", nothing trained in it"
+    return ", no parameter trained"
   folded = sum(lora is not None for _, lora in tuned)
   runs = f"{len(tuned)} run" + "s" * (len(tuned) > 1)
   return f", with the training of {runs}" + (
@@ -131,8 +131,9 @@ def to_llava(args: argparse.Namespace) -> None:
     tokenizers.copy_files(weights.tokenizer, folder)
     if not slow_tokenizer.ensure(folder):
       say(
-        f"{args.dst}: no tokenizer.model can be made of its tokenizer.json; "
-        "LLaVA's code reads that of a Llama tokenizer"
+        f"{args.dst}: its tokenizer.json cannot be converted to a "
+        "tokenizer.model, and LLaVA's code reads only the tokenizer.model of "
+        "a Llama tokenizer; use to-hf"
       )
     tokenizer = load_tokenizer(weights.tokenizer)
     original_export.write(
@@ -156,8 +157,8 @@ def to_llava(args: argparse.Namespace) -> None:
   say(f"{args.dst}: original layout{_what(tuned)}, vision tower {tower}")
   if "llava" not in Path(args.dst).resolve().name.lower():
     say(
-      f"{args.dst}: LLaVA's code goes by the name of the folder: put 'llava' "
-      "into it"
+      f"{args.dst}: LLaVA's code recognises a model by the name of its "
+      "folder; put 'llava' into the name"
     )
 
 
@@ -174,7 +175,10 @@ def to_peft(args: argparse.Namespace) -> None:
   spec = restore.resolve(args.src)
   trained, lora, init = restore.load_trained(spec)
   if lora is None:
-    raise UserError(f"{args.src} was trained without an adapter: use to-hf")
+    raise UserError(
+      f"{args.src} was trained without an adapter, so there is no PEFT folder "
+      "to write; use to-hf"
+    )
   weights, tuned = restore.open_chain(spec)
   config = weights.config
   base = args.base or str(init)

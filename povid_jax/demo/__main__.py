@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     "--port",
     type=bounds.whole(1, 65535),
     default=7860,
-    help="of the page (%(default)s)",
+    help="port of the page (%(default)s)",
   )
   add("--max-new-tokens", type=bounds.TOKENS, default=256,
       help="longest answer (%(default)s)")  # fmt: skip

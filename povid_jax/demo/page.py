@@ -30,7 +30,9 @@ class Truth:
     said = [path for path in paths if path.name.startswith("captions")]
     drawn = [path for path in paths if path not in said]
     if said and not drawn:
-      raise UserError("--annotations: want instances_*.json among the files")
+      raise UserError(
+        "--annotations: one of the files must be an instances_*.json"
+      )
     found = coco.read_instances(drawn)
     self.vocabulary: Vocabulary = chair_words.load(categories=found.categories)
     spoken = coco.read_captions(said)
@@ -55,8 +57,8 @@ class Truth:
       named = self._named(word)
       if not named:
         raise UserError(
-          f"{word!r} is none of the objects that are looked for in answers "
-          "(COCO's 80 and their synonyms, and the annotations' categories)"
+          f"{word!r} is not a known object: want one of COCO's 80 objects, a "
+          "synonym, or a category of --annotations"
         )
       known = (known or set()) | named
     return known

@@ -64,7 +64,7 @@ def run_compare(argv: Sequence[str]) -> int:
     type=bounds.whole(),
     default=10,
     metavar="N",
-    help="changed items to name",
+    help="number of changed items to list",
   )
   parser.add_argument("--json", type=Path, metavar="FILE", help="write it here")
   args = parser.parse_args(argv)
@@ -92,8 +92,8 @@ def run_build_pope(argv: Sequence[str]) -> int:
     type=Path,
     nargs="+",
     metavar="FILE",
-    help="instances that say what is frequent and what goes together, such as "
-    "the training split's (default: --instances)",
+    help="instances from which frequent and co-occurring objects are counted, "
+    "such as those of the training split (default: --instances)",
   )
   parser.add_argument("--out", type=Path, required=True, metavar="DIR")
   parser.add_argument(

@@ -94,6 +94,6 @@ def refuse_guesses(
     return  # a model that is right every time
   raise UserError(
     f"{benchmark.name}: the field {name!r} holds {what} in every row; "
-    "--answer-field=NAME names the field with the model's words"
+    "--answer-field=NAME names the field with the model's answer"
     + (f" ({', '.join(others)}?)" if others else "")
   )

@@ -36,12 +36,12 @@ def _delimited(path: Path) -> list[list[str]]:
   try:
     return list(csv.reader(lines, delimiter=mark))
   except csv.Error as error:
-    raise UserError(f"{path}: not a readable table: {error}") from error
+    raise UserError(f"{path}: cannot be read as a table: {error}") from error
 
 
 def _with_names(path: Path, table: list[list[str]]) -> list[Row]:
   if not table:
-    raise UserError(f"{path}: this table is empty; want a row for each answer")
+    raise UserError(f"{path}: the table is empty; want a row for each answer")
   names, *lines = table
   return [
     {n: cell for n, cell in zip(names, line, strict=False) if n and cell != ""}

@@ -48,7 +48,8 @@ def read(
     found = [path / n for n in [*names, "answers.jsonl"] if (path / n).exists()]
     if not found:
       raise UserError(
-        f"{path} is a folder without {names[0]}, {names[1]} or answers.jsonl"
+        f"{path} is a folder that contains none of {names[0]}, {names[1]} or "
+        "answers.jsonl"
       )
     path = found[0]
   rows = [
@@ -132,7 +133,7 @@ def match(
       )
   if unknown and not ignore_unknown:
     raise UserError(
-      f"{benchmark.name}: {len(unknown)} answers are for ids that no question "
+      f"{benchmark.name}: {len(unknown)} answers have ids that no question "
       f"has: {_first(unknown)}; questions have ids such as "
       f"{_first(q.question_id for q in questions)}"
     )
@@ -142,11 +143,11 @@ def match(
   matched = _without(questions, answers, benchmark, missing)
   if by_words:
     matched.notes.append(
-      "the answers' ids are not the benchmark's: matched by question and "
-      "picture"
+      "the ids of the answers are not those of the benchmark; answers are "
+      "matched by question and picture"
     )
   if repeats:
-    matched.notes.append(f"{repeats} answers were given twice and count once")
+    matched.notes.append(f"{repeats} answers occur twice and count once")
   if in_turn:
     matched.notes.append(
       f"{in_turn} answers have an id that several questions have, and do not "
@@ -206,8 +207,8 @@ def _agreeing(
   raise UserError(
     f"{benchmark.name}: the answer with the id "
     f"{questions[place].question_id!r} repeats another question "
-    f"({said[:60]!r}, not {bare(questions[place].text)[:60]!r}); its ids are "
-    "those of another file: give each row the picture as `image`, or the "
+    f"({said[:60]!r}, not {bare(questions[place].text)[:60]!r}); its ids come "
+    "from another file: add the picture to each row as `image`, or use the "
     "benchmark's own ids"
   )
 
@@ -260,13 +261,13 @@ def _by_order(
 ) -> Matched:
   if len(rows) != len(questions):
     raise UserError(
-      f"{benchmark.name}: answers without ids go by order, but there are "
-      f"{len(rows)} answers for {len(questions)} questions"
+      f"{benchmark.name}: answers without ids are matched by order, but there "
+      f"are {len(rows)} answers for {len(questions)} questions"
     )
   return Matched(
     list(questions),
     [text_of(row) for row in rows],
-    ["answers have no ids: matched by order"],
+    ["the answers have no ids, so they are matched by order"],
   )
 
 

@@ -33,8 +33,8 @@ def check_pictures(
   """Raises UserError where there are no questions, or pictures are missing."""
   if not questions:
     raise UserError(
-      f"{benchmark.name}: there are no questions in {folder}; is the download "
-      "whole?"
+      f"{benchmark.name}: there are no questions in {folder}; check that the "
+      "download is complete"
     )
   paths = dict.fromkeys(
     path for q in questions for path in q.images if isinstance(path, Path)
@@ -42,8 +42,8 @@ def check_pictures(
   missing = [path for path in paths if not path.is_file()]
   if missing:
     raise UserError(
-      f"{benchmark.name}: {len(missing)} of {len(paths)} pictures are missing, "
-      f"first {missing[0]}; --images names their folder"
+      f"{benchmark.name}: {len(missing)} of {len(paths)} pictures are "
+      f"missing, the first is {missing[0]}; give their folder with --images"
     )
 
 
@@ -94,8 +94,8 @@ def keep(
   if path.exists() and changed:
     if not overwrite:
       raise UserError(
-        f"{path} holds answers made with another {', '.join(changed)}; choose "
-        "another --out, or --overwrite"
+        f"{path} contains answers made with another {', '.join(changed)}; "
+        "choose another --out, or give --overwrite"
       )
     path.unlink()
   with atomic_write(held) as file:

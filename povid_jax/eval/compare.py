@@ -117,7 +117,8 @@ def _same_rules(
       if ours[key] != theirs.get(key):
         raise UserError(
           f"{name}: {a} and {b} differ in {key}: {ours[key]} and "
-          f"{theirs.get(key)}; numbers of different kinds cannot be compared"
+          f"{theirs.get(key)}; numbers made in different ways cannot be "
+          "compared"
         )
   hashes = [held.get("data_hash", {}) for held in settings]
   for name in names:

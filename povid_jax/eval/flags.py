@@ -47,9 +47,9 @@ def _add_what(parser: argparse.ArgumentParser, required: bool) -> None:
   parser.add_argument(
     "--answer-field",
     metavar="NAME",
-    help="where a row of --answers holds the model's words (default: text, "
-    "caption, response, prediction, answer, whichever is there; a.b leads into "
-    "an object)",
+    help="field of a row of --answers with the model's answer (default: the "
+    "first of text, caption, response, prediction, answer that exists; "
+    "a.b is the field b of the object a)",
   )
   parser.add_argument(
     "--benchmarks",
@@ -61,22 +61,22 @@ def _add_what(parser: argparse.ArgumentParser, required: bool) -> None:
     "--data",
     type=Path,
     metavar="DIR",
-    help="holds DIR/<benchmark>/ with the official files",
+    help="folder that contains DIR/<benchmark>/ with the official files",
   )
   parser.add_argument(
     "--out",
     type=Path,
     required=required,
     metavar="DIR",
-    help="for the results",
+    help="folder for the results",
   )
 
 
 def _add_questions(parser: argparse.ArgumentParser) -> None:
   group = parser.add_argument_group(
     "questions",
-    "values may be given for one benchmark: --limit=500 or --limit=chair=500; "
-    "a flag may be repeated",
+    "a value can be for all benchmarks or for one: --limit=500 or "
+    "--limit=chair=500; a flag may be repeated",
   )
   group.add_argument(
     "--image-dir",
@@ -88,7 +88,11 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
   )
   for flag, meta, text in (
     ("--split", "NAME", "one part of a benchmark that has several"),
-    ("--prompt", "TEXT", "instead of the benchmark's own prompt or suffix"),
+    (
+      "--prompt",
+      "TEXT",
+      "use this instead of the benchmark's own prompt or suffix",
+    ),
     ("--limit", "N", "only this many pictures or questions"),
     ("--max-new-tokens", "N", "longest answer (default: the benchmark's own)"),
   ):
@@ -102,8 +106,8 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
   group.add_argument(
     "--missing",
     choices=("error", "skip", "empty"),
-    help="questions without an answer: refuse, leave out, or score as empty "
-    "(default: the benchmark's own rule)",
+    help="questions without an answer: stop with an error, skip, or score as "
+    "empty (default: the benchmark's own rule)",
   )
 
 
@@ -124,17 +128,19 @@ def _add_decoding(parser: argparse.ArgumentParser) -> None:
   group.add_argument(
     "--batch-size", type=bounds.ROWS, default=16, help="default 16"
   )
-  group.add_argument("--dtype", help="of the weights (default: by the device)")
+  group.add_argument(
+    "--dtype", help="dtype of the weights (default: by the device)"
+  )
   group.add_argument(
     "--seed",
     type=bounds.SEED,
     default=0,
-    help="of sampling, of the choice of pictures and of the intervals",
+    help="seed of sampling, of the choice of pictures and of the intervals",
   )
   group.add_argument(
     "--overwrite",
     action="store_true",
-    help="drop answers that --out holds from other settings",
+    help="remove answers in --out that were made with other settings",
   )
 
 
@@ -143,13 +149,13 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
   group.add_argument(
     "--clean-rules",
     action="store_true",
-    help="the clean rule where the original has a quirk that changes a score",
+    help="use the clean rule where the original has a bug that changes a score",
   )
   group.add_argument(
     "--resamples",
     type=bounds.RESAMPLES,
     default=1000,
-    help="of the bootstrap (1000)",
+    help="samples of the bootstrap (1000)",
   )
 
 

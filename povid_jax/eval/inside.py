@@ -29,14 +29,12 @@ def answers(
   from povid_jax.generate import answering
 
   if not questions:
-    raise UserError(
-      f"{name}: there are no questions to ask; look at --data and --limit"
-    )
+    raise UserError(f"{name}: there are no questions; check --data and --limit")
   for question in questions:
     for image in question.images:
       if isinstance(image, Path) and not image.is_file():
         raise UserError(
-          f"{name}: no picture {image}; --images names their folder"
+          f"{name}: picture {image} not found; give its folder with --images"
         )
   how = answering.Decoding(**options.extra.get("decoding", {}))
   asked = [

@@ -91,10 +91,10 @@ def of(options: Options) -> Judge:
   judge: Judge | None = options.extra.get("judge")
   if judge is None or not judge.server.model:
     raise UserError(
-      "this benchmark is judged by a language model: name one with "
-      "--judge-model (and --judge-base-url for a server of your own); "
-      "the papers' gpt-4-0314 and gpt-4-0613 are not offered any more, so say "
-      "which one you used beside the score"
+      "a language model judges this benchmark: give one with --judge-model "
+      "(and --judge-base-url for a server of your own). The papers' "
+      "gpt-4-0314 and gpt-4-0613 are no longer available, so publish the "
+      "name of your judge with the score"
     )
   return judge
 
@@ -191,7 +191,7 @@ def _estimate(
   said = f"{len(requests)} judgements, about {asked} prompt tokens"
   price = server.price
   if not price.known:
-    return f"{said}; no price is known for {server.model} (see --prices)"
+    return f"{said}; the price of {server.model} is not known (see --prices)"
   most = price.cost(asked, max_tokens * len(requests), batch)
   return f"{said}, at most {dollars(most)} with {server.model}"
 
@@ -218,8 +218,8 @@ def _ask(
       why = f"--max-cost={judge.max_cost:g} is spent"
     raise UserError(
       f"{benchmark}: {missing} of {len(requests)} judgements are missing: "
-      f"{why}{_remedy(why, requests[0])}; the others are kept in {judge.log}, "
-      "the same command continues"
+      f"{why}{_remedy(why, requests[0])}; the others are in {judge.log}; run "
+      "the same command again to continue"
     )
   return replies
 
@@ -229,7 +229,7 @@ def _remedy(why: str, request: llm.Request) -> str:
   if re.search(r"cut off|content is empty|thoughts", why):
     return (
       f" (a reply has {request.max_tokens} tokens; a judge that thinks first "
-      "wants some thousands: --judge-max-tokens=4000)"
+      "needs some thousands: --judge-max-tokens=4000)"
     )
   if "temperature" in why:
     return " (--judge-temperature=default sends none)"

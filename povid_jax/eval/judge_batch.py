@@ -96,6 +96,6 @@ def _finish(batches: Batches, store: log.Replies) -> None:
   batches.work_off(request_of, take)
   if len(store.held) == before:
     raise UserError(
-      f"the batch brought no reply ({batches.problem or 'no reply in it'}); "
-      "the same command tries again"
+      f"the batch returned no reply ({batches.problem or 'no reply in it'}); "
+      "run the same command again"
     )

@@ -22,7 +22,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     action="append",
     default=[],
     metavar="[BENCHMARK=]FILE",
-    help="instead of our wording: MMHal-Bench's template with four {}, "
+    help="judge prompt to use instead: MMHal-Bench's template with four {}, "
     "MM-Vet's table, LLaVA's rule.json; may be repeated",
   )
   add(
@@ -49,7 +49,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   add(
     "--judge-batch",
     action="store_true",
-    help="use the Batch API: half the price, minutes to hours",
+    help="use the Batch API, which costs half and takes minutes to hours",
   )
   add(
     "--judge-concurrency",
@@ -62,13 +62,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     "--max-cost",
     type=bounds.number(),
     metavar="DOLLARS",
-    help="stop judging once this is spent; the same command continues",
+    help="stop judging when this is spent; run the same command again to "
+    "continue",
   )
   add("--prices", metavar="FILE", help="prices of models (llm/prices.json)")
   add(
     "--dry-run",
     action="store_true",
-    help="print how many judgements, tokens and dollars; ask nothing",
+    help="print the number of judgements, tokens and dollars, and send no "
+    "request",
   )
 
 

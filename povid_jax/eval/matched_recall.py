@@ -46,15 +46,13 @@ def verdicts(folder: Path) -> dict[str, dict[str, Any]]:
   """
   path = folder / "verdicts.jsonl"
   if not path.exists():
-    raise UserError(
-      f"{path}: there is no such file; `povid_jax.eval` writes it"
-    )
+    raise UserError(f"{path}: file not found; `povid_jax.eval` writes it")
   rows = needs.read_jsonl(path)
   found = {row["unit"]: row for row in rows if row["benchmark"] == "chair"}
   if not found:
     raise UserError(
-      f"{path}: it holds no verdicts of chair; run povid_jax.eval with "
-      "--benchmarks=chair into that folder"
+      f"{path}: the file has no results of chair; run povid_jax.eval with "
+      "--benchmarks=chair and this folder as --out"
     )
   return found
 
@@ -101,8 +99,8 @@ def _stack(
     of_a, of_b = verdicts(a), verdicts(b)
     if of_a.keys() != of_b.keys():
       raise UserError(
-        f"{a} and {b} are not about the same pictures; compare runs of the "
-        "same questions"
+        f"{a} and {b} have answers for different pictures; compare results "
+        "for the same questions"
       )
     rows_a += of_a.values()
     rows_b += [of_b[unit] for unit in of_a]

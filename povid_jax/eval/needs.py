@@ -25,8 +25,8 @@ def check(benchmark: Benchmark, folder: Path) -> None:
       f"{need.pattern} (from {need.source})" for need in missing
     )
     raise UserError(
-      f"{benchmark.name}: not found in {folder}: {lines}. "
-      "Nothing is downloaded: put the official files there under these names"
+      f"{benchmark.name}: not found in {folder}: {lines}. povid_jax downloads "
+      "nothing: put the official files there under these names"
     )
 
 
@@ -66,8 +66,8 @@ def questions(
     return benchmark.questions(folder, options)
   except (AttributeError, LookupError, TypeError, ValueError) as error:
     raise UserError(
-      f"{benchmark.name}: a file in {folder} is not in the form in which it is "
-      f"published ({type(error).__name__}: {error}); download it again"
+      f"{benchmark.name}: a file in {folder} does not have its published "
+      f"format ({type(error).__name__}: {error}); download it again"
     ) from error
 
 
@@ -78,7 +78,7 @@ read_jsonl = files.json_objects
 def field(row: dict[str, Any], name: str, path: Path, number: int) -> Any:
   """row[name], or a UserError that names file, entry and field."""
   if not isinstance(row, dict):
-    raise UserError(f"{path}: entry {number} is no object: {row!r:.60}")
+    raise UserError(f"{path}: entry {number} is not an object: {row!r:.60}")
   if name not in row:
     raise UserError(f"{path}: entry {number} has no field {name!r}")
   return row[name]

@@ -150,7 +150,7 @@ def note_unread(scored: Scored, unread: int, total: int, meaning: str) -> None:
   """
   if unread:
     scored.notes.append(
-      f"{unread} of {total} answers were read as neither yes nor no: {meaning}"
+      f"{unread} of {total} answers are neither yes nor no: {meaning}"
     )
 
 

@@ -28,7 +28,7 @@ def rows(
   """
   if not scored.units:
     said = "; ".join(scored.notes) or "no questions"
-    raise UserError(f"{benchmark.name}: nothing to score: {said}")
+    raise UserError(f"{benchmark.name}: there is nothing to score: {said}")
   totals = protocol.total(scored.units)
   found = bootstrap.intervals(benchmark, scored.units, options, resamples)
   return [
@@ -127,7 +127,7 @@ def read(out: Path) -> dict[str, Any]:
   path = out / "results.json"
   if not path.exists():
     raise UserError(
-      f"{out}: no results.json; is this an --out of povid_jax.eval?"
+      f"{out}: no results.json; want a folder that was --out of povid_jax.eval"
     )
   value = needs.read_json(path)
   if not isinstance(value, dict) or "results" not in value:

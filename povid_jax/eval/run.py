@@ -144,7 +144,9 @@ def _folder(request: Request, benchmark: Benchmark) -> Path:
     return request.pairs
   if request.answers is not None and request.answers.is_dir():
     return needs.locate(request.answers, benchmark)  # MME's files hold both
-  raise UserError("--data is missing: the folder that holds <benchmark>/")
+  raise UserError(
+    "--data is missing; give the folder that contains <benchmark>/"
+  )
 
 
 def _judges(request: Request) -> list[llm.Options]:
@@ -237,7 +239,8 @@ def _questions(
   if benchmark.questions is None:
     if request.checkpoint is None:
       raise UserError(
-        f"{benchmark.name} looks into the model: it needs --checkpoint"
+        f"{benchmark.name} reads the attention or log-probs of a model, so it "
+        "needs --checkpoint"
       )
     return []
   options = request.options[benchmark.name]

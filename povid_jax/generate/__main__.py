@@ -59,7 +59,7 @@ def about_pictures(where: str, prompt: str) -> list[Question]:
     named = {p: Path(p) for p in matched if Path(p).is_file()}
   if not named:
     raise UserError(
-      f"--images={where}: no pictures there ({', '.join(PICTURES)}); want a "
+      f"--images={where}: no pictures found ({', '.join(PICTURES)}); want a "
       "folder or a pattern in quotes"
     )
   return [Question(name, (named[name],), prompt) for name in sorted(named)]
@@ -78,7 +78,7 @@ def read_questions(path: Path, image_dir: Path | None) -> list[Question]:
     except UserError as error:
       raise UserError(f"{path} line {number}: {error}") from error
   if not questions:
-    raise UserError(f"{path} holds no questions; want JSON lines")
+    raise UserError(f"{path} contains no questions; want JSON lines")
   return questions
 
 
@@ -97,7 +97,7 @@ def _question(line: str, image_dir: Path | None) -> Question:
     raise UserError(f"question {asked!r}: image: want a name or a list of them")
   if names and image_dir is None:
     raise UserError(
-      f"question {asked!r} has a picture: --image-dir names its folder"
+      f"question {asked!r} has a picture; give its folder with --image-dir"
     )
   images = tuple(resolve_image(image_dir or "", name) for name in names)
   return Question(asked, images, text.replace("<image>", "").strip(), row)
@@ -122,9 +122,9 @@ def check_earlier(
     for key, value in now.items():
       if before.get(key) != value:
         raise UserError(
-          f"{out}: the answer {name!r} was made with {key}="
-          f"{before.get(key)!r}, now it is {value!r}; name another --out or "
-          "remove the file"
+          f"{out}: the answer {name!r} was made with "
+          f"{key}={before.get(key)!r}, now it is {value!r}; choose another "
+          "--out or remove the file"
         )
 
 
@@ -138,14 +138,20 @@ def _parser() -> argparse.ArgumentParser:
   add("--checkpoint", required=True, help="model folder, RUN or RUN@STEP")
   what = parser.add_mutually_exclusive_group(required=True)
   what.add_argument("--images", help="a folder, or a pattern in quotes")
-  what.add_argument("--questions", type=Path, help="LLaVA-style JSON lines")
+  what.add_argument(
+    "--questions", type=Path, help="questions, LLaVA's JSON lines"
+  )
   what.add_argument("--chat", action="store_true",
                     help="a conversation in the terminal")  # fmt: skip
   add("--image", type=Path, help="the picture of --chat")
   add("--prompt", default="", help="the question, with --images")
   add("--image-dir", type=Path, help="folder of the pictures of --questions")
   add_follow_links(parser)
-  add("--out", type=Path, help="JSON lines, one an answer (not with --chat)")
+  add(
+    "--out",
+    type=Path,
+    help="file to write, JSON lines with one answer each (not with --chat)",
+  )
   default = Decoding()
   add("--max-new-tokens", type=bounds.TOKENS,
       default=default.max_new_tokens,
@@ -154,13 +160,18 @@ def _parser() -> argparse.ArgumentParser:
       default=default.temperature,
       help="0 is greedy (default)")  # fmt: skip
   add("--top-p", type=bounds.TOP_P, default=default.top_p,
-      help="likeliest tokens of so much probability in all")  # fmt: skip
+      help="sample from the likeliest tokens up to this sum")  # fmt: skip
   add("--top-k", type=bounds.TOP_K, default=default.top_k,
-      help="so many likeliest tokens (default 0: all)")  # fmt: skip
-  add("--seed", type=bounds.SEED, default=default.seed, help="of the sampling")
+      help="sample from the N likeliest (default 0: all)")  # fmt: skip
+  add(
+    "--seed",
+    type=bounds.SEED,
+    default=default.seed,
+    help="seed of the sampling",
+  )
   add("--batch-size", type=bounds.ROWS, default=default.batch_size,
-      help="questions at a time (default %(default)s)")  # fmt: skip
-  add("--limit", type=bounds.whole(1), help="only the first so many questions")
+      help="questions per batch (default %(default)s)")  # fmt: skip
+  add("--limit", type=bounds.whole(1), help="only the first N questions")
   add("--dtype", choices=("float32", "bfloat16"),
       help="default: bfloat16 on accelerators, float32 on CPUs")  # fmt: skip
   return parser
@@ -188,7 +199,7 @@ def _chat(args: argparse.Namespace, how: Decoding) -> int:
   """A conversation instead of a file of answers."""
   for name in ("prompt", "image_dir", "out", "limit"):
     if getattr(args, name):
-      raise UserError(f"--{name.replace('_', '-')} does not go with --chat")
+      raise UserError(f"--{name.replace('_', '-')} cannot be used with --chat")
   picture = args.image and chat.check_picture(args.image)
   how = dataclasses.replace(how, batch_size=1)
   policy = answering.load_policy(args.checkpoint, args.dtype)
@@ -211,9 +222,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   if args.chat:
     return _chat(args, how)
   if args.image is not None:
-    raise UserError("--image is the picture of --chat; want --images here")
+    raise UserError("--image is only for --chat; use --images")
   if args.out is None:
-    raise UserError("--out is missing: the file for the answers")
+    raise UserError("--out is missing; give the file for the answers")
   questions = _questions(args)
   files.check_writable(args.out)
   policy = answering.load_policy(args.checkpoint, args.dtype)

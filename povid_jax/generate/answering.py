@@ -119,8 +119,8 @@ def read_answers(path: Path) -> dict[str, dict[str, Any]]:
       rows[str(row["question_id"])] = row
     except (KeyError, TypeError) as error:
       raise UserError(
-        f"{path}, line {number}: want an answer with question_id; "
-        "remove the file or name another --out"
+        f"{path}, line {number}: want an answer with question_id; remove the "
+        "file or choose another --out"
       ) from error
   return rows
 
@@ -152,7 +152,10 @@ def answer(
   ids = [str(q.question_id) for q in questions]
   if len(set(ids)) != len(ids):
     twice = next(i for i in ids if ids.count(i) > 1)
-    raise UserError(f"question_id {twice!r} is there more than once")
+    raise UserError(
+      f"question_id {twice!r} occurs more than once; give each question its "
+      "own id"
+    )
   done: dict[str, dict[str, Any]] = {}
   if out is not None:
     files.check_writable(out)
@@ -281,8 +284,8 @@ def _prompt_ids(
     ids = text.encode_prompt(turns, policy.tokenizer, template, counts, context)
     if len(ids) >= (most := policy.config.decoder.context_length):
       raise UserError(
-        f"too long: {len(ids)} tokens with its pictures, the model has {most} "
-        "positions"
+        f"it is too long: {len(ids)} tokens, image tokens included; the model "
+        f"has {most} positions. Ask a shorter question"
       )
   except UserError as error:
     raise UserError(f"question {question.question_id!r}: {error}") from error

@@ -11,8 +11,8 @@ from povid_jax.generate import answering
 from povid_jax.generate.answering import Decoding, Policy
 
 HELP = (
-  "/image PATH: another picture, a new conversation; /reset: a new "
-  "conversation about the same picture; /quit: leave"
+  "/image PATH: start a new conversation about another picture; /reset: "
+  "start a new conversation about the same picture; /quit: end"
 )
 
 
@@ -69,7 +69,7 @@ class Chat:
     name, _, rest = line.partition(" ")
     if name == "/image":
       if not rest.strip():
-        raise UserError("/image: want the path of a picture behind it")
+        raise UserError("/image: want the path of a picture after it")
       self.picture = check_picture(Path(rest.strip()).expanduser())
     elif name != "/reset":
       raise UserError(f"{name}: no such command. {HELP}")

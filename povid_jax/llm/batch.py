@@ -126,7 +126,7 @@ def write_files(
   for row in lines:
     if len(row) > most_bytes:
       raise UserError(
-        f"one request is {len(row):,} bytes, a batch file at most "
+        f"one request has {len(row):,} bytes, a batch file at most "
         f"{most_bytes:,}; send smaller pictures (--image-size)"
       )
     if chunk and (len(chunk) == most_requests or size + len(row) > most_bytes):
@@ -258,8 +258,8 @@ class BatchClient:
       attempt += 1
       if failure.final or attempt > self._options.retries:
         raise UserError(
-          f"the batch endpoint failed {attempt} times ({failure.words}); the "
-          "same command continues"
+          f"the batch endpoint failed {attempt} times ({failure.words}); run "
+          "the same command again to continue"
         )
       wait = max(backoff(attempt, self._options.backoff), failure.wait or 0)
       if (failure.wait or 0) >= 60:

@@ -103,7 +103,7 @@ class Batches:
     path = self._path(batch)
     if not path.exists():
       raise UserError(
-        f"{path} is gone, and its batch is not settled; {self._lost}"
+        f"{path} is missing, and its batch is not finished; {self._lost}"
       )
     return custom_ids(path)
 

@@ -243,6 +243,7 @@ def long_wait(failure: Failure) -> str:
   pause = f"{minutes} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
   until = time.strftime("%H:%M", time.localtime(time.time() + seconds))
   return (
-    f"the server asks to wait {pause}, until {until} ({failure.words}); after "
-    "Ctrl-C the same command continues"
+    f"the server requests a pause of {pause}, until {until} "
+    f"({failure.words}). You may press Ctrl-C and run the same command again "
+    "later"
   )

@@ -16,7 +16,7 @@ def library() -> Any:
     import openai
   except ImportError as error:
     raise UserError(
-      "servers are asked through the openai package, which is not installed: "
+      "requests to a server need the openai package, which is not installed: "
       "pip install 'povid_jax[data]'"
     ) from error
   return openai

@@ -73,16 +73,17 @@ def api_key(options: "Options") -> str:
   if not key:
     if options.base_url is None:
       raise UserError(
-        f"no key: set the environment variable {name} "
-        "(it is read from there only)"
+        f"no API key: set the environment variable {name} (the key is read "
+        "only from there)"
       )
     return "none"  # servers on one's own machine ask for no key
   for place, char in enumerate(key, 1):
     if not "!" <= char <= "~":
       raise UserError(
-        f"{name}: character {place} of {len(key)} is {_char_name(char)}, which "
-        "no key holds and no HTTP header can carry; set it again without it "
-        "(a file or .env with Windows line ends leaves one at the end)"
+        f"{name}: character {place} of {len(key)} is {_char_name(char)}, "
+        "which is not valid in a key or an HTTP header; set the variable "
+        "again without this character (a file or .env with Windows line ends "
+        "leaves one at the end)"
       )
   return key
 
@@ -152,7 +153,7 @@ def cannot_connect(error: Exception, options: "Options") -> UserError:
   certificates that are gone, missing libraries."""
   where = options.base_url or "OpenAI's server"
   names = [n for n in (*_PROXIES, *_CERTIFICATES) if _variable(n)]
-  hint = f"; look at {', '.join(names)} in the environment" if names else ""
+  hint = f"; check {', '.join(names)} in the environment" if names else ""
   words = f"{type(error).__name__}: {error}"
   return UserError(
     hidden(
@@ -174,7 +175,10 @@ def connection_failure(error: Exception, options: "Options") -> Failure:
   proxies = [name for name in _PROXIES if _variable(name)]
   hint = ""
   if proxies and (host == "localhost" or host.startswith("127.")):
-    hint = f"; {', '.join(proxies)} is set: NO_PROXY={host} goes around it"
+    hint = (
+      f"; {', '.join(proxies)} is set: set NO_PROXY={host} to connect "
+      "without the proxy"
+    )
   return Failure("connection", hidden(f"{where}: {words}{hint}", options)[:500])
 
 
@@ -232,7 +236,7 @@ def failure_of(
   if status in (401, 403):
     return made("auth")
   if status == 404:
-    return made("not_found", stop="the server knows no such model or path")
+    return made("not_found", stop="the server has no such model or path")
   if status == 429:
     return made("429", wait=wait)
   if not status:  # no code that we know: it may pass

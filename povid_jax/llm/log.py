@@ -220,6 +220,7 @@ class _Asking:
     self._lost += 1
     if self._lost >= _OUTAGE:
       raise UserError(
-        f"{self._lost} requests in a row brought no reply (the last one: "
-        f"{words}); mend that, and the same command continues"
+        f"{self._lost} requests in a row got no reply (the last error: "
+        f"{words}); correct the cause and run the same command again to "
+        "continue"
       )

@@ -80,7 +80,7 @@ def _checked(**fields: Any) -> Price:
     raise TypeError(f"image is {price.image!r}")
   for value in (price.input, price.output, price.batch, *price.image.values()):
     if type(value) not in (int, float) or not 0 <= value < math.inf:
-      raise TypeError(f"{value!r} is no price")
+      raise TypeError(f"{value!r} is not a price; want a number of dollars")
   return price
 
 

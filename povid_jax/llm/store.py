@@ -42,7 +42,7 @@ class Store:
   """
 
   what = "reply log"
-  remedy = "name another file"
+  remedy = "choose another file"
 
   def __init__(self, path: Path):
     """Opens or makes the file and replays it.

@@ -147,9 +147,11 @@ class Reply:
         f"the reply was cut off at max_tokens (finish {self.finish}{where})"
       )
     if not self.whole:
-      return f"finish_reason {self.finish!r} is no end of a whole reply"
+      return (
+        f"finish_reason {self.finish!r} means that the reply is not complete"
+      )
     if not self.text.strip():
-      where = self.thoughts or "and no other field holds text"
+      where = self.thoughts or "and no other field contains text"
       return f"the content is empty: {where}"
     return ""
 
@@ -240,7 +242,7 @@ def read_reply(
 def _elsewhere(said: str, message: Mapping[str, Any]) -> str:
   """Where the text of a reply is whose content is empty."""
   if said.strip():
-    return f"all {len(said):,} characters of it are thoughts"
+    return f"all of its {len(said):,} characters are thoughts"
   for name in ("reasoning_content", "reasoning", "thinking"):
     value = message.get(name)
     if isinstance(value, str) and value.strip():

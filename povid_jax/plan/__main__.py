@@ -72,7 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add = parser.add_argument
-  add("--config", required=True, metavar="FILE[:VARIANT]", help="what to run")
+  add(
+    "--config",
+    required=True,
+    metavar="FILE[:VARIANT]",
+    help="config file of the run: FILE[:VARIANT]",
+  )
   add(
     "--topology",
     required=True,
@@ -81,12 +86,12 @@ def _parser() -> argparse.ArgumentParser:
   add(
     "--preset",
     default="",
-    help="dimensions by name, llava-1.5-7b for example; without it those of "
-    "config.init, or of a variant such as 7b",
+    help="name of the model's dimensions, llava-1.5-7b for example (default: "
+    "those of config.init, or of a variant such as 7b)",
   )
   add("--prefix", type=bounds.TOKENS,
-      help="P, tokens of images and question; without "
-      "it, those of the images and 128")  # fmt: skip
+      help="P, tokens of images and question (default: those of the images "
+        "and 128)")  # fmt: skip
   add(
     "--branch", type=bounds.TOKENS, default=256, help="C, tokens of an answer"
   )
@@ -102,11 +107,11 @@ def _parser() -> argparse.ArgumentParser:
     default=0.4,
     help="share of the peak FLOP/s that you expect, for pairs/s (0.4)",
   )
-  add("--json", metavar="FILE", help="write the plan there too")
+  add("--json", metavar="FILE", help="file to which the plan is also written")
   add(
     "--no-suggestions",
     action="store_true",
-    help="do not look for settings that fit",
+    help="do not search for settings that fit",
   )
   return parser
 

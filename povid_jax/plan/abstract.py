@@ -51,7 +51,8 @@ def make_mesh(
   devices = jax.devices("cpu")
   if len(devices) < topology.devices:
     raise UserError(
-      f"{topology.name}: JAX has started with {len(devices)} devices; set "
+      f"{topology.name}: JAX has already started with {len(devices)} devices; "
+      "set "
       f"XLA_FLAGS=--xla_force_host_platform_device_count={topology.devices}"
     )
   return sharding.make_mesh(config.mesh, devices[: topology.devices])
@@ -86,7 +87,7 @@ def _tpu_devices(topology: Topology) -> list:
   except Exception as error:
     lines = str(error).splitlines() or [repr(error)]
     raise UserError(
-      f"{topology.name}: libtpu does not know it ({lines[0]})"
+      f"{topology.name}: libtpu does not have this topology ({lines[0]})"
     ) from error
   return list(found.devices)
 
@@ -175,7 +176,7 @@ def compile_step(
       raise
     used = re.search(r"Used ([\d.]+)([GM]) of ([\d.]+)G hbm", str(error))
     said = f": {used[0]}" if used else ""
-    return None, f"the compiler finds no layout that fits{said}"
+    return None, f"the program does not fit into the memory{said}"
 
 
 def temporaries(compiled: Compiled) -> int:

@@ -97,7 +97,7 @@ def dimensions(name: str, init: str, spec: str) -> tuple[str, LlavaConfig]:
   if known in PRESETS:
     return f"preset {known}, by the variant", preset(known)
   raise UserError(
-    f"--config={spec} names no model: add --preset=NAME (of "
+    f"--config={spec} does not name a model: add --preset=NAME (of "
     f"{', '.join(PRESETS)}), --config.init=FOLDER, or a variant such as "
     "configs/povid_stage2.py:7b"
   )
@@ -117,8 +117,8 @@ def complete(
     if config.batch_size % multiple:
       whole = -(-config.batch_size // multiple) * multiple
       notes.append(
-        f"batch_size={config.batch_size} does not divide over the mesh; "
-        f"planned for {whole}: train with --config.batch_size={whole}"
+        f"batch_size={config.batch_size} cannot be divided over the mesh, so "
+        f"this plan is for {whole}: train with --config.batch_size={whole}"
       )
       config.batch_size = whole
   build.check(config)
@@ -144,8 +144,8 @@ def make(
   room = shape.room(described)
   if shape.prefix <= room.tokens:
     raise UserError(
-      f"--prefix={shape.prefix} leaves no room for a question: its pictures "
-      f"are {room.tokens} tokens"
+      f"--prefix={shape.prefix} leaves no room for a question: the pictures "
+      f"alone need {room.tokens} tokens; give a larger --prefix"
     )
   sketch = outline(config, described, topology.platform)
   compiled &= topology.platform != "gpu"

@@ -33,14 +33,14 @@ def advice(config: ConfigDict) -> list[str]:
   if config.reference != "cached" or config.objective.name == "sft":
     return []
   notes = [
-    "reference=cached: a pass of the reference over all data comes before step "
-    "0 and is not in these times; it takes about as long as it saves in one "
+    "reference=cached: before step 0 the reference runs once over all data. "
+    "This time is not included here; it is about what the cache saves in one "
     "epoch, so for one epoch reference=online is as fast"
   ]
   if config.epochs > 1 and not config.steps and config.noise.per_epoch:
     notes.append(
-      f"epochs={config.epochs:g}: an objective with noise wants "
-      "noise.per_epoch=False beside reference=cached, or reference=online"
+      f"epochs={config.epochs:g}: an objective with noise needs "
+      "noise.per_epoch=False with reference=cached, or reference=online"
     )
   return notes
 
@@ -108,7 +108,7 @@ def _speed(plan: Plan, mfu: float) -> list[str]:
 
 def _suggested(plan: Plan) -> list[str]:
   if not plan.suggestions:
-    return ["no mesh, remat or batch near this one fits: take more devices"]
+    return ["no similar mesh, remat or batch size fits: use more devices"]
   lines = []
   for suggestion in plan.suggestions:
     fields = " ".join(

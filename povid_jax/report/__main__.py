@@ -39,15 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add = parser.add_argument
-  add("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
-  add("--out", type=Path, help="the page (default: RUN/report.html)")
+  add("runs", nargs="+", type=Path, metavar="RUN", help="run directory")
+  add("--out", type=Path, help="page to write (default: RUN/report.html)")
   add("--pairs", type=Path, help="preference JSON (default: found in RUN)")
   add(
     "--image-dir",
     type=Path,
     action="append",
     default=[],
-    help="where pictures are, if not in RUN; may be repeated",
+    help="folder of the pictures, if not in RUN; may be repeated",
   )
   add_follow_links(parser)
   add(
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     "--seed",
     type=bounds.SEED,
     default=0,
-    help="of the random draw of examples (0)",
+    help="seed of the random choice of examples (0)",
   )
   args = parser.parse_args(argv)
   folders.refuse_remote(vars(args))

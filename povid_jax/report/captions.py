@@ -71,7 +71,7 @@ def _lead(
     f'<p class="lead">{count} of {len(common):,} test pictures '
     f"({escape(scores.split_name(stages[0].split))}), drawn at random "
     f"(seed {seed}) among those where any of {escape(names)} names an object "
-    'that is not there; none was picked by hand. <mark class="bad">Invented '
+    'that is not there; none was chosen by hand. <mark class="bad">Invented '
     'objects</mark> are red and underlined, <span class="chip">objects left '
     "out</span> grey.</p>"
   )
@@ -147,11 +147,11 @@ def picture(run: Run, key: str, row: dict[str, Any]) -> str:
 def of_file(path: Path | None, alt: str) -> str:
   """An img of a file, or words where there is none or it does not open."""
   if path is None:
-    return f'<p class="soft">{escape(alt)}: not at hand</p>'
+    return f'<p class="soft">{escape(alt)}: picture not found</p>'
   try:
     return img(open_image(path), alt)
   except UserError:
-    return f'<p class="soft">{escape(alt)}: does not open</p>'
+    return f'<p class="soft">{escape(alt)}: picture cannot be opened</p>'
 
 
 def img(opened: Image.Image, alt: str, side: int = 360) -> str:

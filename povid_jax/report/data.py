@@ -110,8 +110,8 @@ def pairs(run: Run, count: int, seed: int = 0) -> str:
     f"{len(drawn)} of {len(run.pairs):,} pairs, drawn at random (seed "
     f"{seed}). The chosen answer is the data's own, its changed words "
     '<mark class="good">marked</mark>; the rejected one has '
-    '<mark class="bad">hallucinations</mark> injected. What is <span '
-    'class="soft">grey</span> was said before, and is not scored.</p>'
+    '<mark class="bad">hallucinations</mark> injected. Text in <span '
+    'class="soft">grey</span> is the context, which is not scored.</p>'
     f"{cards}</section>"
   )
 

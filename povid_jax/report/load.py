@@ -130,7 +130,7 @@ def load(
   """
   for folder in folders:
     if not folder.is_dir():
-      raise UserError(f"no folder {folder}; name the folder of a run")
+      raise UserError(f"no folder {folder}; give a run directory")
   scored = {
     folder: [*_evaluations(folder), *_results_near(folder)]
     for folder in folders
@@ -138,8 +138,8 @@ def load(
   for folder in scores:
     if not (folder / "results.json").is_file():
       raise UserError(
-        f"{folder} has no results.json; --scores wants an --out folder of "
-        "povid_jax.eval"
+        f"{folder} has no results.json; give --scores a folder that was --out "
+        "of povid_jax.eval"
       )
     scored[folders[0]].append(_evaluation(folder, folder.name, ""))
   first = folders[0]
@@ -155,7 +155,7 @@ def load(
     )
   found = pairs or _find_pairs(told)
   if pairs and not pairs.is_file():
-    raise UserError(f"no file {pairs}; --pairs wants the preference JSON")
+    raise UserError(f"no file {pairs}; give the preference JSON with --pairs")
   return Run(
     title=first.resolve().name,
     stages=sorted(stages, key=lambda stage: stage_key(stage.name)),

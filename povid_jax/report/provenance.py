@@ -17,7 +17,7 @@ def section(run: Run) -> str:
     return ""
   return (
     '<section id="how"><h2>How this was made</h2>'
-    '<p class="lead">Every command alone gives its part again.</p>'
+    '<p class="lead">Each command reproduces its part.</p>'
     f"{''.join(parts)}</section>"
   )
 

@@ -88,7 +88,7 @@ def _intro(run: Run) -> str:
   return (
     f'<p class="lead">Scores{pictures}. In brackets, 95% intervals (bootstrap '
     "over pictures). Below them, the difference from the base in points, on "
-    "the same pictures (paired); coloured where its interval leaves out zero."
+    "the same pictures (paired); coloured if its interval excludes zero."
     "</p>"
   )
 
@@ -174,9 +174,9 @@ def _trade(found: Sequence[Evaluation]) -> str:
   if not chart:
     return ""
   return (
-    f'<div class="beside">{chart}<div><h4>Not by saying less?</h4><p>Down is '
-    "fewer inventions, right is more objects found. A model that only says "
-    "less moves down and to the left.</p>"
+    f'<div class="beside">{chart}<div><h4>Not by saying less?</h4><p>Lower '
+    "points have fewer inventions, points further right found more objects. "
+    "A model that only writes less moves down and to the left.</p>"
     f"{_at_equal_recall(found)}{_against_control(found)}</div></div>"
   )
 

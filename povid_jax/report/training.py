@@ -17,8 +17,10 @@ _CHARTS: tuple[tuple[str, str, dict[str, tuple[str, str]], dict], ...] = (
   ("Reward margins", _BETA,
    {"margin/rejected": ("rejected", "a"), "margin/noise": ("noise", "b"),
     "margin/corrupted": ("distorted image", "c")},
-   {"zero": True, "note": "reward (β times log p of policy minus reference) of "
-    "the chosen answer minus that of the worse one; rising from 0"}),
+   {"zero": True, "note": (
+     "reward (β times log p of policy minus reference) of the chosen minus "
+     "that of the rejected answer; it rises from 0"
+   )}),
   ("Accuracies", "share of pairs",
    {"accuracy/rejected": ("rejected", "a"), "accuracy/noise": ("noise", "b"),
     "accuracy/corrupted": ("distorted image", "c")},
@@ -27,8 +29,10 @@ _CHARTS: tuple[tuple[str, str, dict[str, tuple[str, str]], dict], ...] = (
     "are equal, then above half"}),
   ("Chosen drift", "nats per answer",
    {"drift/chosen": ("drift", "a")},
-   {"zero": True, "note": "log p, policy minus reference; falling: the good "
-    "answer is being unlearnt"}),
+   {"zero": True, "note": (
+     "log p, policy minus reference; if it falls, the policy forgets the "
+     "chosen answer"
+   )}),
 )  # fmt: skip
 # drawn above, or nothing to see in a line over steps
 _SHOWN = {name for _, _, lines, _ in _CHARTS for name in lines}

@@ -153,7 +153,7 @@ def decoder_from(values: Fields, kind: str, where: Path) -> DecoderConfig:
   if kind == "qwen2" and not c.get("use_sliding_window"):
     window = None
   elif kind == "qwen2":
-    raise UserError(f"{where}: use_sliding_window is on, want it off")
+    raise UserError(f"{where}: use_sliding_window is true, want false")
   want(c["hidden_act"], ("silu",), "hidden_act", where)
   want(c.get("mlp_bias", False), (False,), "mlp_bias", where)
   want(c.get("partial_rotary_factor", 1), (1,), "partial_rotary_factor", where)
@@ -171,7 +171,8 @@ def decoder_from(values: Fields, kind: str, where: Path) -> DecoderConfig:
   if heads % kv_heads or head_dim % 2:
     raise UserError(
       f"{where}: {heads} heads, {kv_heads} num_key_value_heads and a head_dim "
-      f"of {head_dim}; want a multiple of the second, and an even head_dim"
+      f"of {head_dim}; want a multiple of num_key_value_heads, and an even "
+      "head_dim"
     )
   if kind == "llama":
     window = None
@@ -246,7 +247,7 @@ def _warn_of_theta(text: Fields, where: Path) -> None:
     print(
       f"{where}: text_config has no rope_theta, so it is 10,000 as in "
       "transformers; LLaVA-1.6-Mistral was trained with 1,000,000 and no "
-      "sliding window: check the folder",
+      "sliding window: check that the folder is complete",
       file=sys.stderr,
     )
 

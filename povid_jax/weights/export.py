@@ -122,7 +122,7 @@ def merged_kernel(
   delta = np.asarray(a, np.float32) @ np.asarray(b, np.float32)
   delta *= np.float32(scale)
   delta += np.asarray(kernel, np.float32)
-  name = f"{name} with its adapter folded in"
+  name = f"{name} with its adapter merged"
   finite.check(delta, name)
   return cast(delta, dtype, name)
 

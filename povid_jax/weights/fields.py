@@ -57,14 +57,14 @@ def refuse_changes(values: Fields, where: Path) -> None:
       continue
     if _CHANGES.search(field):
       raise UserError(
-        f"{where}: {field} is {value!r:.80}, which changes the numbers in a "
-        "way that is not computed here; want a Llama, Mistral or Qwen2 "
-        "decoder without it"
+        f"{where}: {field} is {value!r:.80}, which changes the results in a "
+        "way that povid_jax does not implement; want a Llama, Mistral or "
+        "Qwen2 decoder without it"
       )
   kinds = values.get("layer_types")
   if isinstance(kinds, list) and len(set(map(str, kinds))) > 1:
     raise UserError(
-      f"{where}: layer_types are of several kinds "
+      f"{where}: layer_types has several types "
       f"({', '.join(sorted(set(map(str, kinds))))}); want one for all layers"
     )
 

@@ -60,8 +60,8 @@ def check_cast(before: np.dtype, after: np.ndarray, name: str) -> None:
   if _reach(after.dtype) >= _reach(before):
     return
   why = (
-    f", after the cast to {after.dtype}: this dtype does not hold a value "
-    "that large; want --dtype=bfloat16 or float32"
+    f", after the cast to {after.dtype}: the value is too large for this "
+    "dtype; use --dtype=bfloat16 or float32"
   )
   check(after, name, why)
 

@@ -183,8 +183,8 @@ def _check_tied(tensors: dict[str, Tensor], folder: Path) -> None:
   ):
     raise UserError(
       f"{head.file}: {head.key} differs from {embedding.key}, though "
-      f"tie_word_embeddings is true in {folder / 'config.json'}; want one "
-      "table, or false"
+      f"tie_word_embeddings is true in {folder / 'config.json'}; want equal "
+      "tables, or tie_word_embeddings=false"
     )
 
 
@@ -217,9 +217,9 @@ def _open_original(
   if config.layout.kind != "square" and not inside:
     # LLaVA-1.5 left CLIP as it was; what came after it trained its tower
     raise UserError(
-      f"{folder}: no vision tower in it, and this model was trained with a "
-      "tower of its own (an export of an adapter, perhaps); want the folder "
-      "that has model.vision_tower.* tensors, not another tower"
+      f"{folder}: it contains no vision tower, but this model was trained "
+      "together with its own tower; give the folder that contains the "
+      "model.vision_tower.* tensors, not another tower"
     )
   wanted = keys.entries(config)
   pieces = {}
@@ -269,8 +269,8 @@ def open_checkpoint(
   if "text_config" in c or kind in _READERS:
     if vision_tower is not None:
       raise UserError(
-        f"{folder}: an llava-hf checkpoint holds its vision tower; "
-        "leave out --vision-tower"
+        f"{folder}: an llava-hf checkpoint contains its vision tower; do not "
+        "give --vision-tower"
       )
     return _open_hf(folder, tensors, kind)
   beside = folder / "vision_tower"

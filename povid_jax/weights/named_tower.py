@@ -42,5 +42,5 @@ def check(named: Any, given: VisionConfig, tower: Path, where: Path) -> None:
     raise UserError(
       f"{where}: mm_vision_tower is {named}, and --vision-tower={tower} is a "
       f"{kind} of patches of {given.patch_size} at {given.image_size} pixels; "
-      f"want the tower that is named: `hf download {named}`"
+      f"use the tower that mm_vision_tower names: `hf download {named}`"
     )

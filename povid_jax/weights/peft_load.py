@@ -82,9 +82,9 @@ def untuned_projector(adapter: Adapter, folder: str | Path) -> str:
   if tuned or lora:
     return ""
   return (
-    "it comes without a projector, the base's is kept: right if only the "
-    "language model was trained. LLaVA's trainer saves a tuned projector "
-    "(non_lora_trainables.bin) only at the end of a run"
+    "it contains no projector, so the projector of the base is kept; this is "
+    "right if only the language model was trained. LLaVA's trainer saves a "
+    "tuned projector (non_lora_trainables.bin) only at the end of a run"
     + (", not in a checkpoint like this one" if step else "")
   )
 
@@ -97,7 +97,7 @@ def _read_config(folder: Path) -> tuple[int, float]:
     raise UserError(f"{where}: peft_type is {c['peft_type']!r}, want 'LORA'")
   for field in _MUST_BE_OFF:
     if c.get(field):
-      raise UserError(f"{where}: {field} is {c[field]!r}, want it off")
+      raise UserError(f"{where}: {field} is {c[field]!r}, want it switched off")
   start = c.get("init_lora_weights", True)
   if start not in _PLAIN_STARTS:
     raise UserError(
@@ -176,8 +176,9 @@ def _sort_out(
   if loud:
     raise UserError(
       f"the adapter changes {len(loud)} modules that the model does not have "
-      f"({keys.shorten(loud)}); they would be lost. It is of another model: "
-      "merge it with its own base (PEFT's merge_and_unload) and convert that"
+      f"({keys.shorten(loud)}); these changes would be lost. It belongs to "
+      "another model: merge it with its own base (PEFT's merge_and_unload) "
+      "and convert that"
     )
   return pieces, others, sorted(quiet)
 
@@ -202,7 +203,7 @@ def _stack(
         other = pieces.get((path, layer, "B" if side == "A" else "A"))
         if tensor is None and other is not None:
           raise UserError(
-            f"{other.file}: {other.key} is there, its lora_{side} is not"
+            f"{other.file}: {other.key} has no matching lora_{side}"
           )
         if tensor is None:
           continue
@@ -283,8 +284,8 @@ def read_adapter(folder: str | Path, config: LlavaConfig) -> Adapter:
   params = _stack(pieces, config, rank)
   if not params:
     raise UserError(
-      f"{folder}: the adapter covers no module of this model; is it the "
-      "adapter of another base?"
+      f"{folder}: the adapter matches no module of this model; it seems to "
+      "belong to another base"
     )
   names = [re.escape(k.removesuffix("/lora_a")) for k in params if k[-1] == "a"]
   return Adapter(

@@ -119,8 +119,8 @@ def _processor(folder: Path) -> tuple[Fields, Path]:
       c = read_json(where)
       return section(c, "image_processor", where) or c, where
   raise UserError(
-    f"{folder}: no preprocessor_config.json in it, which says how large "
-    "pictures may be"
+    f"{folder}: preprocessor_config.json is missing; it contains the limits "
+    "of the picture size"
   )
 
 

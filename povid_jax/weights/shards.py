@@ -116,8 +116,8 @@ def _check_offsets(file: Path, header: dict[str, Any], start: int) -> None:
     end = stop
   if size > last:
     raise UserError(
-      f"{file}: {size - last} bytes behind the last tensor; want none; "
-      "copy or download the file again"
+      f"{file}: {size - last} unexpected bytes after the last tensor; copy or "
+      "download the file again"
     )
 
 
@@ -279,21 +279,20 @@ def _indexed(index: Path) -> dict[str, Tensor]:
   ):
     raise UserError(f"{index}: want a `weight_map` from tensors to files")
   if not weight_map:
-    raise UserError(f"{index}: its `weight_map` is empty, want tensors")
+    raise UserError(f"{index}: its `weight_map` is empty")
   tensors: dict[str, Tensor] = {}
   for name in sorted(set(weight_map.values())):
     file = index.parent / name
     if os.path.basename(name) != name or not file.is_file():
       raise UserError(
-        f"{file}: missing; {index.name} names it; is the download whole?"
+        f"{file}: file not found, but {index.name} lists it; check that the "
+        "download is complete"
       )
     tensors |= read_file(file)
   lost = sorted(set(weight_map) - set(tensors))
   if lost:
     file = index.parent / weight_map[lost[0]]
-    raise UserError(
-      f"{file}: no tensor {lost[0]}; {index.name} says it is there"
-    )
+    raise UserError(f"{file}: no tensor {lost[0]}; {index.name} lists it")
   return tensors
 
 

@@ -182,15 +182,16 @@ def _shapes_of(tensors: dict[str, Tensor], where: Path) -> _Shapes:
     wide, _ = shape("layers.0.mlp.fc1.weight")
   except (StopIteration, ValueError) as error:
     raise UserError(
-      f"{where}: no vision tower in it; give --vision-tower, a folder with "
-      "CLIP's config.json and weights"
+      f"{where}: it contains no vision tower; give a folder with CLIP's "
+      "config.json and weights with --vision-tower"
     ) from error
   clip = any(key.endswith("class_embedding") for key in ends)
   patches = positions - clip
   side = round(patches**0.5)
   if side * side != patches:
     raise UserError(
-      f"{where}: a tower of {positions} positions is no square of patches"
+      f"{where}: a tower of {positions} positions is not a square of patches "
+      "and a class token"
     )
   kind = "clip_vision_model" if clip else "siglip_vision_model"
   layers = sum(key.endswith(".mlp.fc1.weight") for key in ends)
@@ -210,8 +211,8 @@ def _from_shapes(
   if shapes.hidden % 64 or not heads:
     raise UserError(
       f"{where}: the number of heads of a tower of width {shapes.hidden} "
-      "cannot be told from its weights; give --vision-tower, a folder with "
-      "config.json"
+      "cannot be computed from its weights; give --vision-tower, a folder "
+      "with config.json"
     )
   size = shapes.image_size
   if shapes.hidden == 1152 and size == 378:

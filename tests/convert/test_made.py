@@ -16,7 +16,9 @@ def test_the_same_command_again(tmp_path: Path, capsys: pytest.CaptureFixture):
   files = {p: p.stat().st_mtime_ns for p in (tmp_path / "hf").iterdir()}
   capsys.readouterr()
   assert convert.main(command) == 0
-  assert "hf: is there, made by this command" in capsys.readouterr().err
+  assert (
+    "hf: exists already, written by this command" in capsys.readouterr().err
+  )
   assert files == {p: p.stat().st_mtime_ns for p in (tmp_path / "hf").iterdir()}
   # another flag, another source, and an output of nobody
   back = ["from-torch", str(tmp_path / "hf"), str(tmp_path / "back")]

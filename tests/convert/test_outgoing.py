@@ -199,7 +199,7 @@ def test_the_card(world: Path, tmp_path: Path):
   plain = card.text(
     str(world / "model"), small_world.MODEL, template="short", what="", use=""
   )
-  assert "Nothing was trained" in plain and "not evaluated" in plain
+  assert "No parameter of it was trained" in plain and "not evaluated" in plain
 
 
 def test_a_slow_tokenizer_is_made_again(world: Path, tmp_path: Path):

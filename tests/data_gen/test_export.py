@@ -39,7 +39,7 @@ def test_trl_keeps_pairs_and_pictures(world, capsys):
   assert export(world, "out.parquet", "trl") == 0
   printed = capsys.readouterr().out
   assert "3 rows of trl" in printed
-  assert "1 without a rejected answer were left out" in printed
+  assert "1 samples without a rejected answer were left out" in printed
   said: list[str] = []
   found = read_samples(world / "out.parquet", announce=said.append)
   assert "3 rows of TRL; 3 pairs" in said[0]

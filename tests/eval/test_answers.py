@@ -116,7 +116,7 @@ def test_missing_answers_by_each_rule():
 
 def test_unknown_ids_are_named_or_passed_over():
   rows = _rows((1, "a"), (8, "x"), (9, "y"))
-  with pytest.raises(UserError, match="2 answers are for ids .* 8, 9"):
+  with pytest.raises(UserError, match="2 answers have ids .* 8, 9"):
     answers.match(_questions(1), rows, BENCHMARK)
   found = answers.match(_questions(1), rows, BENCHMARK, ignore_unknown=True)
   assert found.answers == ["a"]
@@ -125,7 +125,7 @@ def test_unknown_ids_are_named_or_passed_over():
 def test_an_answer_given_twice_counts_once_and_two_answers_are_refused():
   found = answers.match(_questions(1), _rows((1, "a"), (1, "a")), BENCHMARK)
   assert found.answers == ["a"]
-  assert found.notes == ["1 answers were given twice and count once"]
+  assert found.notes == ["1 answers occur twice and count once"]
   with pytest.raises(UserError, match="two different answers for question 1"):
     answers.match(_questions(1), _rows((1, "a"), (1, "b")), BENCHMARK)
 

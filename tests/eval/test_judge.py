@@ -132,7 +132,7 @@ def test_dry_run_asks_nothing(server, make) -> None:
     judge.DryRun, match=r"3 judgements, .* at most \$0.00\d+ with"
   ):
     judge.settle(make("--dry-run"), "b", tasks(3), str, (0.0,), 9)
-  with pytest.raises(judge.DryRun, match="no price is known for mine"):
+  with pytest.raises(judge.DryRun, match="the price of mine is not known"):
     mine = make("--dry-run", "--judge-model=mine")
     judge.settle(mine, "b", tasks(3), str, (0.0,), 9)
   assert not server.bodies

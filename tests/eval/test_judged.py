@@ -178,7 +178,9 @@ def test_llava_bench_whole_file(server, evaluate, put: Put) -> None:
   assert {n: r["value"] for n, r in rows.items()} == pytest.approx(book)
   assert rows["score"]["n"] == 60
   assert rows["conv/score"]["n"] == 20
-  assert "3 replies hold no two ratings" in str(results["settings"]["notes"])
+  assert "3 replies do not contain two ratings" in str(
+    results["settings"]["notes"]
+  )
   body = next(b for b in server.bodies if "mine <1>" in asked(b))
   assert body["temperature"] == 0.2
   assert [m["role"] for m in body["messages"]] == ["system", "user"]

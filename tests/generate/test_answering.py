@@ -185,7 +185,7 @@ def test_noise_changes_the_answers(world, greedy):
 def test_question_ids_are_unique(world):
   policy, questions = world
   twice = [questions[0], Question("0", (), "again")]
-  with pytest.raises(UserError, match="'0' is there more than once"):
+  with pytest.raises(UserError, match="'0' occurs more than once"):
     answering.answer(policy, twice, Decoding())
 
 

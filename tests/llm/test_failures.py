@@ -53,7 +53,7 @@ def test_error_bodies_of_every_form(data, words):
     (429, "insufficient_quota", "no_credit", False, "the account's quota is "
      "used up"),
     (0, "401", "auth", False, ""),
-    (0, "404", "not_found", False, "the server knows no such model or path"),
+    (0, "404", "not_found", False, "the server has no such model or path"),
     (0, "oom", "error_body", False, ""),
     (503, "", "503", False, ""),
     (501, "", "bad_request", True, ""),

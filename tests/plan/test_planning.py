@@ -258,8 +258,8 @@ def test_nothing_near_fits():
   first = planning.make(config, described, topology, Shape())
   found = suggest.complete(first, config, described, topology, Shape())
   assert not found.fits and not found.suggestions
-  assert "take more devices" in text.text(found, 0.4)
-  assert "take more" not in text.text(found, 0.4, searched=False)
+  assert "use more devices" in text.text(found, 0.4)
+  assert "use more" not in text.text(found, 0.4, searched=False)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_dimensions_without_a_checkpoint(preset_name, init, spec, layers):
 
 @pytest.mark.parametrize("spec", ["a.py", "a.py:stage2", "a.py:70b"])
 def test_a_config_that_names_no_model_is_not_planned(spec):
-  with pytest.raises(UserError, match=f"--config={spec} names no model"):
+  with pytest.raises(UserError, match=f"--config={spec} does not name a model"):
     planning.dimensions("", "", spec)
 
 
@@ -305,7 +305,7 @@ def test_what_a_cached_reference_costs_is_said():
     ("--preset=nope", "no preset 'nope'; there are ['llava-1.5-13b'"),
     (
       "--prefix=576",
-      "--prefix=576 leaves no room for a question: its pictures",
+      "--prefix=576 leaves no room for a question: the pictures",
     ),
     ("--config=configs/povid_stage2.py:70b", "configs/povid_stage2.py has no"),
     ("--config=nowhere.py", "no config file nowhere.py"),

@@ -58,7 +58,7 @@ def test_scores_of_a_run_and_of_its_init_are_found_in_results(run_folder):
   assert [(e.stage, e.split) for e in found] == [("base", ""), ("stage2", "")]
   named = load([run], scores=[run_folder / "results" / "other"]).evaluations
   assert [e.stage for e in named] == ["base", "stage2", "other"]
-  with pytest.raises(UserError, match="no results.json; --scores wants"):
+  with pytest.raises(UserError, match="no results.json; give --scores"):
     load([run], scores=[run_folder])
 
 
@@ -109,5 +109,5 @@ def test_nothing_there(tmp_path):
 
 
 def test_pairs_that_are_not_there(run_folder):
-  with pytest.raises(UserError, match="--pairs wants"):
+  with pytest.raises(UserError, match="with --pairs"):
     load([run_folder], pairs=run_folder / "none.json")

@@ -199,9 +199,9 @@ def test_missing_pictures_are_said(run_folder, tmp_path):
   (run_folder / "world").rename(tmp_path / "elsewhere")
   text = build(load([run_folder]))
   check(text)
-  assert "test picture 7: not at hand" in text
+  assert "test picture 7: picture not found" in text
   found = build(load([run_folder], image_dirs=[tmp_path / "elsewhere"]))
-  assert "not at hand" not in found
+  assert "picture not found" not in found
 
 
 def test_same_seed_same_page(run_folder):
@@ -211,7 +211,7 @@ def test_same_seed_same_page(run_folder):
 
 
 def test_bad_folder_is_one_line(tmp_path):
-  with pytest.raises(UserError, match="name the folder of a run"):
+  with pytest.raises(UserError, match="give a run directory"):
     main([str(tmp_path / "no")])
 
 

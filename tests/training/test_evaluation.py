@@ -146,7 +146,10 @@ def test_benchmarks_that_could_not_run_are_said_first(
     ({"eval.benchmarks": "pop"}, "pop"),
     ({"eval.data": str(tmp_path)}, "pope"),
     ({"eval.data": ""}, "config.eval.data is empty"),
-    ({"eval.images": str(tmp_path)}, "1 of 1 pictures.*config.eval.images na"),
+    (
+      {"eval.images": str(tmp_path)},
+      "1 of 1 pictures.*with config.eval.images",
+    ),
     (
       {"eval.benchmarks": ""},
       "config.eval.every and config.eval.patience need",
@@ -163,7 +166,7 @@ def test_benchmarks_that_could_not_run_are_said_first(
         "eval.judge": "some-model",
         **plain,
       },
-      "no key: set the environment variable OPENAI_API_KEY",
+      "no API key: set the environment variable OPENAI_API_KEY",
     ),
   ):
     with pytest.raises(UserError, match=message):

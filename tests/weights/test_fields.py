@@ -49,7 +49,7 @@ def test_fields_of_published_decoders_pass():
 
 def test_layers_of_several_kinds():
   kinds = ["full_attention", "sliding_attention"]
-  with pytest.raises(UserError, match="layer_types are of several kinds"):
+  with pytest.raises(UserError, match="layer_types has several types"):
     refuse_changes({"layer_types": kinds}, WHERE)
 
 

@@ -204,10 +204,22 @@ def _wrong_shape() -> dict:
 @pytest.mark.parametrize(
   ("tensors", "fields", "message"),
   [
-    (_good(), {"use_dora": True}, "use_dora is True, want it off"),
-    (_good(), {"rank_pattern": {"q": 4}}, "rank_pattern is .*want it off"),
-    (_good(), {"use_bdlora": {"nblocks": 2}}, "use_bdlora is .*want it off"),
-    (_good(), {"kasa_config": {"beta": 1}}, "kasa_config is .*want it off"),
+    (_good(), {"use_dora": True}, "use_dora is True, want it switched off"),
+    (
+      _good(),
+      {"rank_pattern": {"q": 4}},
+      "rank_pattern is .*want it switched off",
+    ),
+    (
+      _good(),
+      {"use_bdlora": {"nblocks": 2}},
+      "use_bdlora is .*want it switched off",
+    ),
+    (
+      _good(),
+      {"kasa_config": {"beta": 1}},
+      "kasa_config is .*want it switched off",
+    ),
     (_good(), {"bias": "all"}, "bias is 'all', want 'none'"),
     (_good(), {"peft_type": "IA3"}, "peft_type is 'IA3', want 'LORA'"),
     (_good(), {"r": None}, "r is None, want a whole number"),

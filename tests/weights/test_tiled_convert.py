@@ -147,7 +147,7 @@ def test_a_folder_without_its_tower_is_refused(tmp_path: Path):
   file = tmp_path / "src/model.safetensors"
   kept = {k: v for k, v in load_file(file).items() if "vision_tower" not in k}
   save_file(kept, file)
-  with pytest.raises(UserError, match="trained with a tower of its own"):
+  with pytest.raises(UserError, match="trained together with its own tower"):
     open_checkpoint(tmp_path / "src", tower)
 
 

@@ -28,7 +28,7 @@ def get(name: str) -> Benchmark:
   """The benchmark of that name; UserError lists the names there are."""
   if name not in MODULES:
     raise UserError(
-      f"no benchmark is called {name!r}; there are {', '.join(MODULES)}"
+      f"there is no benchmark {name!r}; the benchmarks are {', '.join(MODULES)}"
     )
   return import_module(MODULES[name]).BENCHMARK
 

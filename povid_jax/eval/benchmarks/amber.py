@@ -89,7 +89,7 @@ def questions(data: Path, options: Options) -> list[Question]:
   for row in needs.read_json(next(data.glob("**/query_all.json"))):
     truth = truths.get(row["id"])
     if truth is None:
-      raise UserError(f"{path}: no annotation of question {row['id']}")
+      raise UserError(f"{path}: no annotation for question {row['id']}")
     describes = truth["type"] == "generative"
     if not _wanted(truth["type"], options.split):
       continue

@@ -60,8 +60,8 @@ def _nltk_nouns(lower: bool) -> Nouns:
       ]
     except LookupError as error:
       raise UserError(
-        "--nouns=nltk: its data is missing; nltk.download() of punkt_tab, "
-        "averaged_perceptron_tagger_eng and wordnet puts it in place"
+        "--nouns=nltk: its data is missing; download punkt_tab, "
+        "averaged_perceptron_tagger_eng and wordnet with nltk.download()"
       ) from error
 
   return find

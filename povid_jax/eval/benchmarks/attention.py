@@ -233,7 +233,7 @@ BENCHMARK = Benchmark(
   needs=(
     Need(
       "questions.jsonl",
-      "your own questions, a line each: question_id, image, text",
+      "your own questions, one JSON object per line: question_id, image, text",
     ),
   ),
   metrics=metrics,

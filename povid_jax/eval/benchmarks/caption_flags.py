@@ -20,7 +20,7 @@ def _add(group: Any) -> None:
     "--synonyms",
     type=Path,
     metavar="FILE",
-    help="the table of names of CHAIR's original",
+    help="the synonyms.txt of the original CHAIR code",
   )
   group.add_argument(
     "--singular",
@@ -33,8 +33,8 @@ def _add(group: Any) -> None:
     "--objects",
     choices=("table", "annotated"),
     default=_DEFAULT["objects"],
-    help="look for all objects of the table, or only for those that are "
-    "categories of the annotations",
+    help="look for all objects of the table, or only for the categories of "
+    "the annotations",
   )
 
 

@@ -137,8 +137,9 @@ def score(
     _score_caption(scored, question, caption, truth, vocabulary)
   if words["synonyms"] is None:
     scored.notes.append(
-      "objects by our own word table: not comparable with published numbers; "
-      "--synonyms=FILE with the original's synonyms.txt makes them so"
+      "objects were found with povid_jax's own word table, so these numbers "
+      "are not comparable with published ones; give the original "
+      "synonyms.txt with --synonyms=FILE to compare"
     )
   if empty:
     scored.notes.append(f"{empty} empty captions are left out")
@@ -214,7 +215,9 @@ BENCHMARK = Benchmark(
   needs=(
     coco.INSTANCES,
     coco.CAPTIONS,
-    Need("questions.jsonl", "your own choice of pictures", optional=True),
+    Need(
+      "questions.jsonl", "file with your own choice of pictures", optional=True
+    ),
   ),
   questions=questions,
   score=score,

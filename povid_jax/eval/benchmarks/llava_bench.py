@@ -160,7 +160,7 @@ def score(
       _count(scored, question, ratings, reply)
   if unread:
     what = "left out" if options.clean_rules else "-1 for both"
-    scored.notes.append(f"{unread} replies hold no two ratings: {what}")
+    scored.notes.append(f"{unread} replies do not contain two ratings: {what}")
   return scored
 
 

@@ -126,7 +126,7 @@ def prepare(out: Path, questions: Sequence[Question], options: Options) -> None:
     except ValueError as error:
       raise UserError(
         f"mmbench: question {question.question_id}: its image is not base64 "
-        "text; is the download whole?"
+        "text; check that the download is complete"
       ) from error
     with atomic_write(path, "wb") as file:
       file.write(data)
@@ -186,7 +186,7 @@ def score(
     _judge(scored, base, group, first[base])
   if any(truth is None for group in groups.values() for _, truth in group):
     scored.notes.append(
-      "the TSV has no answers: only the submission is written"
+      "the TSV has no answers, so only the submission is written"
     )
   return scored
 

@@ -83,7 +83,8 @@ def questions(data: Path, options: Options) -> list[Question]:
     rows = _lines(path, 3)
     if len(rows) % 2:
       raise UserError(
-        f"{path}: {len(rows)} questions, want an even number: two a picture"
+        f"{path}: {len(rows)} questions, want an even number: two for each "
+        "picture"
       )
     for number, (picture, text, truth, *_) in enumerate(rows):
       if truth.lower() not in ("yes", "no"):
@@ -192,7 +193,7 @@ def score(
   note_unread(scored, unread, len(answers), "wrong")
   absent = [s for s in SUBTASKS if s not in subtask_of.values()]
   if absent:
-    scored.notes.append(f"sums lack {', '.join(absent)}")
+    scored.notes.append(f"the sums do not contain {', '.join(absent)}")
   lone = Counter(len(right) for right in pairs.values())
   if any(size != 2 for size in lone):
     scored.notes.append("some pictures do not have two answered questions")

@@ -158,7 +158,9 @@ def score(
       _count(scored, question, value, reply)
   if unread:
     what = "left out" if options.clean_rules else "mostly rated 0"
-    scored.notes.append(f"{unread} replies hold no clear rating: {what}")
+    scored.notes.append(
+      f"{unread} replies do not contain a clear rating: {what}"
+    )
   return scored
 
 

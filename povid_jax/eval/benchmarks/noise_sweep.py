@@ -57,7 +57,7 @@ def _chair_folder(data: Path) -> Path:
     if all(any(folder.glob(pattern)) for pattern in patterns):
       return folder
   needs.check(chair.BENCHMARK, data)
-  raise UserError(f"noise_sweep: CHAIR's files are not in {data}")
+  raise UserError(f"noise_sweep: the files of CHAIR are not in {data}")
 
 
 def _join(scored: Scored, one: Scored, step: str) -> None:

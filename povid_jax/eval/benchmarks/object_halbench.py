@@ -122,7 +122,7 @@ def prepare(out: Path, questions: Sequence[Question], options: Options) -> None:
     except (ValueError, binascii.Error) as error:
       raise UserError(
         f"object_halbench: question {question.question_id}: its image is not "
-        "base64 text; is the download whole?"
+        "base64 text; check that the download is complete"
       ) from error
     with atomic_write(path, "wb") as file:
       file.write(data)
@@ -166,7 +166,7 @@ def _named(
     scored.settings["extractor"] = extractor
     scored.notes.append(
       f"objects by {extractor}; the published numbers come from a language "
-      "model (--judge-model), so compare only runs with this extractor"
+      "model (--judge-model), so compare only results of this extractor"
     )
     return [
       [mention.object for mention in vocabulary.mentions(answer or "")]
@@ -192,8 +192,8 @@ def _named(
   unread = sum(verdicts[key].value is None for key, _ in asked)
   if unread:
     raise UserError(
-      f"object_halbench: {unread} replies of the judge hold no JSON list of "
-      "objects, asked three times; try another --judge-model"
+      f"object_halbench: {unread} replies of the judge contain no JSON list "
+      "of objects after three attempts; try another --judge-model"
     )
   found = []
   for question in questions:

@@ -89,7 +89,7 @@ def _wanted(data: Path, options: Options) -> dict[str, list[dict[str, Any]]]:
   """split -> official rows, for the splits asked for that are there."""
   if options.split is not None and options.split not in SPLITS:
     raise UserError(
-      f"pope: no split {options.split!r}; there are {', '.join(SPLITS)}"
+      f"pope: no split {options.split!r}; the splits are {', '.join(SPLITS)}"
     )
   splits = {}
   for split in SPLITS:

@@ -111,7 +111,8 @@ def build(
   """
   if per_image < 2 or per_image % 2:
     raise UserError(
-      f"--per-image {per_image}: want an even number, half of it answered yes"
+      f"--per-image {per_image}: want an even number, because half of the "
+      "questions have the answer yes"
     )
   half, rng = per_image // 2, random.Random(seed)
   every = len(stats.order)

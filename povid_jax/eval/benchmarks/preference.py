@@ -73,8 +73,8 @@ def _reference(
     return _logps(other, source, options, adapter=True)
   if policy.weights.lora is None:
     scored.notes.append(
-      "the checkpoint has no adapter to switch off and no --reference was "
-      "given: no rewards"
+      "rewards are not computed, because the checkpoint has no adapter to "
+      "switch off and no --reference was given"
     )
     return None
   scored.settings["reference"] = "adapter off"

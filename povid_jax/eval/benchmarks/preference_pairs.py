@@ -56,8 +56,8 @@ def _split(folder: Path) -> str:
     if any(folder.glob(f"*-{split}.tfrecord-*")):
       return split
   raise UserError(
-    f"preference: {folder} has none of the splits {', '.join(SPLITS)}; "
-    "--split names another"
+    f"preference: {folder} has none of the splits {', '.join(SPLITS)}; give "
+    "another one with --split"
   )
 
 
@@ -71,9 +71,9 @@ def _samples_path(path: Path) -> Path:
   if len(found) != 1:
     names = ", ".join(file.name for file in found) or "none"
     raise UserError(
-      f"preference: want TFRecords (`python -m data_gen write`), tables, or "
-      f"one .json or .jsonl of pairs in {path}, found {names}; --pairs names "
-      "another"
+      "preference: want TFRecords (`python -m data_gen write`), tables, or "
+      f"one .json or .jsonl of pairs in {path}, found {names}; give another "
+      "path with --pairs"
     )
   return found[0]
 

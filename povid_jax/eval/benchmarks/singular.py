@@ -147,8 +147,8 @@ def as_wordnet(words: Sequence[str]) -> list[str]:
     ]
   except (ImportError, LookupError) as error:
     raise UserError(
-      "--singular=wordnet needs the package nltk and its data: nltk.download() "
-      "of averaged_perceptron_tagger_eng and wordnet puts it in place"
+      "--singular=wordnet needs the package nltk and its data: download "
+      "averaged_perceptron_tagger_eng and wordnet with nltk.download()"
     ) from error
 
 

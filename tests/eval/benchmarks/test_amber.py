@@ -186,7 +186,7 @@ def test_splits(put):
 def test_question_without_annotation_is_named(put):
   data = _write(put, [(STATE, "no")])
   put("amber/query/query_all.json", [{"id": 9, "image": "a", "query": "b"}])
-  with pytest.raises(UserError, match="no annotation of question 9"):
+  with pytest.raises(UserError, match="no annotation for question 9"):
     BENCHMARK.questions(data, Options())
 
 

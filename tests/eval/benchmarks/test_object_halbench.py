@@ -114,7 +114,9 @@ def test_a_judge_that_lists_nothing_readable(put, tmp_path):
     judge = _judge(server.url, tmp_path)
     options = Options(limit=3, extra={"judge": judge})
     questions = BENCHMARK.questions(data, options)
-    with pytest.raises(UserError, match="3 replies of the judge hold no JSON"):
+    with pytest.raises(
+      UserError, match="3 replies of the judge contain no JSON"
+    ):
       BENCHMARK.score(data, questions, ANSWERS, options)
 
 

@@ -170,7 +170,7 @@ def test_without_a_reference(
   extra = {"pairs": pairs}
   scored = preference.measure(base, pairs, Options(extra=extra))
   assert list(values(preference.BENCHMARK, scored)) == ["likelier"]
-  assert "no rewards" in scored.notes[0]
+  assert "rewards are not computed" in scored.notes[0]
   same = Options(extra=extra | {"reference": str(folder / "model")})
   found = values(preference.BENCHMARK, preference.measure(base, pairs, same))
   assert (found["accuracy"], found["margin"]) == (0, 0)  # a tie is no success

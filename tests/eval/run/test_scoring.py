@@ -132,7 +132,7 @@ def test_runs_by_other_rules_or_data_are_not_compared(world, tmp_path):
 
 
 BAD = {
-  "no such benchmark": ({"benchmarks": "pop"}, "no benchmark is called 'pop'"),
+  "no such benchmark": ({"benchmarks": "pop"}, "there is no benchmark 'pop'"),
   "none": ({"benchmarks": ","}, "--benchmarks: want any of chair, pope"),
   "no data": ({"benchmarks": "mme"}, r"mme: not found in .*mme: \*.txt"),
   "no file": ({"answers": "none.jsonl"}, "none.jsonl: No such file"),
