@@ -172,7 +172,7 @@ def make(
     notes += [
       "all above is an estimate: memory by formula, speed by the data sheet of "
       f"the {topology.assumed}",
-      chips.measured(topology.assumed),
+      chips.measured(topology.assumed.partition(",")[0]),
     ]
   kinds = by_kind(held, load, temporary)
   total = sum(kinds.values())
