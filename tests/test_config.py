@@ -88,7 +88,7 @@ def test_files_that_are_refused(tmp_path):
   with pytest.raises(UserError, match="cannot be loaded: SyntaxError"):
     config.load(_file(tmp_path, "c.lr ="))
   (tmp_path / "run.yaml").write_text("lr: 1e-6")
-  with pytest.raises(UserError, match="run.yaml is no config .*get_config"):
+  with pytest.raises(UserError, match="run.yaml is not a config .*get_config"):
     config.load(str(tmp_path / "run.yaml"))
   (tmp_path / "empty.py").write_text("")
   with pytest.raises(UserError, match="has no function get_config"):

@@ -82,7 +82,7 @@ def _no_end_token(src: Path) -> None:
   ("spoil", "message"),
   [
     (_no_weights, "src: no weights in it; want model.safetensors"),
-    (_missing_shard, "model-00001-of-00002.safetensors: missing; "),
+    (_missing_shard, "model-00001-of-00002.safetensors: file not found, but "),
     (_truncated, "model.safetensors: truncated: "),
     (_wrong_shape, r"norm.weight has shape \(47,\), want \(48,\)"),
     (_whole_numbers, "norm.weight has dtype int32, want a floating-point one"),

@@ -196,7 +196,7 @@ def test_context_weights_and_more_rejected_answers(tmp_path):
     ({"more_rejected": "x"}, "more_rejected is a string"),
     (
       {"more_rejected": [{"conversations": [human("?"), gpt("x")]}]},
-      r"more_rejected\[0\]\[0\].value is not the one in conversations",
+      r"more_rejected\[0\]\[0\].value differs from the one in conversations",
     ),
   ],
 )

@@ -43,7 +43,9 @@ def test_any_table_by_its_columns(tmp_path):
   (sample,) = read(tmp_path, [row], said.append, columns=f"id=n,{columns}")
   assert (sample.id, sample.turns) == ("3", (ASKED, C))
   assert sample.rejected == (ASKED, R)
-  with pytest.raises(UserError, match="no column 'gone'; there are photo, p"):
+  with pytest.raises(
+    UserError, match="no column 'gone'; the columns are photo, p"
+  ):
     read(tmp_path, [row], columns=columns.replace("photo", "gone"))
   for flag, words in [
     ("question=p", "chosen missing"),
@@ -98,7 +100,7 @@ def test_a_rejected_answer_is_never_dropped(tmp_path, more, key):
     ),
     (
       ROWS["trl"][2] | {"rejected": [user("Other?"), assistant(R)]},
-      r"rejected\[0\].value is not the one in chosen",
+      r"rejected\[0\].value differs from the one in chosen",
     ),
   ],
 )

@@ -149,7 +149,7 @@ def row(**changes: Any) -> dict[str, Any]:
     ),
     (
       row(rejected_conversations=talk("other", "b")),
-      r"rejected_conversations\[0\].value is not the one in conversations",
+      r"rejected_conversations\[0\].value differs from the one",
     ),
   ],
 )

@@ -30,9 +30,12 @@ def to_record(made, options):
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"turns": ("What?", "A dog.")}, "<image> 0 times, image names 1"),
+    (
+      {"turns": ("What?", "A dog.")},
+      "<image> 0 times, but the field image lists 1",
+    ),
     ({"turns": ("<image><image>?", "A dog.")}, "<image> 2 times"),
-    ({"images": ()}, "<image> 1 times, image names 0"),
+    ({"images": ()}, "<image> 1 times, but the field image lists 0"),
     ({"turns": ("<image>?", "A <image>.")}, "an answer contains <image>"),
     ({"rejected": ("A <image>",)}, "an answer contains <image>"),
     ({"rejected": ("A dog.",)}, "is equal to conversations"),

@@ -75,7 +75,9 @@ def test_bad_file_is_named(name, put):
 def test_missing_file_and_empty_folder_are_named(tmp_path):
   with pytest.raises(UserError, match="No such file"):
     answers.read(tmp_path / "none.jsonl", BENCHMARK)
-  with pytest.raises(UserError, match="a folder without test.jsonl"):
+  with pytest.raises(
+    UserError, match="a folder that contains none of test.jsonl"
+  ):
     answers.read(tmp_path, BENCHMARK)
 
 

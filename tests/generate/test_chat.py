@@ -133,7 +133,7 @@ def test_the_command_at_the_end_of_its_input(world):
   "flags, complaint",
   [
     (["--chat", "--image=none.png"], "no such file"),
-    (["--chat", "--out=x"], "--out does not go"),
+    (["--chat", "--out=x"], "--out cannot be used"),
     (["--images=photos", "--image=a.png", "--out=x"], "--chat"),
     (["--images=photos", "--prompt=A bus?"], "--out is missing"),
   ],

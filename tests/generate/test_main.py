@@ -167,7 +167,7 @@ def test_bad_questions(case, world, tmp_path):
 
 
 BAD_FLAGS = {
-  "no pictures": ({"images": "/nowhere/*.png"}, "no pictures there"),
+  "no pictures": ({"images": "/nowhere/*.png"}, "no pictures found"),
   "no prompt": ({"prompt": " "}, "--prompt is empty"),
   "checkpoint": ({"checkpoint": "/nowhere"}, "no checkpoint at /nowhere"),
   "a folder": ({"out": ROOT / "tests"}, "cannot write .*: a folder has that"),

@@ -386,9 +386,13 @@ def test_weighted_mean_ignores_filler_even_if_it_is_nan():
 
 def test_a_step_that_leaves_something_out_is_told():
   p, q, n = as_jax(*draw(0))
-  with pytest.raises(ValueError, match="want noise log-probs, the reference"):
+  with pytest.raises(
+    ValueError, match="the objective needs noise log-probs, but the reference"
+  ):
     objectives.get("povid").fn(p, q._replace(noise=None), n)
-  with pytest.raises(ValueError, match="want rejected log-probs, the policy"):
+  with pytest.raises(
+    ValueError, match="the objective needs rejected log-probs, but the policy"
+  ):
     objectives.get("dpo").fn(p._replace(rejected=None), q, n)
   with pytest.raises(ValueError, match="needs token counts of the rejected"):
     objectives.get("dpo", length_normalised=True).fn(

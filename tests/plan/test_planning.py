@@ -203,7 +203,7 @@ def test_arguments_are_those_of_training():
 def test_batch_that_does_not_divide_is_raised_and_said():
   found = _estimate(load(), preset("test"), "cpu:8")
   assert found.batch_pairs == 8
-  assert "batch_size=1 does not divide" in found.notes[0]
+  assert "batch_size=1 cannot be divided" in found.notes[0]
   assert "--config.batch_size=8" in found.notes[0]
 
 

@@ -39,7 +39,7 @@ def test_a_size_that_is_none(tmp_path, size):
 
 
 def test_a_prefix_without_room(tmp_path):
-  with pytest.raises(UserError, match="its pictures are 2340 tokens"):
+  with pytest.raises(UserError, match="the pictures alone need 2340 tokens"):
     _plan(tmp_path, "--prefix=2340")
 
 

@@ -192,7 +192,7 @@ def test_a_picture_that_does_not_open(run_folder):
   picture.write_bytes(picture.read_bytes()[:40])
   text = build(load([run_folder]))
   check(text)
-  assert "test picture 7: does not open" in text
+  assert "test picture 7: picture cannot be opened" in text
 
 
 def test_missing_pictures_are_said(run_folder, tmp_path):

@@ -105,7 +105,9 @@ def test_patience_ends_a_run_and_the_best_is_kept(
 
 def test_a_best_that_is_not_measured(world, given, tmp_path):
   wrong = {"checkpoint.best": "pope/f2"}
-  with pytest.raises(UserError, match="'pope/f2' is none of .*pope/f1") as e:
+  with pytest.raises(
+    UserError, match="'pope/f2' is not a metric of .*pope/f1"
+  ) as e:
     train.train_and_evaluate(_config(world, **wrong), tmp_path)
   assert "\n" not in str(e.value)
   assert _kept(tmp_path) == [1]  # nothing trained is lost
@@ -177,7 +179,7 @@ def test_benchmarks_that_could_not_run_are_said_first(
 def test_a_best_that_no_step_measures_is_found_before_the_pass(world, tmp_path):
   plain = {"eval.benchmarks": "", "eval.every": 0, "eval.patience": 0}
   fields = {**plain, "reference": "cached", "checkpoint.best": "los"}
-  with pytest.raises(UserError, match="'los' is none of .*mean 'loss'"):
+  with pytest.raises(UserError, match="'los' is not a metric of .*mean 'loss'"):
     train.train_and_evaluate(_config(world, **fields), tmp_path / "run")
   assert not (tmp_path / "run/reference").exists()
 

@@ -111,7 +111,7 @@ def test_adamw_with_groups_agrees_with_numpy(decay, clip):
 
 def test_a_rate_for_frozen_parameters_is_refused():
   """The released run set mm_projector_lr while its projector was frozen."""
-  with pytest.raises(UserError, match="'projector' names no trainable"):
+  with pytest.raises(UserError, match="'projector' matches no trainable"):
     optim.make(
       learning_rate=1e-7,
       total_steps=10,

@@ -50,7 +50,7 @@ def test_match():
 @pytest.mark.parametrize(
   ("regexes", "message"),
   [
-    (["lora_[ab]$", "projektor/"], "'projektor/' names no parameter"),
+    (["lora_[ab]$", "projektor/"], "'projektor/' matches no parameter"),
     ("mm_projector", "groups: decoder, projector, vision"),
     ("([", "not a regular expression"),
     ([], "config.trainable is empty"),

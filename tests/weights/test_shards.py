@@ -181,8 +181,11 @@ def _names_no_files(folder: Path) -> None:
     ),
     (_names_no_files, "want a `weight_map` from tensors to files"),
     (_nothing, "no weights in it; want model.safetensors"),
-    (_no_shard, "gone.safetensors: missing; model.safetensors.index.json"),
-    (_elsewhere, "x.safetensors: missing"),
+    (
+      _no_shard,
+      "gone.safetensors: file not found, but model.safetensors.index.json",
+    ),
+    (_elsewhere, "x.safetensors: file not found"),
     (_not_in_shard, "1.safetensors: no tensor z; model.safetensors.index.json"),
     (_short, r"model.safetensors: truncated: \d+ bytes, want \d+"),
     (_short_header, "model.safetensors: truncated, or not a safetensors"),

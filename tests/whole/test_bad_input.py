@@ -118,7 +118,7 @@ def _no_end_token_of_a_fast_one(src: Path) -> None:
 # how the folder is spoilt; what the line names; what it says was expected
 SPOILT: dict[Callable[[Path], None], tuple[str, str]] = {
   _no_weights: ("src: ", "want model.safetensors"),
-  _missing_shard: ("model-00002-of-00002.safetensors: missing", "index"),
+  _missing_shard: ("model-00002-of-00002.safetensors: file not found", "index"),
   _truncated: ("model-00002-of-00002.safetensors: truncated", "want"),
   _cut_in_its_header: ("model-00001-of-00002.safetensors: ", "want"),
   _wrong_shape: ("norm.weight has shape (31,)", "want (32,)"),

@@ -165,7 +165,7 @@ BAD = {
     {"checkpoint.keep": 0, "batch_size": 8},
     "checkpoint.keep=0: want a number of at least 1",
   ),
-  "nothing trained": (
+  "no parameter trained": (
     {"trainable": "decoder/mlp", "batch_size": 8}, "decoder/mlp"
   ),
   "not a regex": ({"trainable": "(", "batch_size": 8}, r"\("),

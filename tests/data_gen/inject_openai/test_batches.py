@@ -144,7 +144,7 @@ def test_an_open_batch_must_be_finished_by_the_command_that_began_it(world):
     process.kill()
     process.wait()
     done = run(folder, server, *BATCH, "--limit", 5, code=2)
-  assert "15 items that this command leaves out" in done.stderr
+  assert "15 items that this command would not process" in done.stderr
 
 
 def test_batches_that_bring_nothing_stop(world):

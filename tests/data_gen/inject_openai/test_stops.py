@@ -73,7 +73,7 @@ def test_a_dead_server_stops_the_run_and_nothing_is_lost(world):
   samples(40)
   with serving(faults={"503": 1}) as server:
     done = run(folder, server, "--retries", 1, code=2)
-    assert "same command continues" in done.stderr
+    assert "same command again" in done.stderr
     server.configure(faults={})
     run(folder, server, "--retries", 1)
   assert check_exactly_once(folder, 40) == []
@@ -154,7 +154,7 @@ def test_the_budget_is_kept(world):
   with serving() as server:
     args = ("--concurrency", 4, "--max-cost")
     done = run(folder, server, *args, 20 * price, code=3)
-    assert "the same command continues" in done.stdout
+    assert "the same command again" in done.stdout
     assert summary(folder)["cost"] <= 20 * price
     first = len(read_samples(folder / "pairs.jsonl"))
     assert 0 < first <= 20
