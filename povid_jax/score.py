@@ -38,8 +38,7 @@ from povid_jax.objectives import Logps, Needs, logps
 from povid_jax.weights import peft_load
 
 OBJECTIVES = ("dpo", "povid", "povid_shared", "povid_paper")
-# lengths are padded to multiples, so that few different shapes are compiled
-_MULTIPLE = 64
+_MULTIPLE = 64  # of padded lengths, so that few shapes are compiled
 
 
 class Scorer(NamedTuple):
@@ -80,10 +79,7 @@ def load_scorer(
   lora, trained, load = None, {}, restore.load
   if not (Path(spec) / "model.json").is_file():
     if adapter is not None:
-      raise UserError(
-        f"{spec} is a run, which has its own adapter; --adapter needs a model "
-        "folder as --checkpoint"
-      )
+      raise UserError(f"{spec} is a run; --adapter needs a model folder")
     trained, lora, _ = restore.load_trained(spec)
     load = restore.load_base
   weights = load(spec, dtype=jnp.dtype(dtype))
@@ -332,9 +328,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   found: list[str] = []
   read = samples.read_samples(args.pairs, layout=layout, announce=found.append)
   if not read:
-    raise UserError(
-      f"{args.pairs}: the file holds no pairs, so there is nothing to score"
-    )
+    raise UserError(f"{args.pairs}: the file holds no pairs to score")
   files.check_writable(args.out)
   scorer = load_scorer(args.checkpoint, args.adapter, args.dtype)
   options = Options(**{name: getattr(args, name) for name in Options._fields})

@@ -173,9 +173,7 @@ def fingerprint(spec: str | Path) -> str:
 def read_run(run: Path) -> dict[str, Any]:
   """A run's config.json; UserError where it is not what training wrote."""
   file = run / "config.json"
-  held = files.read_json(
-    file, "it must be the config of the run, as training wrote it"
-  )
+  held = files.read_json(file, "it must be the config that training wrote")
   kinds: dict[str, Any] = {
     "init": str, "lora": dict | None, "eval": dict, "steps": int,
     "total_steps": int, "base": str, "dtype": str,

@@ -148,7 +148,7 @@ def test_chatml_direct_is_chatml() -> None:
 
 def test_images_and_counts_must_agree(made) -> None:
   name, folder = made
-  with pytest.raises(UserError, match=r"1 image\(s\) and 2 <image>"):
+  with pytest.raises(UserError, match=r"1 image\(s\), but 2 <image>"):
     text.encode_prompt(
       ("<image>\n<image>\nQ",), load_tokenizer(folder), name, [5]
     )
