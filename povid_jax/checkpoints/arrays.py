@@ -43,7 +43,7 @@ def restore(
     shardings, dtype, keep, base: see `checkpoints.restore.load`.
 
   Raises:
-    UserError: no folder, or a file in it that cannot be read.
+    UserError: the folder does not exist, or a file in it cannot be read.
   """
   if not folder.is_dir():
     raise UserError(

@@ -1,4 +1,6 @@
-"""model.json of a model folder: its dimensions, and how to talk to it."""
+"""model.json of a model folder: dimensions, conversation template, image
+mode.
+"""
 
 import json
 from collections.abc import Mapping
@@ -24,13 +26,14 @@ def read(folder: Path) -> Described:
   """Reads the file of a model folder.
 
   Raises:
-    UserError: no file, or a field that is unknown or of another type.
+    UserError: the file is missing, or a field is unknown or of the wrong type.
   """
   file = folder / NAME
   values = files.read_json(file, "it holds the model's dimensions")
   values.pop(_SUMS, None)
   template = values.pop("template", "vicuna_v1")
-  if "layout" not in values:  # written before there was more than one
+  # older folders, from before there was more than one template
+  if "layout" not in values:
     values["layout"] = {"mode": values.pop("image_mode", "pad")}
   try:
     return Described(LlavaConfig.from_dict(values), template)

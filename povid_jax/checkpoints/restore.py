@@ -47,7 +47,7 @@ from povid_jax.models.params import (
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-  """A restored model: arrays by path, and how to talk to it.
+  """A restored model: arrays by path, dimensions and conversation template.
 
   `params` hold lora_a / lora_b arrays when `lora` is not None.
   """
@@ -115,7 +115,7 @@ def resolve(spec: str | Path) -> str:
   """FOLDER, or RUN@STEP with the step made explicit.
 
   Raises:
-    UserError: nothing there, or neither a model folder nor a run.
+    UserError: the path does not exist, or is neither a model folder nor a run.
   """
   path, step = split_spec(str(spec))
   if not path.exists():
@@ -144,7 +144,7 @@ def fingerprint(spec: str | Path) -> str:
   """Hash of every byte that decides the model's outputs, as 16 hex digits.
 
   Raises:
-    UserError: an array of a model folder is not the one that was written.
+    UserError: an array of a model folder differs from the one that was written.
   """
   spec = resolve(spec)
   path, step = split_spec(spec)
@@ -224,7 +224,7 @@ def load(
       run they come unquantised, in the numbers of the base it trained on.
 
   Raises:
-    UserError: nothing to load there, or a folder that is not whole.
+    UserError: there is nothing to load, or the folder is not complete.
   """
   spec = resolve(spec)
   path, step = split_spec(spec)
@@ -268,7 +268,7 @@ def load_trained(
     checkpoint that it started from).
 
   Raises:
-    UserError: a model folder, which holds nothing trained here.
+    UserError: the path is a model folder, which contains no trained part.
   """
   spec = resolve(spec)
   path, step = split_spec(spec)
@@ -293,7 +293,7 @@ def open_chain(
     fingerprint; what each run on top of it trained, the first run first).
 
   Raises:
-    UserError: nothing there, or a folder that is not whole.
+    UserError: the path does not exist, or the folder is not complete.
   """
   trained = []
   spec = resolve(spec)
@@ -312,7 +312,7 @@ def open_chain(
   described = model_json.read(folder)
   params = open_pieces(folder / "params")
   fingerprint(folder)  # which compares the checksums
-  # an export writes sizes first: it would notice half-way, or not at all
+  # an export writes sizes first, so it would detect damage half-way or never
   check_shapes(str(folder), params, abstract(described.config)[1])
   weights = Weights(
     **described._asdict(),

@@ -26,7 +26,7 @@ from povid_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Pieces:
-  """An array to come.
+  """An array that is written in pieces.
 
   Attributes:
     shape: of the whole.
@@ -81,7 +81,7 @@ def _write(folder: Path, pieces: Pieces, sums: checksums.Sums) -> Iterator[int]:
 
 
 def save_pieces(folder: Path, tree: Mapping[str, Pieces]) -> dict[str, str]:
-  """Writes flat paths as an Orbax checkpoint in `folder`, which must not be.
+  """Writes flat paths as an Orbax checkpoint in `folder`, which must not exist.
 
   Peak memory is about twice the largest row of any parameter.
 
@@ -92,7 +92,7 @@ def save_pieces(folder: Path, tree: Mapping[str, Pieces]) -> dict[str, str]:
   handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False)
   absl = logging.getLogger("absl")
   level = absl.level
-  absl.setLevel(logging.ERROR)  # it warns that there is no OCDBT to merge
+  absl.setLevel(logging.ERROR)  # Orbax warns that there is no OCDBT to merge
   try:
     with ocp.Checkpointer(handler) as checkpointer:
       checkpointer.save(folder.absolute(), args=ocp.args.PyTreeSave(names))
@@ -119,7 +119,7 @@ def _read(store: ts.TensorStore) -> np.ndarray:
 
 
 def _unreadable(error: ValueError) -> UserError:
-  """The error of a file that is missing or cut, which the text names."""
+  """The error for a missing or truncated file; the message names it."""
   return UserError(f"weights cannot be read ({errors.first_line(error)})")
 
 
@@ -147,7 +147,7 @@ class Stored:
   def __array__(
     self, dtype: Any = None, copy: bool | None = None
   ) -> np.ndarray:
-    del copy  # it is always read anew
+    del copy  # every call reads the file again
     return np.asarray(_read(self.store), dtype)
 
 
@@ -158,7 +158,8 @@ def open_pieces(folder: Path) -> dict[str, Stored]:
     spec = {
       "driver": "zarr",
       "kvstore": {"driver": "file", "path": f"{array.parent.resolve()}/"},
-      "fill_missing_data_reads": False,  # zeros, for a file that got lost
+      # otherwise a lost file is read as zeros
+      "fill_missing_data_reads": False,
     }
     path = array.parent.name.replace(".", "/")
     out[path] = Stored(ts.open(spec, open=True, read=True).result())
@@ -226,7 +227,8 @@ def load_array(stored: Stored, dtype: Any, sharding: Any) -> jax.Array:
   """
   read = lambda index: _region(stored, index, dtype)
   array = jax.make_array_from_callback(stored.shape, sharding, read)
-  return array.block_until_ready()  # or the next would be read beside it
+  # otherwise the next array is read at the same time
+  return array.block_until_ready()
 
 
 def whole(array: Any) -> Pieces:

@@ -1,6 +1,6 @@
-"""The model card of an export: what it is made of, and what it was measured at.
+"""The model card of an export: its origin and its scores.
 
-Only names go into it, never a path of the machine that made it.
+It contains only names, never a path of the machine that made it.
 """
 
 import json

@@ -1,8 +1,8 @@
 """The conversation template of a checkpoint, held against its chat template.
 
-Unknown does not mean Vicuna: a folder that comes with a chat template of its
-own is asked what it makes of one question and one answer, and the template of
-ours must give that text.
+An unknown template is not assumed to be Vicuna's: the folder's own chat
+template is applied to one question and one answer, and a template of povid_jax
+must give the same text.
 """
 
 import json
@@ -27,7 +27,7 @@ def written(folder: Path) -> tuple[str, Path] | None:
   """The chat template of a folder and the file it is in, None for none.
 
   Raises:
-    UserError: a file of it is broken.
+    UserError: a file of the chat template is broken.
   """
   jinja = folder / "chat_template.jinja"
   if jinja.is_file():
@@ -164,8 +164,8 @@ def fitting(folder: Path, default: str) -> tuple[str, str]:
     (name of the template, a note for the user or "").
 
   Raises:
-    UserError: a chat template that no template of ours gives, or more than
-      one does.
+    UserError: no template of povid_jax, or more than one, gives the text of the
+      chat template.
   """
   found = written(folder)
   if found is None:

@@ -1,4 +1,4 @@
-"""Models made: from a checkpoint of PyTorch, or with random weights."""
+"""Makes model folders from PyTorch checkpoints, or with random weights."""
 
 import argparse
 import dataclasses
@@ -23,7 +23,7 @@ from povid_jax.weights.load import Source, cast, open_checkpoint
 
 
 def say(text: str) -> None:
-  """A line for whoever reads along; standard output stays for results."""
+  """Prints a line to standard error; standard output is for results."""
   print(errors.printable(text), file=sys.stderr)
 
 

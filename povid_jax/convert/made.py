@@ -1,7 +1,7 @@
-"""A mark in each output: which command made it, of which files.
+"""Marks each output with a hash of the command and its input files.
 
-A finished command that is given again finds its mark and says so, instead of
-"exists already" as if something were wrong.
+If a finished command is run again, it finds its mark and reports that the
+output is complete, instead of the error "exists already".
 """
 
 import argparse
@@ -49,7 +49,7 @@ def digest(args: argparse.Namespace) -> str:
 
 
 def is_there(args: argparse.Namespace) -> bool:
-  """Whether the output of this very command is there already."""
+  """Whether the output of this same command exists already."""
   try:
     held = files.parse_json((Path(args.dst) / NAME).read_bytes())
   except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Checkpoints of ours for the programs of others."""
+"""Exports checkpoints for transformers, LLaVA's code and PEFT."""
 
 import argparse
 from pathlib import Path
@@ -112,7 +112,7 @@ def to_hf(args: argparse.Namespace) -> None:
 
 
 def _what(tuned: list[export.Tuned]) -> str:
-  """Which training is in an export, in words."""
+  """The words for the training that an export contains."""
   if not tuned:
     return ", no parameter trained"
   folded = sum(lora is not None for _, lora in tuned)

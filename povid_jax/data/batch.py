@@ -41,7 +41,7 @@ class Logps(NamedTuple):
 
 
 class Batch(NamedTuple):
-  """The arrays of a batch; a JAX pytree. What is not there is None.
+  """The arrays of a batch; a JAX pytree. An absent array is None.
 
   Attributes:
     prefix_ids: int32[B, P], right-padded; IMAGE_TOKEN where an image token
@@ -79,7 +79,7 @@ class Batch(NamedTuple):
   skipped: Array | None = None
 
   def for_model(self) -> "Batch":
-    """Without the fields that only the host reads."""
+    """The batch without the fields that only the host reads."""
     return self._replace(index=None, skipped=None)
 
 
@@ -132,7 +132,7 @@ def describe(
 
 
 def filler(described: Batch) -> Batch:
-  """A row of zeros that only fills a batch; a prefix has one token at least."""
+  """A row of zeros that fills up a batch; its prefix has one token."""
   zeros: Batch = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), described)
   return zeros._replace(prefix_len=np.int32(1), index=np.int32(FILLER))
 

@@ -16,8 +16,8 @@ def changed(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Marks the tokens of words that only one of two answers has.
 
-  A word is what stands between blanks, and all of its tokens are marked or
-  none. The token that ends an answer is no part of a word.
+  Words are separated by blanks; either all tokens of a word are marked or none.
+  The token that ends an answer is no part of a word.
 
   Args:
     one, other: token ids.
@@ -27,7 +27,7 @@ def changed(
     Two arrays bool[len(one)] and bool[len(other)].
   """
   texts = [tokenizer.decode(ids).split() for ids in (one, other)]
-  # autojunk would take the frequent words of a long answer for noise
+  # with autojunk, difflib ignores the frequent words of a long answer
   matcher = difflib.SequenceMatcher(None, *texts, autojunk=False)
   found: tuple[set[int], set[int]] = (set(), set())
   for tag, a, b, c, d in matcher.get_opcodes():

@@ -1,6 +1,6 @@
 """tf.train.Example without TensorFlow.
 
-Features are lists of bytes, of int64 or of float32, as the format has them.
+A feature is a list of bytes, of int64 or of float32, as in TensorFlow's format.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
 """An encoded example and its pictures to a row of a batch.
 
-The one way on which pictures reach a model: opened, made noisy at their full
-size, cut and padded as the layout wants, with the positions that follow.
+All pictures reach a model through this module: they are opened, made noisy at
+full size, cut and padded by the layout, and get their positions.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def into(
   Args:
     row: its arrays are written to.
     room: that the row has for pictures.
-    noisy: the same pictures with noise on them, of the same sizes.
+    noisy: the noisy pictures, of the same sizes.
   """
   length = len(encoded.prefix_ids)
   row.prefix_ids[:length] = encoded.prefix_ids

@@ -45,7 +45,7 @@ def source_name(source: Source, name: str | None = None) -> str:
 def _to_rgb(image: Image.Image) -> Image.Image:
   transparency = image.info.get("transparency")
   if image.mode == "P" and isinstance(transparency, bytes):
-    # The same colours by a way on which Pillow does not warn.
+    # a conversion to the same colours without Pillow's warning
     image = image.convert("RGBA")
   return image.convert("RGB")
 
@@ -70,7 +70,7 @@ def _opened(source: Source, name: str | None) -> Iterator[Image.Image]:
     ) from e
   except FileNotFoundError as e:
     raise UserError(f"{label}: no such file") from e
-  except Exception as e:  # decoders raise whatever they like on broken input
+  except Exception as e:  # decoders raise errors of many types on broken input
     reason = "not a picture" if "cannot identify" in str(e) else f"broken: {e}"
     raise UserError(f"{label}: {reason}; want JPEG, PNG or WebP") from e
 
@@ -101,8 +101,9 @@ def open_image(source: Source, name: str | None = None) -> Image.Image:
 
 
 def is_complete(data: bytes, kind: str) -> bool:
-  """Whether the end of a JPEG, PNG or WebP is there: finds what was cut off
-  without decoding it."""
+  """Whether a JPEG, PNG or WebP has its end mark: detects truncated files
+  without decoding them.
+  """
   if kind == "JPEG":
     return b"\xff\xd9" in data[-_TAIL:]
   if kind == "PNG":
@@ -127,7 +128,9 @@ def _pad_sideways(
 
 
 def _check_strip(image: Image.Image, pixels: int) -> None:
-  """A strip of a million pixels by one would need gigabytes on the way."""
+  """Refuses very long strips: one of a million pixels by one needs gigabytes
+  while it is resized.
+  """
   if pixels > _MAX_CANVAS:
     raise UserError(
       f"a picture of {image.width}x{image.height} pixels is too long for its "

@@ -46,11 +46,11 @@ __all__ = [
 
 
 def sizes_of(layout: Layout, sources: Sequence[Source]) -> list[Size]:
-  """Size of each encoded picture of a row, by its header; where size makes no
-  difference, any.
+  """Size of each encoded picture of a row, from its header; an arbitrary size
+  if the layout does not depend on it.
 
   Raises:
-    UserError: a file that is no picture.
+    UserError: a file is not a picture.
   """
   if layout.same_size:
     return [(1, 1)] * len(sources)
@@ -82,8 +82,9 @@ def room_of(
 
 
 def check_noisy(layout: Layout, clean: Size, noisy: Size) -> None:
-  """Raises UserError where a noisy picture cannot take the clean one's place:
-  both share one map from features to tokens."""
+  """Raises UserError if a noisy picture has another size than the clean one:
+  both share one map from features to tokens.
+  """
   if layout.same_size or clean == noisy:
     return
   raise UserError(

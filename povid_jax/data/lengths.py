@@ -17,7 +17,7 @@ from povid_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class TextSpec:
-  """What decides the tokens of a record.
+  """The settings that determine the tokens of a record.
 
   Attributes:
     template: name of the conversation template.
@@ -39,7 +39,7 @@ class TextSpec:
 
 
 def measure_images(record: Record, spec: TextSpec) -> list[Extent]:
-  """Room of each image of a record; UserError for one that is no picture."""
+  """Room of each image of a record; UserError if one is not a picture."""
   return layouts.measure_encoded(spec.layout, record.images)
 
 
@@ -290,7 +290,7 @@ def report_too_long(
   """Writes the ids and token counts of samples that do not fit.
 
   Raises:
-    UserError: there are some and the policy is "refuse".
+    UserError: some samples do not fit and the policy is "refuse".
   """
   out = np.setdiff1d(np.flatnonzero(lengths.prefix), buckets.kept)
   if not len(out):

@@ -28,16 +28,16 @@ ROLES = ("human", "gpt")
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-  """One row: turns alternate, a human one first, an answer last.
+  """One row: turns alternate between human and gpt, and the last is an answer.
 
   Attributes:
     id: need not be unique.
-    images: what the human turns' <image> stand for, in their order. Names are
-      taken for files whose folder is not known.
+    images: the pictures of the <image> marks in the human turns, in order.
+      A name becomes a picture file whose folder is not known yet.
     turns: question and answer in turn; the correct answers.
     rejected: the same questions with dispreferred answers, or None.
     extra: every other key of the row.
-    system: the system's words, where the data brings its own.
+    system: the system prompt, if the data has its own.
     context: the last answer so far, without the blank before what follows; the
       last turn of `turns` and of `rejected` is what is said next.
     end_scored: whether the answer ends with the last turn, so that </s> is
@@ -113,7 +113,7 @@ def dump(row: dict[str, Any]) -> str:
   text = json.dumps(row, ensure_ascii=False)
   try:
     text.encode()
-  except UnicodeEncodeError:  # a lone surrogate in a key that we only keep
+  except UnicodeEncodeError:  # a lone surrogate, in a key that is only copied
     return json.dumps(row)
   return text
 
@@ -131,7 +131,7 @@ def save_picture(picture: Picture, folder: Path) -> Picture:
   """Writes a picture into a folder under a name made of its content.
 
   Raises:
-    UserError: it cannot be read, or the folder cannot be written to.
+    UserError: the picture cannot be read, or the folder cannot be written to.
   """
   data = picture.read()
   name = hashlib.blake2b(data, digest_size=12).hexdigest()
@@ -183,7 +183,7 @@ def write_samples(path: str | Path, samples: Iterable[Sample]) -> None:
 def split_turns(
   sample: Sample,
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...] | None]:
-  """Splits a sample into what is given and what is answered.
+  """Splits a sample into the common prompt and the two answers.
 
   Turns q1 a1 q2 a2 against q1 a1 q2 b2 give
   prompt (q1, a1, q2), chosen (a2,), rejected (b2,).
@@ -258,7 +258,7 @@ def noisy_pictures(sample: Sample) -> tuple[Picture, ...]:
   """The distorted pictures that a sample brings with it, or ().
 
   Raises:
-    UserError: `image_noisy` names neither one, the first picture's twin, nor
+    UserError: `image_noisy` has neither one name, for the first picture, nor
       one for each picture.
   """
   named, count = sample.extra.get("image_noisy"), len(sample.images)

@@ -1,4 +1,4 @@
-"""A sample's picture: something that opens, wherever its bytes lie."""
+"""A sample's picture, in a file, in a table or in memory."""
 
 import argparse
 import dataclasses
@@ -8,7 +8,7 @@ from pathlib import Path
 from povid_jax.errors import UserError
 
 MAX_IMAGE_BYTES = 256 << 20
-# In the environment, so that the processes that a command starts know it too.
+# An environment variable, so that child processes inherit it.
 _FOLLOW = "POVID_FOLLOW_LINKS"
 
 
@@ -107,7 +107,7 @@ class Picture:
       raise UserError(f"{label}: {error}") from error
 
   def check(self) -> None:
-    """Raises what `read` would raise for a file that is not there."""
+    """Raises the error of `read` for a missing file, without reading."""
     if not self.is_file or "://" in (self.folder or ""):
       return
     if self.folder is None:
@@ -140,13 +140,13 @@ def _read_remote(folder: str, name: str) -> bytes:
 
 
 def in_folder(folder: str | Path, name: str) -> Path:
-  """A name of data inside a folder; the one rule for every command.
+  """The path of a picture name inside a folder; the one rule for every command.
 
   The file need not be there.
 
   Raises:
-    UserError: an absolute name, a name with "..", a link that leaves the
-      folder where links are not followed.
+    UserError: the name is absolute, contains "..", or is a link that leaves the
+      folder while links are not followed.
   """
   if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
     raise UserError(f"image {name!r:.60}: want a name inside {folder}")
@@ -169,7 +169,7 @@ def in_folder(folder: str | Path, name: str) -> Path:
 
 
 def resolve_image(image_dir: str | Path, name: str) -> Path:
-  """The path of a picture that is there, inside `image_dir`.
+  """The path of an existing picture inside `image_dir`.
 
   Raises:
     UserError: see `in_folder`; no such file.

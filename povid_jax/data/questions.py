@@ -1,4 +1,4 @@
-"""One question about pictures: what a model is asked and how it is named."""
+"""One question about pictures, with its id."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ class Question:
       a benchmark are paths.
     text: the question without `<image>`.
     extra: ground truth and labels; never shown to the model.
-    system: the system's words in place of those of the template, if any.
+    system: system prompt instead of that of the template, if any.
     earlier: turns before it, a question and its answer in turn; the pictures
       then belong to the first of them.
   """

@@ -1,4 +1,4 @@
-"""One preference record, and the tf.train.Example that holds it."""
+"""A preference record and its form as a tf.train.Example."""
 
 import dataclasses
 import itertools
@@ -86,7 +86,7 @@ def encode(record: Record) -> bytes:
   """A record as a serialised tf.train.Example, the same bytes every time.
 
   Raises:
-    UserError: a text that is no Unicode (half a surrogate pair).
+    UserError: a text is not valid Unicode (half a surrogate pair).
   """
 
   def texts(values: Sequence[str]) -> list[bytes]:
@@ -123,7 +123,7 @@ def _optional(
 ) -> dict[str, example.Values]:
   """Features that only some records have.
 
-  A plain pair has none of them, so that its bytes are those of any version.
+  A plain pair has none of them, so its bytes are the same in every version.
   """
   found: dict[str, example.Values] = {}
   if record.system:
@@ -162,7 +162,7 @@ def _one(features: dict[str, example.Values], name: str, kind: type[T]) -> T:
 
 
 def parse(data: bytes) -> Record:
-  """A serialised Example as a record; ValueError says what is wrong."""
+  """A serialised Example as a record; ValueError for wrong features."""
   features = example.decode_example(data)
   # Writers may leave empty lists out altogether.
   optional = dict.fromkeys(_LISTS, ())
@@ -225,7 +225,7 @@ def decode(data: bytes) -> Record:
   """Parses what `encode` or TensorFlow wrote.
 
   Raises:
-    UserError: says what is wrong with the bytes.
+    UserError: the bytes are not a preference record.
   """
   try:
     return parse(data)

@@ -61,11 +61,12 @@ def find_shards(path: str | Path, split: str) -> tuple[Path, ...]:
   """The shards of a split in a folder, or those that match a pattern.
 
   Raises:
-    UserError: there are none, or some of a set are missing.
+    UserError: there are no shards, or some of a set are missing.
   """
   path = Path(path)
   if path.is_dir():
-    # Names to their end: copies of a sync client ("... (1)") are no shards.
+    # The pattern matches whole names: copies by a sync client ("... (1)") are
+    # not shards.
     shards = sorted(
       p
       for p in path.glob(f"*-{split}.tfrecord-*-of-*")
@@ -84,8 +85,8 @@ def find_shards(path: str | Path, split: str) -> tuple[Path, ...]:
 def check_counts(path: str | Path, split: str, index: Index) -> None:
   """Compares the records of each shard with the folder's dataset_info.json.
 
-  A shard that was cut between two records is whole to look at. Folders without
-  the file, or whose file does not name the split, are not checked.
+  A shard that was cut between two records looks complete. Folders without the
+  file, or whose file does not name the split, are not checked.
 
   Raises:
     UserError: a shard holds more or fewer records than it should.
@@ -195,7 +196,7 @@ def _places(shards: tuple[Path, ...]) -> tuple[Path, Path]:
 
 
 def _load(path: Path, shards: tuple[Path, ...]) -> Index | None:
-  """The stored index if it is there, whole, and still true of the shards."""
+  """The stored index if it exists, is complete and still fits the shards."""
   try:
     with open(path, "rb") as file, np.load(file) as stored:
       if int(stored["version"]) != _VERSION:
@@ -234,6 +235,6 @@ def open_index(shards: tuple[Path, ...]) -> Index:
     index = _build(shards)
   except OSError as error:
     raise UserError(f"{error.filename}: {error.strerror}") from error
-  # Without a place to keep it the index is made anew next time.
+  # If it cannot be stored, the index is built again at the next start.
   any(_store(place, index) for place in places)
   return index

@@ -134,7 +134,7 @@ class RecordSource:
     return self.__dict__ | {"_files": {}}
 
   def __del__(self, close: Callable[[int], None] = os.close) -> None:
-    # bound here: at the interpreter's end modules may be gone before we are
+    # bound here, because Python may unload modules before this object at exit
     for descriptor in self.__dict__.get("_files", {}).values():
       close(descriptor)
 
@@ -142,8 +142,9 @@ class RecordSource:
     """The serialised Example of record i, its CRC checked.
 
     Raises:
-      IndexError: no such record.
-      UserError: the file was cut or changed; names it and the record.
+      IndexError: the record does not exist.
+      UserError: the file was cut or changed; the message names the file and the
+        record.
     """
     i = int(i)
     if not 0 <= i < len(self):
@@ -183,7 +184,7 @@ class RecordSource:
         return os.pread(descriptor, size, offset)
       descriptor = os.open(self._index.shards[shard], os.O_RDONLY)
       if len(self._files) < _MAX_OPEN:
-        # Of two threads that get here at once, one descriptor is kept.
+        # If two threads open the file at the same time, one descriptor is kept.
         if self._files.setdefault(shard, descriptor) == descriptor:
           return os.pread(descriptor, size, offset)
       try:

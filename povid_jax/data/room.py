@@ -1,4 +1,4 @@
-"""What a layout of pictures is: their room, their arrays, the interface."""
+"""The interface of a picture layout: room, arrays, positions."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol

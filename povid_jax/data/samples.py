@@ -119,7 +119,7 @@ def table_files(folder: Path) -> list[Path]:
   dataset repository has them (of several splits: train).
 
   Raises:
-    UserError: it holds neither; says what it holds.
+    UserError: it contains neither; the message lists its content.
   """
   described = folder / "dataset_dict.json"
   if described.is_file():
@@ -181,7 +181,7 @@ def _rows(path: Path) -> Rows:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """How rows are to be read, as the flags say it.
+  """How rows are read, from the flags.
 
   Attributes:
     image_dir: the folder of the pictures that rows name; None: the folder that
@@ -340,7 +340,8 @@ def read_samples(
     path: see the module's text.
     on_bad: called with the error of each malformed row, which is then left
       out; without it the first error is raised.
-    layout: the format, where keys do not tell it, and the pictures' folder.
+    layout: the format, if keys do not identify it, and the folder of the
+      pictures.
     announce: called with one line on what was recognised.
 
   Raises:

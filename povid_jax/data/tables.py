@@ -62,7 +62,7 @@ def _batches(file: Any, columns: list[str], groups: Any, size: int) -> Any:
 
 
 def _known(file: Any, column: str, kind: Any, group: int) -> Iterator[Any]:
-  """The values for `pictures`, row by row; bytes are read only in need."""
+  """The values for `pictures`, row by row; bytes are read only if needed."""
   leaf = _bytes_leaf(file, column, kind)
   count = file.metadata.row_group(group).num_rows
   present = _all_present(file, leaf, group)
@@ -126,7 +126,7 @@ class _ParquetCells:
     self._leaf = _bytes_leaf(self._file, column, kind)
     self._batches: Any = iter(())
     self._next = 0  # the row with which the next batch starts
-    # The one before stays: readers in threads are a few rows apart.
+    # The previous batch stays, because threads read a few rows apart.
     self._window: deque[tuple[int, Any]] = deque(maxlen=2)
 
   def get(self, row: int) -> Any:

@@ -1,4 +1,4 @@
-"""Conversation templates by name: what stands around what was said."""
+"""Conversation templates by name: the text around each turn."""
 
 import dataclasses
 
@@ -7,8 +7,8 @@ from povid_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-  """A conversation's text; {text} stands for what was said, with its images
-  in front, {image} for the images alone.
+  """The text of a conversation; {text} stands for a turn with its images in
+  front, {image} for the images alone.
 
   Markers of special tokens written in a template (<s>, </s>, <|im_start|> and
   whatever else stands in <| |>) become those tokens where the tokenizer has
@@ -22,7 +22,7 @@ class Template:
   # LLaVA-NeXT's code: several images of a turn stay where they are written, a
   # single one goes to the front unless it is there. False: all to the front.
   in_place: bool = False
-  trim: bool = False  # white space around what was said is taken off
+  trim: bool = False  # white space around a turn is removed
   # tokens around an image, which then needs no newline behind it
   image_start: str = ""
   image_end: str = ""
@@ -121,7 +121,7 @@ TEMPLATES: dict[str, Template] = {
 
 
 def find_template(name: str) -> Template:
-  """The template of that name; UserError lists the names there are."""
+  """The template of that name; UserError lists the known names."""
   if name not in TEMPLATES:
     known = ", ".join(sorted(TEMPLATES))
     raise UserError(f"template {name!r}: want one of {known}")

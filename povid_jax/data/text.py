@@ -56,7 +56,7 @@ class Encoded:
 
 
 def check_ids(tokenizer: Tokenizer, template: Template) -> None:
-  """UserError where the template needs a token that the model has no row for.
+  """Raises UserError if the template needs a token without an embedding row.
 
   Args:
     tokenizer: loaded with the number of rows.
@@ -149,11 +149,11 @@ def encode(
     image_tokens: tokens of each image in their order, or one number for all:
       576 for LLaVA-1.5.
     context: what was said of the answer, without the blank behind it.
-    end_scored: whether the last answer is over; if not, no </s> follows.
+    end_scored: whether the last answer is complete; if not, no </s> follows.
 
   Raises:
-    UserError: no such template, turns that do not alternate that way, an
-      <image> after the first answer, or a response of which nothing is scored.
+    UserError: an unknown template, turns that do not alternate, an <image>
+      after the first answer, or a response without a scored token.
   """
   _check(prompt_turns, responses)
   if isinstance(template, str):

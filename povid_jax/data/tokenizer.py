@@ -161,8 +161,8 @@ class _Tokenizers(_InsideTheTable):
     path = folder / "tokenizer.json"
     try:
       spec = _read_json(path)
-      # A marker inside a text is text. `encode_special_tokens` sees to that
-      # for tokens that are declared special, as some exports forget to do.
+      # A marker inside a text is text. `encode_special_tokens` ensures this
+      # only for tokens that are declared special, which some exports forget.
       names = _special_names(folder)
       for token in spec.get("added_tokens") or ():
         if token["content"] in {*names.values(), "<image>", "<pad>"}:
@@ -177,11 +177,12 @@ class _Tokenizers(_InsideTheTable):
         schemes.add("always")
       first = prepend_scheme.change(spec.get("pre_tokenizer"), schemes, "never")
       self._space = " " if first else ""
-      with errors.hush_stderr():  # where a crash in Rust would print too
+      with errors.hush_stderr():  # a crash in Rust would also print here
         self._model = tokenizers.Tokenizer.from_str(json.dumps(spec))
     except UserError:
       raise
-    except BaseException as error:  # the package raises bare Exception, or less
+    # the package raises Exception itself, or a BaseException
+    except BaseException as error:
       if not isinstance(error, Exception) and not errors.is_panic(error):
         raise
       raise UserError(f"{path}: not a tokenizer.json: {error}") from error
@@ -277,7 +278,7 @@ def generation_stops(folder: Path) -> tuple[int, ...]:
   """eos_token_id of generation_config.json: one id, a list, or nothing.
 
   Raises:
-    UserError: it is neither.
+    UserError: the field is neither.
   """
   name = "generation_config.json"
   value = _settings(folder, name).get("eos_token_id")

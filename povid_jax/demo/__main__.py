@@ -4,9 +4,9 @@
   python -m povid_jax.demo A B --annotations instances_val2014.json
 
 The page is served on this machine only (http://127.0.0.1:7860). Objects that an
-answer names and the picture lacks are marked, where somebody knows what is in
-it: the annotations, which go by the picture's file name, or the words typed
-into the field "objects in the picture". Needs pip install 'povid_jax[demo]'.
+answer names and the picture does not show are marked, if the objects of the
+picture are known: from annotations, found by the picture's file name, or from
+the field "objects in the picture". Needs pip install 'povid_jax[demo]'.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The page, and what is known of the pictures that it is shown."""
+"""The page, and the known objects of its pictures."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ class Truth:
     paths: COCO's instances_*.json and captions_*.json, or none.
 
   Raises:
-    UserError: a file of another kind.
+    UserError: a file is of another kind.
   """
 
   def __init__(self, paths: Sequence[Path]):
@@ -47,7 +47,7 @@ class Truth:
     return {m.object for m in self.vocabulary.mentions(text)}
 
   def of(self, picture: Path, typed: str) -> set[str] | None:
-    """Objects of a picture; None where nobody knows them.
+    """Objects of a picture; None if they are not known.
 
     Raises:
       UserError: typed words that name no object of the vocabulary.

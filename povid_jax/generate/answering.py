@@ -38,7 +38,7 @@ __all__ = ["Decoding", "Noise", "Policy", "Question", "answer", "load_policy"]
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
-  """Diffusion noise put on every picture before it is shown."""
+  """Diffusion noise that is added to every picture."""
 
   step: int
   overflow: noise_lib.Overflow = "wrap"
@@ -47,7 +47,7 @@ class Noise:
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-  """A restored model, ready to be asked."""
+  """A restored model that can answer questions."""
 
   weights: restore.Weights
   tokenizer: Tokenizer
@@ -147,7 +147,7 @@ def answer(
     metadata}, in the order of the questions.
 
   Raises:
-    UserError: a picture or question that cannot be used, named by id.
+    UserError: a picture or question cannot be used; the message names its id.
   """
   ids = [str(q.question_id) for q in questions]
   if len(set(ids)) != len(ids):
@@ -244,7 +244,7 @@ def to_prompt(
     context: the answer so far; branches go on from its end.
 
   Raises:
-    UserError: the model cannot take the question, which is named.
+    UserError: the question does not fit the model; the message names it.
   """
   layout = layouts.of(policy.config)
   try:
@@ -270,7 +270,7 @@ def to_prompt(
 def _prompt_ids(
   policy: Policy, question: Question, counts: list[int], context: str = ""
 ) -> np.ndarray:
-  """The prompt; UserError where the model cannot take it.
+  """The prompt; UserError if it does not fit the model.
 
   Args:
     counts: tokens of each picture.
@@ -295,7 +295,7 @@ def _prompt_ids(
 def _images(
   policy: Policy, question: Question, noise: Noise | None, room: Extent
 ) -> Any:
-  """What the model takes of the pictures of one question."""
+  """The arrays of the pictures of one question."""
   layout = layouts.of(policy.config)
   pictures = []
   for path in question.images:
@@ -313,7 +313,7 @@ def _images(
 
 
 def facts(decoding: Decoding) -> dict[str, Any]:
-  """What of the decoding decides an answer, as its metadata keeps it."""
+  """The decoding settings that determine an answer, for its metadata."""
   how = dataclasses.asdict(decoding)
   del how["batch_size"]
   if decoding.temperature == 0:  # greedy: nothing is drawn

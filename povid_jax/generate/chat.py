@@ -45,11 +45,11 @@ class Chat:
     self.turns: tuple[str, ...] = ()
 
   def ask(self, text: str) -> str:
-    """Answers, and keeps question and answer as turns.
+    """Answers a question and keeps question and answer as turns.
 
     Raises:
-      UserError: the conversation is too long for the model, or the picture is
-        gone; the question is not kept.
+      UserError: the conversation is too long for the model, or the picture no
+        longer exists; the question is not kept.
     """
     pictures = () if self.picture is None else (self.picture,)
     question = Question(
@@ -61,10 +61,11 @@ class Chat:
     return answer
 
   def command(self, line: str) -> str:
-    """Does what a line that starts with "/" says; returns what to tell.
+    """Runs a command line that starts with "/"; returns the text to print.
 
     Raises:
-      UserError: no such command, no such picture; nothing has changed.
+      UserError: the command or the picture does not exist; the conversation is
+        unchanged.
     """
     name, _, rest = line.partition(" ")
     if name == "/image":

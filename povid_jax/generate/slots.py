@@ -1,4 +1,4 @@
-"""Prompts at work on the device: one prefill each, then N branches of tokens.
+"""Generation on the device: one prefill per prompt, then N branches of tokens.
 
 A slot holds a prompt: the keys and values of its prefix once, and N branches
 that are written from it. All slots advance together, one token of every branch
@@ -196,7 +196,8 @@ def admit(
     prefix=jax.tree.map(
       put_layers, slots.prefix, _layered((by_head(keys), by_head(values)))
     ),
-    own=slots.own,  # keys of a branch before do not count: see `count`
+    # old keys of the slot are ignored, because `count` starts anew
+    own=slots.own,
     prefix_len=put(slots.prefix_len, prefix_len),
     start=put(slots.start, start),
     key=slots.key,

@@ -31,8 +31,8 @@ def padded_length(length: int) -> int:
   """Tokens of the row that a prompt of this length is padded to.
 
   The prompts of models that cut pictures into tiles are thousands of tokens
-  long, and no two alike: steps grow with them, by a sixteenth of the power of
-  two below.
+  long, and of many different lengths: the steps grow with the length, and are a
+  sixteenth of the next lower power of two.
   """
   step = max(LENGTH_MULTIPLE, 1 << max(0, length.bit_length() - 5))
   return -(-length // step) * step
@@ -43,7 +43,7 @@ class Prompt:
   """What N branches are written from.
 
   Attributes:
-    name: who asks, for errors ("question 3").
+    name: name of the question, for errors ("question 3").
     ids: int32[p] the prefix.
     pictures: reads what `Llava.encode_images` takes, without the leading axis.
     kind: prompts of one kind have pictures of one shape.
@@ -62,7 +62,7 @@ class Prompt:
 
 @dataclasses.dataclass(frozen=True)
 class Branch:
-  """A written branch: ids without what ended it, and what did.
+  """A finished branch: its ids without the end token, and why it ended.
 
   `end` is "stop" for a stop token, "sentence" where the next word would have
   begun another sentence, "length" where there was no more room.
@@ -227,7 +227,7 @@ class _Group:
   def _advance(
     self, state: Slots, wanted: int, at_work: dict[int, tuple[int, Prompt]]
   ) -> tuple[Slots, list[tuple[int, list[Branch]]]]:
-    """Writes on; the branches of slots that are over leave `at_work`."""
+    """Continues to generate; finished slots leave `at_work`."""
     with jax.set_mesh(self._policy.mesh):
       state = slots_lib.advance(
         self._policy.graph,

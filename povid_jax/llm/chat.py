@@ -177,7 +177,7 @@ class Chat:
     await asyncio.sleep(wait)
 
   def _tell(self, failure: Failure) -> None:
-    """Says once that the server wants a long pause."""
+    """Prints once that the server requests a long pause."""
     wait, now = failure.wait or 0.0, time.monotonic()
     if wait >= _LONG_WAIT and now >= self._said:
       self._said = now + wait
@@ -237,7 +237,7 @@ class Chat:
 
 
 def long_wait(failure: Failure) -> str:
-  """The line that tells of a long pause."""
+  """The line that reports a long pause."""
   seconds = failure.wait or 0.0
   minutes = round(seconds / 60)
   pause = f"{minutes} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"

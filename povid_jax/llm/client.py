@@ -1,5 +1,6 @@
-"""The openai package's clients, made so that whatever the environment holds
-(proxies, certificates, ports) becomes one line."""
+"""Makes the clients of the openai package; problems in the environment
+(proxies, certificates, ports) become an error of one line.
+"""
 
 import sys
 import urllib.parse
@@ -40,8 +41,8 @@ def make_clients(options: Options, count: int) -> list[Any]:
   """Asynchronous clients, one for each request in flight.
 
   The pool of a client looks at all its connections for every request, so each
-  has its connection to itself. What is dear to make, the certificates, is
-  shared.
+  has its connection to itself. The certificates, which are expensive to load,
+  are shared.
   """
   openai, key = library(), checked_key(options)
   try:
@@ -78,7 +79,7 @@ def _address(options: Options, key: str) -> dict[str, Any]:
 
 
 def checked_key(options: Options) -> str:
-  """The key, once key and address are seen to be such.
+  """The key, after checks of the key and the address.
 
   Raises:
     UserError: see `failures.api_key` and `failures.check_address`.

@@ -1,4 +1,4 @@
-"""How one server wants to be asked, learnt from what it refuses."""
+"""The form of request that a server accepts, learnt from its refusals."""
 
 import re
 
@@ -15,7 +15,7 @@ _MAYBE_SCHEMA = (400, 415, 422, 501)
 
 
 class Dialect:
-  """What is left out or named otherwise in the requests to come.
+  """The fields that later requests leave out or rename.
 
   Attributes:
     structured: whether replies are asked for in the form of their schema.
@@ -45,7 +45,7 @@ class Dialect:
     return not self._proven or bool(_SCHEMA_WORDS.search(failure.detail))
 
   def plain_works(self) -> None:
-    """It was the schema: plain text from now on."""
+    """The schema was the cause: use plain text from now on."""
     self.structured = False
 
   def ignores_schema(self, reply: Reply) -> bool:

@@ -1,6 +1,6 @@
-"""What can go wrong with a request, in one rule for live requests and batches.
+"""Errors of requests: one set of rules for live requests and batches.
 
-A server's words reach the user, in one line and without the key. Where a list
+The user reads the server's message in one line, without the key. Where a list
 of causes would have to be closed (states, reasons, codes), what is not known
 counts as the harmless case: asked again, not given up, not paid for.
 """
@@ -97,7 +97,7 @@ def _char_name(char: str) -> str:
 
 
 def check_address(options: "Options") -> None:
-  """UserError for a --base-url that is no address."""
+  """UserError for a --base-url that is not an address."""
   url = options.base_url
   if url is None:
     return

@@ -1,4 +1,6 @@
-"""Asking many questions once: replies in a file that a new run reads first."""
+"""Sends each request once: replies are kept in a file that the next run reads
+first.
+"""
 
 import asyncio
 import contextlib
@@ -67,8 +69,9 @@ class Replies(Store):
     self.append(dataclasses.asdict(reply) | {"fingerprint": mark})
 
   def take(self, reply: Reply, mark: str, any_reply: bool = False) -> str:
-    """Keeps a reply that is one, else records what it cost; returns why it is
-    none, "" where it is."""
+    """Keeps a usable reply; for another one, records its cost and returns the
+    reason ("" for a usable reply).
+    """
     defect = "" if any_reply else reply.defect
     if defect:
       self.write(
@@ -124,8 +127,8 @@ def ask_all(
     or cut off, or that were not asked because of `max_cost`, are missing.
 
   Raises:
-    UserError: the key is refused, the model is unknown, the log is not ours,
-      or 20 requests in a row brought no reply.
+    UserError: the key is refused, the model is unknown, the file is not a log
+      of replies, or 20 requests in a row got no reply.
   """
   requests = list(requests)
   with contextlib.ExitStack() as stack:

@@ -74,7 +74,7 @@ def load_price(model: str, path: str | Path | None = None) -> Price:
 
 
 def _checked(**fields: Any) -> Price:
-  """TypeError for what is no number."""
+  """Raises TypeError for a value that is not a number."""
   price = Price(**fields)
   if not isinstance(price.image, Mapping):
     raise TypeError(f"image is {price.image!r}")

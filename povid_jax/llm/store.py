@@ -35,7 +35,7 @@ class Store:
 
   Attributes:
     what: names the kind of file in errors.
-    remedy: what to do about a file that is none.
+    remedy: what to do about a file of another kind.
     counts: event -> number; failures: reason -> number.
     cost: dollars; tokens: prompt and completion tokens.
     batches: our name of a batch -> its facts; the last `event` is its state.
@@ -48,7 +48,7 @@ class Store:
     """Opens or makes the file and replays it.
 
     Raises:
-      UserError: another process has it, or a line is not ours.
+      UserError: another process uses the file, or a line is of another kind.
     """
     self.path = path
     self.counts: collections.Counter = collections.Counter()
@@ -168,10 +168,10 @@ class Store:
 
 
 def lock(fd: int, path: Path) -> None:
-  """Takes the file for this process.
+  """Locks the file for this process.
 
   Raises:
-    UserError: another one is at work on it.
+    UserError: another process holds the lock.
   """
   try:
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""What goes to a chat endpoint and what comes back."""
+"""Requests to a chat endpoint, and its replies."""
 
 import contextlib
 import dataclasses
@@ -97,7 +97,7 @@ _FILTERED = ("content_filter", "safety", "recitation", "prohibited_content",
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-  """What came back and what it cost.
+  """A reply and its cost.
 
   Attributes:
     text: the content without thoughts, "" for a refusal.
@@ -138,7 +138,7 @@ class Reply:
 
   @property
   def defect(self) -> str:
-    """Why there is no whole answer in it, "" where there is one."""
+    """Why the reply has no complete answer; "" if it has one."""
     if self.declined:
       return f"declined: {self.declined[:200]}"
     if self.finish.lower() in _CUT:

@@ -42,7 +42,7 @@ class Row(NamedTuple):
 def _why_not(
   name: str, config: DecoderConfig, dtype: jnp.dtype, platform: str
 ) -> str | None:
-  """What keeps a backend from being used, or None."""
+  """Why a backend cannot be used, or None."""
   if name == "cudnn":
     if platform not in ("gpu", "cuda"):
       return f"it needs an NVIDIA GPU, this is {platform}"
@@ -75,7 +75,7 @@ def choose(
     platform: cpu | gpu | tpu; None for the one JAX runs on.
 
   Raises:
-    UserError: no such backend, or one that cannot run this.
+    UserError: the backend does not exist, or cannot run this model here.
   """
   platform = platform or jax.default_backend()
   if name not in BACKENDS:
@@ -273,7 +273,9 @@ def _kernel(row: Row, total: int, heads: int, interpret: bool) -> tuple:
 
 
 def _on_each_device(fn):
-  """A kernel is opaque to the partitioner: it is told how arrays are cut."""
+  """Gives the partitioner the cut of the arrays, which it cannot find inside a
+  kernel.
+  """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or "fsdp" not in mesh.axis_names:
     return fn

@@ -16,7 +16,7 @@ class Chip:
 
   Attributes:
     memory: bytes that a program can use.
-    flops: dense bfloat16 FLOP/s, or None where that says nothing.
+    flops: dense bfloat16 FLOP/s, or None if it is not meaningful.
     bandwidth: bytes/s of its memory, or None.
     links: bytes/s of all its links to other chips of a slice, both ways
       together, or None where we do not know them.
@@ -38,7 +38,7 @@ def card(size: int, flops: float, bandwidth: float, *kinds: str) -> Chip:
   return Chip(int(0.92 * size * GB), flops, bandwidth, None, (), kinds)
 
 
-# Memory as the compiler reports it: a little is kept by the system.
+# Memory as the compiler reports it: the system keeps a small part.
 TPUS = {
   "v4": Chip(
     int(30.75 * GIB), 275e12, 1228e9, 270e9, (16, 16, 16), ("tpu v4",)

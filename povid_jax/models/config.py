@@ -175,7 +175,7 @@ def _tower(values: Any) -> type[Tower]:
 
 
 class _Scaling(dict):
-  """A dict that nobody changes, so that a config can be a static argument."""
+  """A dict that is never changed, so that a config can be a static argument."""
 
   def __hash__(self) -> int:  # type: ignore[override]
     return hash(tuple(sorted(self.items())))
@@ -311,10 +311,10 @@ class LlavaConfig(_Dict):
 
   @property
   def square_tower(self) -> VisionConfig:
-    """The tower of a family whose pictures become squares.
+    """The tower, for families whose pictures become squares.
 
     Raises:
-      UserError: pictures keep their size in this family.
+      UserError: in this family pictures keep their size.
     """
     if not isinstance(self.vision, VisionConfig):
       raise UserError(

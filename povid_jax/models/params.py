@@ -97,7 +97,7 @@ def merge(graph: nnx.GraphDef, *parts: Params) -> Llava:
 
 
 def check_shapes(spec: str, params: Params, shapes: Params) -> None:
-  """The arrays must be exactly those that the dimensions ask for."""
+  """Raises UserError unless the arrays are exactly those of the dimensions."""
   for path in sorted(set(params) ^ set(shapes)):
     where = "is missing" if path in shapes else "is not in this architecture"
     raise UserError(f"{spec}: parameter {path} {where}")
@@ -128,7 +128,7 @@ def network(
   """The network of restored arrays, activations in `dtype`.
 
   Raises:
-    UserError: arrays that the dimensions do not ask for; names `spec`.
+    UserError: the arrays do not fit the dimensions; the message names `spec`.
   """
   graph, shapes = abstract(config, lora, dtype=jnp.dtype(dtype))
   check_shapes(spec, params, shapes)
@@ -187,7 +187,7 @@ def merge_lora(params: Params, scale: float) -> Params:
 
 @functools.partial(jax.jit, static_argnums=3)
 def _fold(kernel: jax.Array, a: jax.Array, b: jax.Array, scale: float):
-  """One layer at a time: the float32 sum of all layers may not fit."""
+  """Merges one layer at a time: the float32 sum of all layers may not fit."""
 
   def one(layer: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
     w, a, b = layer

@@ -1,4 +1,4 @@
-"""Where activations lie on the mesh, said where they are made."""
+"""How activations are cut over the mesh."""
 
 import jax
 from jax.sharding import PartitionSpec as P
@@ -7,8 +7,8 @@ from jax.sharding import PartitionSpec as P
 def by_batch(x: jax.Array) -> jax.Array:
   """Keeps axis 0 cut over data and fsdp, the rest whole.
 
-  Without a word here the compiler may follow the weights' cut and move
-  activations instead of weights. Outside a mesh this does nothing.
+  Without this constraint the compiler may follow the cut of the weights and
+  move activations instead of weights. Outside a mesh this does nothing.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or "fsdp" not in mesh.axis_names:

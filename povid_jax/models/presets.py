@@ -236,7 +236,7 @@ PRESETS: dict[str, LlavaConfig] = {
 
 
 def preset(name: str) -> LlavaConfig:
-  """The dimensions of a named model; UserError lists the names there are."""
+  """The dimensions of a named model; UserError lists the known names."""
   if name not in PRESETS:
     raise UserError(f"no preset {name!r}; there are {sorted(PRESETS)}")
   return PRESETS[name]

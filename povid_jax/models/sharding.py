@@ -133,7 +133,7 @@ def check(
 
 
 def _other_mesh(devices: int, config: LlavaConfig, microbatch: int) -> str:
-  """A mesh over all devices on which the batch would do, in words."""
+  """The flags of a mesh over all devices that fits the batch, as text."""
   heads = math.gcd(config.decoder.num_heads, config.decoder.num_kv_heads)
   for tensor in range(1, devices + 1):
     rows = devices // tensor

@@ -62,7 +62,7 @@ def _tpu_devices(topology: Topology) -> list:
   """Devices that exist only for the compiler.
 
   Raises:
-    UserError: no libtpu, or a slice that it does not know.
+    UserError: libtpu is not installed, or does not support the slice.
   """
   from jax.experimental import topologies
 
@@ -94,7 +94,7 @@ def _tpu_devices(topology: Topology) -> list:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """libtpu writes to standard error that there is no TPU: here, no news."""
+  """Hides the message of libtpu that there is no TPU."""
   saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
   os.dup2(sink, 2)
   try:

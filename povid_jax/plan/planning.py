@@ -1,4 +1,4 @@
-"""What a step takes on given hardware: compiled where it can be."""
+"""Memory and time of a step on given hardware, by compilation if possible."""
 
 import dataclasses
 import re
@@ -34,7 +34,7 @@ from povid_jax.training.step import StepFn
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What was found out. Bytes are those of one device.
+  """The result of a plan. Bytes are those of one device.
 
   Attributes:
     fits: bytes_per_device is within memory_per_device.
@@ -85,7 +85,7 @@ def dimensions(name: str, init: str, spec: str) -> tuple[str, LlavaConfig]:
       LLaVA-1.5 13B.
 
   Raises:
-    UserError: none of them names a model.
+    UserError: none of these arguments names a model.
   """
   if name:
     return f"preset {name}", preset(name)
@@ -106,7 +106,9 @@ def dimensions(name: str, init: str, spec: str) -> tuple[str, LlavaConfig]:
 def complete(
   config: ConfigDict, topology: Topology
 ) -> tuple[ConfigDict, list[str]]:
-  """The config with what a plan can do without, and a batch that divides."""
+  """The config without fields that a plan does not need, and with a batch size
+  that divides over the mesh.
+  """
   notes = []
   config = config.copy_and_resolve_references()
   sizes = sharding.axis_sizes(config.mesh, topology.devices)

@@ -1,5 +1,6 @@
-"""A compiled program read from its text: how often what runs, and what devices
-send each other."""
+"""Reads the text of a compiled program: how often each part runs, and what the
+devices send to each other.
+"""
 
 import collections
 import dataclasses

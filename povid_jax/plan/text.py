@@ -1,4 +1,4 @@
-"""A plan in words."""
+"""The text of a plan."""
 
 from ml_collections import ConfigDict
 
@@ -29,7 +29,7 @@ def rates(plan: Plan, mfu: float) -> dict[str, float | None]:
 
 
 def advice(config: ConfigDict) -> list[str]:
-  """What the times of a plan do not show."""
+  """Notes about time that a plan does not include."""
   if config.reference != "cached" or config.objective.name == "sft":
     return []
   notes = [

@@ -17,7 +17,7 @@ SHOWN_STAGES = ("sft", "base", "stage1", "stage2", "own_answers")
 
 
 def section(run: Run, count: int, seed: int = 0) -> str:
-  """How many captions were mended or broken, and `count` of them."""
+  """How many captions became right or wrong, and `count` of them."""
   for split in scores.splits(run):
     stages = _stages(scores.of_split(run, split))
     if not stages:
@@ -139,13 +139,13 @@ def _card(run: Run, stages: Sequence[Evaluation], key: str) -> str:
 
 
 def picture(run: Run, key: str, row: dict[str, Any]) -> str:
-  """An img of a row's picture, or words where it cannot be shown."""
+  """An img of a row's picture, or a text if it cannot be shown."""
   path = run.pictures.of_row(key, row)
   return of_file(path, f"test picture {key}")
 
 
 def of_file(path: Path | None, alt: str) -> str:
-  """An img of a file, or words where there is none or it does not open."""
+  """An img of a file, or a text if the file is missing or not a picture."""
   if path is None:
     return f'<p class="soft">{escape(alt)}: picture not found</p>'
   try:

@@ -1,4 +1,4 @@
-"""What the model was taught with: the noise ladder and the pairs."""
+"""The training data: the noise ladder and the pairs."""
 
 import random
 from collections.abc import Iterator

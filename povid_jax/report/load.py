@@ -126,7 +126,8 @@ def load(
       folder `results` near the run that scored it or the model it began with.
 
   Raises:
-    UserError: a folder that is not there, or nothing to show in any of them.
+    UserError: a folder does not exist, or none of them contains anything to
+      show.
   """
   for folder in folders:
     if not folder.is_dir():

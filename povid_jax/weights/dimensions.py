@@ -1,7 +1,7 @@
 """config.json of a PyTorch checkpoint to our dimensions.
 
-A field that would change the numbers and that we do not compute is refused by
-name, so that a checkpoint either converts exactly or not at all.
+A field that changes the results and is not implemented is refused by name, so
+that a checkpoint converts either exactly or not at all.
 """
 
 import dataclasses
@@ -135,7 +135,7 @@ def decoder_from(values: Fields, kind: str, where: Path) -> DecoderConfig:
     where: the file, for errors.
 
   Raises:
-    UserError: a field that makes it another model than this.
+    UserError: a field describes a model that is not implemented.
   """
   refuse_changes(values, where)
   common: dict[str, Any] = dict(
@@ -198,7 +198,7 @@ def decoder_from(values: Fields, kind: str, where: Path) -> DecoderConfig:
 
 
 class Described(NamedTuple):
-  """What a checkpoint's files say of it: dimensions, and its template."""
+  """The dimensions and the template of a checkpoint, from its files."""
 
   config: LlavaConfig
   template: str

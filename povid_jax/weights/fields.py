@@ -44,7 +44,7 @@ _NEUTRAL = (None, False, 0, 1, "", [], {})
 
 
 def refuse_changes(values: Fields, where: Path) -> None:
-  """Refuses fields that change a decoder's numbers in a way not computed.
+  """Refuses fields that change a decoder in a way that is not implemented.
 
   They are told by their names, as new relatives bring new ones; `rope_*` is
   looked at where positions are.

@@ -1,4 +1,4 @@
-"""Weights that are numbers: NaN and infinity are refused where they appear."""
+"""Refuses NaN and infinity in weights."""
 
 import ml_dtypes
 import numpy as np

@@ -1,6 +1,6 @@
-"""What kind of model a set of tensors belongs to, told by their names.
+"""Recognises the kind of a model from the names of its tensors.
 
-The names decide before anything is called missing: an adapter saved beside its
+This is checked before missing tensors are reported: an adapter saved beside its
 base, packed weights, a projector or a language model alone.
 """
 

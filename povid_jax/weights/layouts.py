@@ -1,4 +1,4 @@
-"""How a checkpoint takes pictures, and the template that its decoder knows."""
+"""The picture layout of a checkpoint, and the template of its decoder."""
 
 import ast
 import dataclasses
@@ -118,8 +118,9 @@ def template_of(
 ) -> str:
   """Name of the conversation template that a checkpoint was tuned on.
 
-  A folder that we wrote says so itself. Else LLaVA's authors' pairing: by the
-  decoder (`kind`) and, as families share one, by its vocabulary.
+  A folder that povid_jax wrote contains the name. Else LLaVA's authors'
+  pairing: by the decoder (`kind`) and, as families share one, by its
+  vocabulary.
   """
   said = c.get("povid_jax")
   if isinstance(said, dict) and said.get("template"):
@@ -143,7 +144,7 @@ def check_processor(
   """The tower with the mean and deviation that the folder's processor has.
 
   Raises:
-    UserError: a processor that makes other pixels than we do.
+    UserError: the processor makes other pixels than povid_jax.
   """
   where = folder / "preprocessor_config.json"
   if where.is_file():

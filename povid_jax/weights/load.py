@@ -29,7 +29,8 @@ _BLOCK = 512  # columns of a transposed copy; keeps both sides in the cache
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """A checkpoint that has been looked over, and not yet read.
+  """A checkpoint whose keys and shapes are checked and whose data is not yet
+  read.
 
   Attributes:
     config: its dimensions.
@@ -246,7 +247,7 @@ def open_checkpoint(
   vision_tower: str | Path | None = None,
   image_mode: str | None = None,
 ) -> Source:
-  """Looks over a LLaVA checkpoint: every key and shape, no data.
+  """Checks every key and shape of a LLaVA checkpoint, without reading its data.
 
   Args:
     folder: in the original layout, or in one of the llava-hf generations.
@@ -258,7 +259,7 @@ def open_checkpoint(
 
   Raises:
     UserError: no weights, a missing or truncated shard, missing or unexpected
-      tensors (listed), a wrong shape, a model that we do not compute.
+      tensors (listed), a wrong shape, a model that is not implemented.
   """
   folder = Path(folder)
   tensors = _with_projector(folder, kinds.unwrapped(read_folder(folder)))

@@ -61,7 +61,7 @@ class Adapter:
 
 
 def skipped(adapter: Adapter) -> str:
-  """Which modules were left out, and why, in words; "" where none was."""
+  """A sentence about the modules that were skipped; "" if there are none."""
   if not adapter.skipped:
     return ""
   return (
@@ -90,7 +90,9 @@ def untuned_projector(adapter: Adapter, folder: str | Path) -> str:
 
 
 def _read_config(folder: Path) -> tuple[int, float]:
-  """(rank, alpha) of adapter_config.json; refuses what we do not compute."""
+  """(rank, alpha) of adapter_config.json; refuses settings that are not
+  implemented.
+  """
   where = folder / "adapter_config.json"
   c = read_json(where)
   if c.get("peft_type", "LORA") != "LORA":
@@ -274,8 +276,8 @@ def read_adapter(folder: str | Path, config: LlavaConfig) -> Adapter:
     config: the model that it belongs to.
 
   Raises:
-    UserError: no adapter there, a kind that we do not compute, a wrong shape,
-      or modules outside the decoder that it changes.
+    UserError: there is no adapter, its kind is not implemented, a shape is
+      wrong, or it changes modules outside the decoder.
   """
   folder = Path(folder)
   tensors = read_folder(folder, ("adapter_model",))

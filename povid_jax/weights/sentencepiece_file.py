@@ -1,4 +1,4 @@
-"""What stands in a tokenizer.model, read and written without generated code.
+"""Reads and writes a tokenizer.model without generated code.
 
 Only the fields that decide how Llama's tokenizers cut a text.
 """
@@ -62,7 +62,7 @@ class SentencePieceFile:
   Attributes:
     pieces: by id.
     bpe: cut by byte-pair merges.
-    byte_fallback: what no piece holds is spelt in bytes.
+    byte_fallback: characters without a piece are written as bytes.
     bos, unk: texts of the begin-of-text and the unknown token.
     normalises: characters are replaced before the text is cut.
     leading_space: a space is put in front.

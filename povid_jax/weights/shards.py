@@ -40,7 +40,7 @@ _MAX_HEADER = 100_000_000
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-  """Where a tensor lies. Nothing is read before `read`."""
+  """The place of a tensor in a file; only `read` reads its data."""
 
   file: Path
   key: str
@@ -206,7 +206,7 @@ def read_bin(file: Path) -> dict[str, Tensor]:
   the data is mapped, unless the file is of the format before torch 1.6.
 
   Raises:
-    UserError: no torch, or a file that torch cannot read.
+    UserError: torch is not installed, or cannot read the file.
   """
   with open(file, "rb") as stream:
     start = stream.read(2)
@@ -302,8 +302,8 @@ def read_folder(
   """The tensors of a checkpoint folder, safetensors before torch files.
 
   Raises:
-    UserError: no folder, no weights in it, or a shard that the index names is
-      missing, truncated or of another kind.
+    UserError: there is no folder or no weights in it, or a shard of the index
+      is missing, truncated or of another kind.
   """
   if not folder.is_dir():
     raise UserError(f"{folder}: no such folder{folders.suffix(folder)}")

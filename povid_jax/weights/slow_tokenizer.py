@@ -25,8 +25,8 @@ def ensure(folder: Path) -> bool:
   """Writes tokenizer.model beside tokenizer.json, where there is none.
 
   Returns:
-    Whether there is one now: False for a tokenizer that SentencePiece cannot
-    be (byte-level BPE, other ids of <s> and </s>).
+    Whether the file exists now; False for a tokenizer that SentencePiece cannot
+    represent (byte-level BPE, other ids of <s> and </s>).
   """
   if (folder / "tokenizer.model").is_file():
     return True
@@ -92,7 +92,7 @@ def _leading_space(spec: dict[str, Any]) -> bool:
 
 
 def _same(made: bytes, spec: dict[str, Any]) -> bool:
-  """Whether both cut the sample alike."""
+  """Whether both tokenizers cut the sample in the same way."""
   import sentencepiece
   import tokenizers
 

@@ -59,10 +59,10 @@ _SPECIAL = (
 
 
 def copy_files(source: Path, target: Path) -> None:
-  """Copies what a tokenizer consists of.
+  """Copies the files of a tokenizer.
 
   Raises:
-    UserError: there is none.
+    UserError: there is no tokenizer.
   """
   names = [name for name in FILES if (source / name).is_file()]
   if not {"tokenizer.model", "tokenizer.json"} & set(names):

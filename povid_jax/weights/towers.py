@@ -92,7 +92,7 @@ def kind_of(config: VisionConfig) -> str:
 
 
 def most(field: str) -> int:
-  """More layers are a slip that would fill the memory with their names."""
+  """A larger number is a mistake, and its layer names would fill the memory."""
   return 10_000 if field == "num_hidden_layers" else 10**9
 
 
@@ -163,7 +163,7 @@ def _of_folder(
 
 @dataclasses.dataclass(frozen=True)
 class _Shapes:
-  """What the shapes of a tower's tensors say."""
+  """The dimensions that follow from the shapes of a tower's tensors."""
 
   kind: str
   hidden: int
@@ -206,7 +206,9 @@ _SO400M_PIXELS = 384  # of which 27 patches of 14 use 378
 def _from_shapes(
   shapes: _Shapes, feature_layer: Any, where: Path
 ) -> VisionConfig:
-  """For the towers that were published: their heads are not in the shapes."""
+  """The number of heads of published towers, which does not follow from
+  shapes.
+  """
   heads = _HEADS.get(shapes.hidden, shapes.hidden // 64)
   if shapes.hidden % 64 or not heads:
     raise UserError(

@@ -1,4 +1,6 @@
-"""Other people's preference data, one file a format; see base.Format."""
+"""Preference data in the formats of other projects, one file per format; see
+base.Format.
+"""
 
 import re
 from collections.abc import Sequence

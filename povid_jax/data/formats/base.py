@@ -31,8 +31,9 @@ class Format:
   Attributes:
     name: for `--format`.
     title: for messages.
-    keys: the keys that make it out, for messages and the documentation.
-    matches: whether a row looks like it; by its keys and the kinds of values.
+    keys: the keys that identify it, for messages and the documentation.
+    matches: whether a row has this format, by its keys and the types of their
+      values.
     samples: the samples of one row, pictures without their folder; an id "" is
       made by the reader.
     reads: keys that `samples` uses. The others are kept in `Sample.extra`.
@@ -184,7 +185,7 @@ def _inside(turns: object) -> Iterable[object]:
         yield held
 
 
-# --- what is said ----------------------------------------------------------
+# --- texts and turns ----------------------------------------------------------
 
 
 def content(value: object, field: str) -> str:
@@ -223,13 +224,13 @@ def _spoken(turn: object, where: str, expected: str) -> tuple[str, str]:
 def conversation(
   value: object, field: str, last: str = "gpt"
 ) -> tuple[str | None, tuple[str, ...]]:
-  """(the system's words or None, turns) of a list of turns.
+  """(system prompt or None, turns) of a list of turns.
 
   Args:
     value: turns of {from, value} or {role, content}, human and gpt in turn
       after an optional turn of the system.
     field: for messages.
-    last: who must have the last word, "gpt" or "human".
+    last: the role of the last turn, "gpt" or "human".
   """
   if not isinstance(value, list):
     raise Malformed(f"{field} is {kind(value)}; want a list of turns")
@@ -285,7 +286,7 @@ def question(turn: str) -> str:
 def same_questions(
   rejected: Sequence[str], turns: Sequence[str], field: str, other: str
 ) -> tuple[str, ...]:
-  """The rejected turns with the questions as `turns` has them.
+  """The rejected turns, with the same questions as in `turns`.
 
   Only answers may differ. Raises Malformed where a question differs, or where
   there are more or fewer turns.

@@ -54,7 +54,9 @@ def after(sample: Sample, said: object) -> Sample:
 
 
 def add(sample: Sample, row: Row) -> Sample:
-  """The sample with what the row says beside the pair; raises Malformed."""
+  """The sample with the other keys of its row (context, weights, further
+  rejected answers); raises Malformed.
+  """
   context = base.text(row.get("context") or "", "context").rstrip()
   end = row.get("end_scored")
   if end is not None and not isinstance(end, bool):
