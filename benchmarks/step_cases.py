@@ -107,16 +107,19 @@ def ours(
   """The step that povid_jax.train runs with this config."""
   config, sketch, step = step_of(described, fields)
   work, _ = step_flops(
-    config, described, sketch, step, **lengths_of(shape, described)
+    config, described, sketch, step, **lengths_of(shape, described, step)
   )
   return _case(name, step, step, (config, described, sketch), shape, work.model)
 
 
-def lengths_of(shape: Shape, described: LlavaConfig) -> dict[str, Any]:
+def lengths_of(
+  shape: Shape, described: LlavaConfig, step: StepFn
+) -> dict[str, Any]:
   """What `step_flops` wants to know of a batch."""
   return {
     "prefix": shape.prefix,
     "branch": shape.branch,
+    "branches": shape.branches(step.spec.needs),
     "tiles": shape.room(described).tiles,
   }
 

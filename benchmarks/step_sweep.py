@@ -212,7 +212,7 @@ class Sweep:
     )
     parts = (config, self.described, sketch, step)
     structs = abstract_arguments(*parts, self.mesh, self.shape)
-    lengths = lengths_of(self.shape, self.described)
+    lengths = lengths_of(self.shape, self.described, step)
     work, _ = step_flops(*parts, **lengths, masked=False)
     run: Callable = step
     if what.work == "released":

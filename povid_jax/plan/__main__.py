@@ -41,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   config = config_lib.load(args.config, overrides)
   model, described = planning.dimensions(args.preset, config.init, args.config)
-  shape = Shape(1, args.branch, args.images, _size(args.image))
+  shape = Shape(
+    *(1, args.branch, args.images, _size(args.image), args.rejected)
+  )
   # room for a question of 128 tokens
   prefix = args.prefix or -(-(shape.room(described).tokens + 128) // 64) * 64
   shape = shape._replace(prefix=prefix)
@@ -95,6 +97,9 @@ def _parser() -> argparse.ArgumentParser:
   add(
     "--branch", type=bounds.TOKENS, default=256, help="C, tokens of an answer"
   )
+  add("--rejected", type=bounds.whole(least=1, most=64), default=1, metavar="N",
+      help="rejected answers of a row: the most that a row of your data has "
+      "(1)")  # fmt: skip
   add("--num-images", "--images", dest="images", type=bounds.whole(most=1024),
       default=1,
       help="pictures per pair")  # fmt: skip

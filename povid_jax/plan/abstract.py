@@ -19,6 +19,7 @@ from povid_jax.data.batch import Batch
 from povid_jax.errors import UserError
 from povid_jax.models import quantised, sharding
 from povid_jax.models.config import LlavaConfig
+from povid_jax.objectives import Needs
 from povid_jax.plan.topology import Topology
 from povid_jax.training import build
 from povid_jax.training.outline import Outline
@@ -26,17 +27,23 @@ from povid_jax.training.step import Frozen, State, StepFn
 
 
 class Shape(NamedTuple):
-  """Static lengths of a batch: P, C, pictures per pair, and their size."""
+  """What the data decide of a batch: P, C, pictures of a row and their size,
+  and rejected answers of a row."""
 
   prefix: int = 704
   branch: int = 256
   images: int = 1
   size: layouts.Size = (640, 480)  # COCO's
+  rejected: int = 1
 
   def room(self, described: LlavaConfig) -> layouts.Extent:
     """Tiles and image tokens of a pair."""
     layout = layouts.of(described)
     return layouts.total(layout.measure([self.size] * self.images))
+
+  def branches(self, needs: Needs) -> int:
+    """N of a batch for an objective."""
+    return 1 + self.rejected if needs.rejected else 1
 
 
 def make_mesh(
@@ -150,7 +157,7 @@ def abstract_batch(
   row = batch_lib.describe(
     prefix=shape.prefix,
     branch=shape.branch,
-    branches=needs.branches,
+    branches=shape.branches(needs),
     pictures=layout.describe(shape.room(described)),
     noise=config.noise.site if needs.noisy_picture else None,
     weighted=config.data.changed_weight != 1.0,

@@ -45,6 +45,9 @@ class Plan:
     arithmetic_intensity: hardware FLOPs by byte of memory traffic; the traffic
       is a bound from below, see footprint.traffic.
     ridge: the intensity above which the chip computes rather than waits.
+    batch_pairs: rows of a step; with several rejected answers a row is as many
+      pairs.
+    branches: answers of a row.
     peak_flops: FLOP/s of all devices together, or None.
     roofline: seconds that each limit alone would take, and bytes of
       collectives; None where nothing was compiled or we do not know the chip.
@@ -64,6 +67,7 @@ class Plan:
   grad_accum: int
   prefix: int
   branch: int
+  branches: int
   devices: int
   mesh: dict[str, int]
   remat: str
@@ -73,6 +77,11 @@ class Plan:
   notes: list[str]
   roofline: Roofline | None = None
   suggestions: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+  @property
+  def pairs(self) -> int:
+    """Pairs of a step, as the metrics of a run count them."""
+    return self.batch_pairs * max(1, self.branches - 1)
 
 
 def dimensions(name: str, init: str, spec: str) -> tuple[str, LlavaConfig]:
@@ -182,6 +191,7 @@ def make(
     *(config, described, sketch, step),
     prefix=shape.prefix,
     branch=shape.branch,
+    branches=shape.branches(step.spec.needs),
     tiles=room.tiles,
   )
   # the run with a gradient reads the weights three times: there, again, back
@@ -207,6 +217,7 @@ def make(
     grad_accum=config.grad_accum,
     prefix=shape.prefix,
     branch=shape.branch,
+    branches=shape.branches(step.spec.needs),
     devices=topology.devices,
     mesh=dict(mesh.shape),
     remat=config.remat,
@@ -271,7 +282,7 @@ def load_of(
     rows=config.batch_size // rows,
     prefix=shape.prefix,
     branch=shape.branch,
-    branches=step.spec.needs.branches,
+    branches=shape.branches(step.spec.needs),
     tensor=mesh.shape["tensor"],
     itemsize=jnp.dtype(config.dtype).itemsize,
     remat=config.remat,

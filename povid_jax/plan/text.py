@@ -24,7 +24,7 @@ def rates(plan: Plan, mfu: float) -> dict[str, float | None]:
   return {
     "mfu": mfu,
     "seconds_per_step": seconds,
-    "pairs_per_second": plan.batch_pairs / seconds,
+    "pairs_per_second": plan.pairs / seconds,
   }
 
 
@@ -49,8 +49,8 @@ def text(plan: Plan, mfu: float, searched: bool = True) -> str:
   """Lines to print; `searched`: for settings that fit."""
   mesh = ", ".join(f"{name} {size}" for name, size in plan.mesh.items())
   lines = [
-    f"{plan.devices} devices (mesh {mesh}), {plan.batch_pairs} pairs a step"
-    f" in {plan.grad_accum}, P={plan.prefix}, C={plan.branch}",
+    f"{plan.devices} devices (mesh {mesh}), {plan.pairs} pairs a step"
+    f" in {plan.grad_accum}, P={plan.prefix}, C={plan.branch}" + _answers(plan),
     f"remat {plan.remat}, attention {plan.attention}, "
     f"head_chunk {plan.head_chunk}",
     "",
@@ -71,6 +71,17 @@ def text(plan: Plan, mfu: float, searched: bool = True) -> str:
   if searched and not plan.fits:
     lines += _suggested(plan)
   return "\n".join(lines)
+
+
+def _answers(plan: Plan) -> str:
+  """What is said of the answers: data with more of them need more memory."""
+  if plan.branches < 2:
+    return ""
+  if plan.branches == 2:
+    return ", one rejected answer a row (--rejected)"
+  return (
+    f", {plan.branches - 1} rejected answers a row, {plan.batch_pairs} rows"
+  )
 
 
 def _speed(plan: Plan, mfu: float) -> list[str]:

@@ -25,13 +25,14 @@ def step_flops(
   *,
   prefix: int,
   branch: int,
+  branches: int,
   tiles: float = 1.0,
   masked: bool = True,
 ) -> tuple[flops.Work, int]:
   """Work of a step, and how many times the decoder runs in it.
 
   Args:
-    prefix, branch: P and C of the batch.
+    prefix, branch, branches: P, C and N of the batch.
     tiles: squares that the tower sees per pair, on average.
     masked: False: without the pairs of tokens that the attention mask closes.
   """
@@ -39,7 +40,7 @@ def step_flops(
   work = flops.Step(
     batch=config.batch_size,
     prefix=prefix,
-    branches=needs.branches,
+    branches=branches,
     length=branch,
     tiles=tiles,
     reference=config.reference if needs.reference else "none",
@@ -99,6 +100,7 @@ class Accounting:
       self._step,
       prefix=plan.prefix,
       branch=plan.branch,
+      branches=branches,
       tiles=int(lengths.tiles[used].sum()) / len(plan.rows),
     )
     return {

@@ -30,6 +30,9 @@ from povid_jax.training.reference_part import Part
 from povid_jax.training.step import Frozen, StepFn
 
 
+_NOISE = ("noise", "noise_seed")  # entries of the key
+
+
 def _layout_of(layout: LayoutConfig) -> dict[str, Any]:
   """The picture layout for the key; written for squares as in older caches."""
   if layout.kind == "square":
@@ -40,8 +43,12 @@ def _layout_of(layout: LayoutConfig) -> dict[str, Any]:
 def key_of(
   config: ConfigDict, model: build.Model, data: build.Data, step: StepFn
 ) -> dict[str, Any]:
-  """Everything that the numbers depend on."""
-  needs_noise = step.spec.needs.noisy_picture
+  """Everything that the numbers depend on.
+
+  Not what decides their order (batch size, buckets): values go by record, so the
+  order matters to an unfinished pass only, see `cached`.
+  """
+  needs_noise = step.spec.needs.fixed.noisy_picture
   key = {
     "terms": list(step.spec.needs.fixed.terms),
     "weights": restore.fingerprint(config.init),
@@ -111,6 +118,8 @@ def _read(folder: Path, key: dict[str, Any]) -> Logps:
   wanted = files.as_read(key)
   for name in wanted | stored:  # what only one of them has differs too
     value = wanted.get(name)
+    if name in _NOISE and value is None:
+      continue  # older caches name it where no fixed term sees a noisy picture
     if stored.get(name) != value:
       raise UserError(
         f"reference cache {folder} is stale: its {name} is "

@@ -172,6 +172,7 @@ def _hardware(
     step,
     prefix=data.buckets.prefix[-1],
     branch=data.buckets.branch[-1],
+    branches=data.text.num_branches,
   )
   rate = _USUAL_MFU * peak * mesh.size / work.model
   return f"{said}; about {rate:.2g} steps/s at {_USUAL_MFU:.0%} of the peak"

@@ -283,6 +283,30 @@ def test_a_config_that_names_no_model_is_not_planned(spec):
     planning.dimensions("", "", spec)
 
 
+def test_rows_with_several_rejected_answers():
+  """They take more of everything; an objective without them takes none."""
+  config, described = load(batch_size=8), preset("llava-1.5-7b")
+  one, three = (
+    _estimate(config, described, "gpu:8xH100", Shape(rejected=rejected))
+    for rejected in (1, 3)
+  )
+  assert (one.pairs, three.pairs, three.branches) == (8, 24, 4)
+  for kind in ("batch", "temporaries"):
+    assert three.bytes[kind] > one.bytes[kind], kind
+  # P + N C tokens of the run with a gradient, 1728 and 1216, and a noisy one
+  assert 1.2 < three.flops_per_step / one.flops_per_step < 1728 / 1216
+  assert "one rejected answer a row" in text.text(one, 0.4)
+  assert "24 pairs a step" in text.text(three, 0.4)
+  assert "3 rejected answers a row, 8 rows" in text.text(three, 0.4)
+  sft = load(**{"objective.name": "sft", "batch_size": 8})
+  alone = [
+    _estimate(sft, described, "gpu:8xH100", Shape(rejected=rejected))
+    for rejected in (1, 3)
+  ]
+  assert alone[0].flops_per_step == alone[1].flops_per_step
+  assert "rejected" not in text.text(alone[0], 0.4)
+
+
 def test_a_warm_up_of_any_length_is_planned():
   found = _estimate(load(warmup_steps=5000), preset("test"), "gpu:1xh100")
   assert found.flops_per_step > 0

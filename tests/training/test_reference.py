@@ -185,6 +185,31 @@ def test_what_a_cache_depends_on(case, scored):
   assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["povid_shared", "povid_paper"])
+def test_noise_of_the_policy_is_no_part_of_the_key(name, scored, tmp_path):
+  """Chosen and rejected answers are cached, and no noise token: that changes
+  with the policy. So neither noise nor seed makes such a cache stale."""
+  ask, _, values = scored
+  folder = tmp_path / "cache"
+  cache = {"reference_cache": str(folder), "objective.name": name}
+  made = ask(**cache)
+  assert made.noise is None
+  np.testing.assert_allclose(made.chosen, values.chosen, rtol=1e-6)
+  before = (folder / "logps.npz").stat().st_mtime_ns
+  for fields in ({"noise.step": 400}, {"seed": 1}, {"noise.per_epoch": True}):
+    again = ask(**cache, **fields)
+    np.testing.assert_array_equal(again.rejected, made.rejected)
+  # older versions named the noise there as well
+  key = json.loads((folder / "key.json").read_text())
+  assert key["noise"] is key["noise_seed"] is None
+  older = {**key, "noise": {"step": 500}, "noise_seed": 7}
+  (folder / "key.json").write_text(json.dumps(older))
+  ask(**cache)
+  assert (folder / "logps.npz").stat().st_mtime_ns == before
+  with pytest.raises(UserError, match="is stale: its terms is"):
+    ask(**{**cache, "objective.name": "povid"})
+
+
 def test_a_cache_of_fewer_samples(world, tmp_path, scored):
   """Samples that were too long then are not scored as zero now."""
   ask, _, values = scored
