@@ -257,24 +257,31 @@ class Step:
     return runs
 
 
+def _own_pictures(model: Setup, step: Step) -> int:
+  """How often the reference encodes pictures because it sees others."""
+  kernels = (tower_costs.of(model.config).KERNEL, "projector/linear_1/kernel")
+  if not any(map(model.trains, kernels)):
+    return 0
+  if step.reference == "online":
+    return 1 + (step.noise == "own" or step.corrupted)
+  return int(step.reference == "cached" and step.noise == "policy")
+
+
 def of(model: Setup, step: Step) -> dict[str, Work]:
   """FLOPs of a step by part: vision, projector, decoder, head, total.
 
-  The clean image is encoded once for policy and reference (image tokens do
-  not depend on the adapters); a noisy or distorted image is one more.
+  The clean image is encoded once for policy and reference; a noisy or
+  distorted image is one more. With a trained tower or projector the reference
+  encodes its own (see objectives.logps).
   """
   clean = step.batch * step.tiles
   times = bool(step.noise) + step.corrupted
-  extra = clean * times
-  rows = (step.batch, step.batch * times)
-  parts = {
-    "vision": vision(model, clean, rows=rows[0])
-    + vision(model, extra, step.corrupted, rows=rows[1]),
-    "projector": projector(model, clean)
-    + projector(model, extra, step.corrupted),
-    "decoder": Work(),
-    "head": Work(),
-  }
+  own = _own_pictures(model, step)
+  parts = {"vision": Work(), "projector": Work()}
+  for n, gradient in ((1, True), (times, step.corrupted), (own, False)):
+    parts["vision"] += vision(model, clean * n, gradient, step.batch * n)
+    parts["projector"] += projector(model, clean * n, gradient)
+  parts |= {"decoder": Work(), "head": Work()}
   for run in step.passes():
     parts["decoder"] += decoder(model, run)
     parts["head"] += head(model, run)

@@ -71,11 +71,19 @@ SQUARE = Extent(1, 64)
 
 
 def compiled_flops(
-  objective, reference, share_prefix, remat, config=CONFIG, room=SQUARE
+  objective,
+  reference,
+  share_prefix,
+  remat,
+  config=CONFIG,
+  room=SQUARE,
+  also=lambda path: False,
 ):
   graph, shapes = params.abstract(config, LORA, remat=remat)
-  trained = {k: v for k, v in shapes.items() if params.is_lora(k)}
-  frozen = {k: v for k, v in shapes.items() if not params.is_lora(k)}
+  trains = lambda path: params.is_lora(path) or also(path)
+  trained = {k: v for k, v in shapes.items() if trains(k)}
+  frozen = {k: v for k, v in shapes.items() if not trains(k)}
+  copied = {k: v for k, v in trained.items() if also(k)}
   transform, _ = optim.make(learning_rate=1e-3, total_steps=10, paths=trained)
   transform = optim.finite_guard(transform)
   spec = Spec(objective.needs, head_chunk=CHUNK, share_prefix=share_prefix)
@@ -97,7 +105,7 @@ def compiled_flops(
   state = State(
     struct((), jnp.int32), trained, jax.eval_shape(transform.init, trained)
   )
-  lowered = jax.jit(step).lower(state, Frozen(frozen, {}), batch)
+  lowered = jax.jit(step).lower(state, Frozen(frozen, copied), batch)
   return lowered.compile().cost_analysis()["flops"]
 
 
@@ -127,7 +135,7 @@ def test_step_is_what_we_count(name, reference, share_prefix, remat):
 
 def our_flops(
   objective, reference, *, share_prefix=True, remat="full", config=ONE_LAYER,
-  tiles=1,
+  tiles=1, also=lambda path: False,
 ):  # fmt: skip
   step = flops.Step(
     batch=B,
@@ -140,7 +148,8 @@ def our_flops(
     corrupted=objective.needs.corrupted,
     share_prefix=share_prefix,
   )
-  model = flops.Setup(config, LORA, remat=remat, chunk=CHUNK)
+  trains = lambda path: params.is_lora(path) or also(path)
+  model = flops.Setup(config, LORA, trains, remat=remat, chunk=CHUNK)
   work = flops.of(model, step)
   # one chunk is no loop: the compiler sees that its logits are there already
   return work["total"].hardware - work["head"].recompute
@@ -157,4 +166,34 @@ def test_step_with_pictures_at_their_own_size(name, reference):
   decoder = dataclasses.replace(QWEN.decoder, num_layers=1)
   one = dataclasses.replace(QWEN, decoder=decoder)
   ours = our_flops(objective, reference, config=one, tiles=room.tiles)
+  assert ours == pytest.approx(counted, rel=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("name", "reference", "part"),
+  [
+    ("dpo", "online", "vision/"),
+    ("dpo", "online", "projector/"),
+    ("dpo", "cached", "vision/"),
+    ("povid", "online", "vision/"),
+    ("povid_shared", "cached", "vision/"),
+    ("mdpo", "online", "vision/"),
+  ],
+)
+def test_a_trained_tower_sees_for_itself(name, reference, part):
+  """The reference encodes its pictures then, and the policy its own."""
+  objective = objectives.get(name)
+  # the tower is most of the step here, so that a pass of it shows
+  vision = dataclasses.replace(CONFIG.vision, hidden_size=512)
+  vision = dataclasses.replace(vision, intermediate_size=2048)
+  config = dataclasses.replace(CONFIG, vision=vision)
+  also = lambda path: path.startswith(part)
+  counted = compiled_flops(
+    objective, reference, True, "full", config, SQUARE, also
+  )
+  one = dataclasses.replace(ONE_LAYER.vision, hidden_size=512)
+  one = dataclasses.replace(one, intermediate_size=2048)
+  one = dataclasses.replace(ONE_LAYER, vision=one)
+  ours = our_flops(objective, reference, config=one, also=also)
   assert ours == pytest.approx(counted, rel=0.05)

@@ -46,7 +46,7 @@ def test_flops_are_those_of_every_answer(records, objective, tmp_path):
     noise="own" if objective == "povid" else None,
   )
   trained = frozenset(model.trained)
-  counted = flops.Model(
+  counted = flops.Setup(
     model.weights.config,
     model.lora,
     trained.__contains__,
