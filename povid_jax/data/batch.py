@@ -56,7 +56,7 @@ class Batch(NamedTuple):
     noise_seed: uint32[B], draws the noise on the device (noise site `pixels`).
     branch_weight: float32[B, N, C], multiplies each log-prob before the sum,
       of policy and reference alike; None: 1.
-    positions: int32[B, P, 1] or [B, P, 3], of the prefix; None: 0 .. P - 1.
+    positions: int32[B, P, 3], of the prefix; None: 0 .. P - 1.
     position_start: int32[B], position of the first branch token; None:
       prefix_len.
     reference: cached log-probs of the reference; terms not cached are None.
@@ -105,7 +105,7 @@ def describe(
     noise: "image" where noisy pictures come with the batch, "pixels" where
       they are drawn on the device, None where there are none.
     weighted: whether tokens have weights.
-    position_axes: 1 or 3 where the host gives positions, 0 where it does not.
+    position_axes: 3 where the host gives positions, 0 where it does not.
     reference: names of the cached terms, fields of Logps.
   """
   of = jax.ShapeDtypeStruct

@@ -11,7 +11,7 @@ from povid_jax.data.tokenizer import (
   generation_stops,
   load_tokenizer,
 )
-from povid_jax.data.writer import (
+from povid_jax.data.turn_ids import (
   IMAGE_TOKEN,
   MARKER,
   SPECIAL,

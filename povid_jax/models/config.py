@@ -7,7 +7,11 @@ from povid_jax.errors import UserError
 
 ACTIVATIONS = ("quick_gelu", "gelu", "gelu_tanh", "silu")
 PROJECTORS = ("mlp2x_gelu", "linear")
-# kind of layout -> how pictures become arrays; see data/layout.py
+# the placeholder in the ids of a prefix, one for each image token
+IMAGE_TOKEN = -200
+# Kinds of layout: how pictures become arrays. `data.layout._KINDS` and
+# `models.pictures.ENCODERS` are tables with these keys, and need one more for a
+# further kind.
 LAYOUTS = ("square", "anyres", "native")
 
 # CLIPImageProcessor's constants, for pixels scaled to 0..1

@@ -10,6 +10,7 @@ from flax import nnx
 from povid_jax.models import backends, pictures
 from povid_jax.models.attention import decode_attention, self_attention
 from povid_jax.models.config import (
+  IMAGE_TOKEN,
   LlavaConfig,
   QwenVisionConfig,
   Tower,
@@ -23,7 +24,6 @@ from povid_jax.models.qwen_vision import Merger, QwenVision
 from povid_jax.models.vit import VisionTransformer
 
 Array = jax.Array
-IMAGE_TOKEN = -200  # the placeholder in prefix_ids, one per image token
 
 
 class Cache(NamedTuple):
@@ -120,6 +120,7 @@ class Llava(nnx.Module):
     Returns:
       float[B, P, D].
     """
+    # gives row 0 for a placeholder, which is replaced below
     embeds = self.decoder.embed(prefix_ids, self.dtype)
     # a batch without pictures has no row to gather from
     if image_embeds.shape[1] == 0:
@@ -178,7 +179,7 @@ class Llava(nnx.Module):
       branch_ids: int32[B, N, C], right-padded.
       image_embeds: float[B, M, D] from `encode_images`.
       adapter: whether LoRA takes part (off: the reference model).
-      positions: int32[B, P, 1] or [B, P, 3] of the prefix; None: 0 .. P - 1.
+      positions: int32[B, P, 3] of the prefix; None: 0 .. P - 1.
       position_start: int32[B], position of the first token of every branch;
         None: prefix_len. (With three axes it is not the prefix's length.)
 
@@ -282,10 +283,10 @@ class Llava(nnx.Module):
 
 
 def _prefix_positions(given: Array | None, batch: int, length: int) -> Array:
-  """int32[B, P], or [B, P, 3] where three axes were given."""
+  """int32[B, P], or the [B, P, 3] that were given."""
   if given is None:
     return jnp.broadcast_to(jnp.arange(length), (batch, length))
-  return given[..., 0] if given.shape[-1] == 1 else given
+  return given
 
 
 def _text_positions(positions: Array, prefix: Array) -> Array:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from povid_jax.data.templates import Template
 from povid_jax.data.tokenizer import Tokenizer
 from povid_jax.errors import UserError
+from povid_jax.models.config import IMAGE_TOKEN
 
-IMAGE_TOKEN = -200  # placeholder id of one image feature
 MARKER = "<image>"
 
 
