@@ -116,7 +116,10 @@ class Evaluation:
     return found.scores
 
   def policy(self, state: State) -> answering.Policy:
-    """The model as it is now; no second copy of the weights is made."""
+    """The model as it is now; no second copy of the weights is made.
+
+    Good until the next step only, which is given (donated) these arrays.
+    """
     number = int(state.step)
     weights = dataclasses.replace(
       self._model.weights,

@@ -19,7 +19,7 @@ from povid_jax.training.evaluation import Evaluation
 from povid_jax.training.run_checkpoints import RunCheckpoints
 from povid_jax.training.samples import Samples
 from povid_jax.training.step import State, StepFn
-from povid_jax.training.stops import Stops
+from povid_jax.training.stops import Stopped, Stops
 
 
 class Loop:
@@ -66,7 +66,8 @@ class Loop:
     self.reached = first = int(state.step)
     profile = _Profile(self.config.log.profile_steps, first, self.workdir)
     try:
-      with self.stops.saving(self._lost), self._writer(first) as writer:
+      noting = self.stops.noting_signals(self._lost)
+      with noting, self._writer(first) as writer:
         self._recall(state)
         # an earlier process may have been killed after its patience ran out
         last = first if self.evaluation.enough else self.total
@@ -78,7 +79,9 @@ class Loop:
           waited = time.monotonic() - asked
           batch = build.place(host, self.config, self.mesh)
           state, out = self._step(state, batch)
-          # numbers of the step before are fetched while this one runs
+          # Numbers of the step before are fetched while this one runs. So a bad
+          # step is reported one step late, which does no harm: the update was
+          # withheld (optim.finite_guard).
           if pending is not None:
             latest = self._log(writer, *pending)
           pending = (number, out, self.accounting.of(number, host, waited))
@@ -90,11 +93,12 @@ class Loop:
             latest, pending = self._log(writer, *pending), None
             self._save(state, latest)
           if self.samples.due(number + 1):
-            self.samples.ask(self.evaluation.policy(state), number + 1)
+            self._ask_samples(state, number + 1)
           if self._told() or self.evaluation.enough:
             break
         if pending is not None:
           latest = self._log(writer, *pending)
+        # nothing where this step is saved already, so its ratings stay
         self.saved.save(state, latest)
         self.saved.wait()
         self.saved.prune()
@@ -117,6 +121,7 @@ class Loop:
     """
     self.saved.save(state, latest)
     number = int(state.step)
+    # `told` of this process is enough: only a single one evaluates
     if self.evaluation.due(number) and not self.stops.told:
       latest = latest | self._evaluate(state)
     self._check_best(latest, self.evaluation.due(number))
@@ -124,10 +129,22 @@ class Loop:
   def _evaluate(self, state: State) -> dict[str, float]:
     self.saved.wait()
     # a signal ends the process at once here; the checkpoint is already on disk
-    with self.stops.leaving():
+    with self.stops.leaving_at_signal():
       scores = self.evaluation.of(state)
     self.saved.rate(int(state.step), scores)
     return scores
+
+  def _ask_samples(self, state: State, number: int) -> None:
+    """Answers of the model as it is now; a signal leaves them at once.
+
+    The run goes on to where it looks for signals, because unlike an evaluated
+    step this one need not be saved yet.
+    """
+    try:
+      with self.stops.leaving_at_signal():
+        self.samples.ask(self.evaluation.policy(state), number)
+    except Stopped:
+      self.stops.code = 0  # `_told` sets it, if there are steps left
 
   def _step(self, state: State, batch: Batch) -> tuple[State, Any]:
     """Runs one step; new lengths are compiled first, which takes minutes and is
@@ -151,8 +168,8 @@ class Loop:
     path = metrics.path_in(self.workdir)
     if self.config.checkpoint.best and path.exists():
       for row in metrics.read(path):
-        # a row has the number of the step done, a checkpoint that of the next
-        # step
+        # row n was measured before update n; the model saved after that update
+        # has the number n + 1
         self.saved.rate(row["step"] + 1, row)
     due = number > 0 and self.evaluation.due(number)
     if due and not self.evaluation.done(number):
@@ -161,7 +178,8 @@ class Loop:
   def _told(self) -> bool:
     """Whether any process got a signal; all must stop at the same step."""
     told = self.stops.agreed()
-    # a signal during the last step changes nothing: the run is complete
+    # a signal during the last step changes nothing: the run is complete, and
+    # 143 would start the job again
     if told and self.reached < self.total:
       self.stops.code = 128 + told
     return bool(told)

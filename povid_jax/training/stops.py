@@ -1,9 +1,11 @@
 """How a run stops on SIGTERM and Ctrl-C.
 
 A run that has nothing to save yet leaves at once. In the loop it finishes the
-step, saves and leaves. In both cases the exit code is 128 + the signal's number
-(143, 130), as a shell has it for a process that a signal ended: SLURM,
-Kubernetes and JobSet see an interrupted job and start it again.
+step (its compilation, too, which takes minutes), saves and leaves. An
+evaluation is left at once: its step is saved. In all cases the exit code is
+128 + the signal's number (143, 130), as a shell has it for a process that a
+signal ended: SLURM, Kubernetes and JobSet see an interrupted job and start it
+again.
 """
 
 import contextlib
@@ -36,7 +38,8 @@ class Stops:
   def __init__(self) -> None:
     self.told = 0
     self.code = 0
-    self._saves: Callable[[], str] | None = None  # in the loop
+    # says what is lost; there only while signals are noted
+    self._lost: Callable[[], str] | None = None
     self._before: dict[int, Any] = {}
 
   def __enter__(self) -> Self:
@@ -63,28 +66,28 @@ class Stops:
     self._before.clear()
 
   @contextlib.contextmanager
-  def saving(self, lost: Callable[[], str]) -> Iterator[None]:
+  def noting_signals(self, lost: Callable[[], str]) -> Iterator[None]:
     """In this block a signal is only noted; the block looks at `told`.
 
     Args:
       lost: returns the text about the work that a second Ctrl-C loses.
     """
-    before, self._saves = self._saves, lost
+    before, self._lost = self._lost, lost
     try:
       yield
     finally:
-      self._saves = before
+      self._lost = before
 
   @contextlib.contextmanager
-  def leaving(self) -> Iterator[None]:
-    """In this block, inside `saving`, a signal ends the run at once again."""
-    before, self._saves = self._saves, None
+  def leaving_at_signal(self) -> Iterator[None]:
+    """In this block, inside `noting_signals`, a signal leaves at once again."""
+    before, self._lost = self._lost, None
     try:
       if self.told:
         self._leave(self.told)
       yield
     finally:
-      self._saves = before
+      self._lost = before
 
   def agreed(self) -> int:
     """The signal that any process of the run got, or 0; every process must call
@@ -101,11 +104,11 @@ class Stops:
   def _on_signal(self, number: int, frame: FrameType | None) -> None:
     del frame
     again, self.told = self.told, number
-    if self._saves is None:
+    if self._lost is None:
       self._leave(number)
     elif number == signal.SIGINT and again:
       # not by an exception: what is being saved would be waited for
-      print(f"stopped at once: {self._saves()}", file=sys.stderr, flush=True)
+      print(f"stopped at once: {self._lost()}", file=sys.stderr, flush=True)
       os._exit(128 + number)
     elif number == signal.SIGINT:
       print(

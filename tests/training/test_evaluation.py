@@ -1,6 +1,8 @@
 """Benchmarks asked during a run: the best is kept, patience ends it."""
 
 import json
+import os
+import signal
 
 import pytest
 
@@ -8,6 +10,8 @@ from povid_jax import train
 from povid_jax.errors import UserError
 from povid_jax.eval import __main__ as eval_command
 from povid_jax.eval import run
+from povid_jax.training import samples
+from povid_jax.training.stops import Stops
 from tests import small_world
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -218,3 +222,22 @@ def test_sample_answers_every_so_often(world, tmp_path, capsys):
   said = capsys.readouterr().out
   assert f"step 4  r4: {rows[-1]['text']}" in said
   assert "compiling the step for " in said and "1 x cpu, mesh (data 1" in said
+
+
+@pytest.mark.slow
+def test_a_signal_leaves_sample_answers_and_saves(world, tmp_path, monkeypatch):
+  """The step is saved first; at the last step the run is whole."""
+  plain = {"eval.benchmarks": "", "eval.every": 0, "eval.patience": 0,
+           "checkpoint.best": "", "log.samples": 1, "steps": 2}  # fmt: skip
+  answer = samples.answering.answer
+
+  def told(*args):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return answer(*args)
+
+  monkeypatch.setattr(samples.answering, "answer", told)
+  for code, kept in ((143, [1]), (0, [2])):
+    with Stops() as stops:
+      train.train_and_evaluate(_config(world, **plain), tmp_path, stops)
+    assert stops.code == code and _kept(tmp_path)[-1:] == kept
+  assert not (tmp_path / "samples.jsonl").exists()

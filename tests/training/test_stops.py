@@ -26,18 +26,18 @@ def test_with_nothing_to_save_it_leaves_at_once(number, code, capsys):
 
 def test_where_something_is_saved_it_is_noted():
   with Stops() as stops:
-    with stops.saving(lambda: ""):
+    with stops.noting_signals(lambda: ""):
       _send(signal.SIGTERM)
       assert stops.told == stops.agreed() == signal.SIGTERM
-      with pytest.raises(Stopped), stops.leaving():
+      with pytest.raises(Stopped), stops.leaving_at_signal():
         raise AssertionError("told before: it leaves at the door")
     with pytest.raises(Stopped):
       _send(signal.SIGTERM)
 
 
 def test_a_signal_during_an_evaluation_leaves_it():
-  with Stops() as stops, stops.saving(lambda: ""):
-    with pytest.raises(Stopped), stops.leaving():
+  with Stops() as stops, stops.noting_signals(lambda: ""):
+    with pytest.raises(Stopped), stops.leaving_at_signal():
       _send(signal.SIGTERM)
 
 
@@ -45,7 +45,7 @@ def test_a_second_interrupt_leaves_and_says_what_is_lost():
   code = (
     "import os\n"
     "from povid_jax.training.stops import Stops\n"
-    "with Stops() as stops, stops.saving(lambda: '7 steps are lost'):\n"
+    "with Stops() as stops, stops.noting_signals(lambda: '7 steps are lost'):\n"
     "  os.kill(os.getpid(), 2)\n"
     "  os.kill(os.getpid(), 2)\n"
     "  print('not reached')\n"
