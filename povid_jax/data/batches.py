@@ -52,22 +52,27 @@ class BatchOrder:
   Each epoch is a new permutation. Samples meet others of their bucket; what
   is left of all buckets at the end of an epoch shares rows of the largest
   lengths, so that every sample is seen exactly once per epoch.
+
+  Args:
+    num_steps: None: one epoch.
   """
 
   def __init__(
-    self, buckets: Buckets, batch_size: int, seed: int, num_steps: int
+    self,
+    buckets: Buckets,
+    batch_size: int,
+    seed: int,
+    num_steps: int | None = None,
   ):
     self._buckets, self._batch_size = buckets, batch_size
-    self._seed, self._num_steps = seed, num_steps
+    self._seed = seed
     # Two epochs are cached, because reading ahead crosses from one to the next.
     self._epoch = functools.lru_cache(maxsize=2)(self._make_epoch)
     self.steps_per_epoch = len(self._epoch(0))
+    self._num_steps = self.steps_per_epoch if num_steps is None else num_steps
 
   def __len__(self) -> int:
     return self._num_steps
-
-  def __repr__(self) -> str:
-    return f"BatchOrder({self._num_steps}, {self._batch_size}, {self._seed})"
 
   def __getstate__(self) -> dict[str, Any]:
     # a cached function cannot be pickled, and workers get the plan by pickle
@@ -212,6 +217,7 @@ class Loader:
     ]
     noisy = None
     if self.noise is not None and self.noise.site == "pixels":
+      # JAX has no 64-bit numbers by default; on the host Philox takes all bits
       seed = self._seed(self.noise, record, step) & 0xFFFFFFFF
       row = row._replace(noise_seed=np.uint32(seed))
     elif self.noise is not None:

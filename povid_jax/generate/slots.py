@@ -166,7 +166,7 @@ def admit(
     prefix_len: int32[R], at least 1.
     pictures: what `Llava.encode_images` takes, with a leading axis R.
     seeds: uint32[R, N].
-    positions: int32[R, P, 1] or [R, P, 3] of the prefix; None: 0 .. P - 1.
+    positions: int32[R, P, 3] of the prefix; None: 0 .. P - 1.
     position_start: int32[R], position of the first token of every branch;
       None: prefix_len.
     decoding: how a token is chosen.
@@ -185,7 +185,7 @@ def admit(
   count = jnp.zeros(seeds.shape, jnp.int32)
   logits = jnp.broadcast_to(logits[:, None], (*seeds.shape, logits.shape[-1]))
   # the state is the same for all branches; only their random keys differ
-  first = _choose(logits, slots.key, seeds, count, decoding)
+  first = _next_tokens(logits, slots.key, seeds, count, decoding)
   over = jnp.isin(first, jnp.array((*stops.ids, NOT_FINITE)))
   out = jnp.full((*seeds.shape, slots.out.shape[-1]), stops.ids[0], jnp.int32)
   put = lambda old, new: old.at[at].set(new, mode="drop")
@@ -196,7 +196,9 @@ def admit(
     prefix=jax.tree.map(
       put_layers, slots.prefix, _layered((by_head(keys), by_head(values)))
     ),
-    # old keys of the slot are ignored, because `count` starts anew
+    # Old keys of the slot are ignored, because `count` starts anew. Their
+    # values get weight 0, which is nothing unless one is NaN; but a branch that
+    # is not finite ends the run (`writing._branch`), and its slot is done with.
     own=slots.own,
     prefix_len=put(slots.prefix_len, prefix_len),
     start=put(slots.start, start),
@@ -209,7 +211,7 @@ def admit(
   )
 
 
-def _choose(
+def _next_tokens(
   logits: Array, key: Array, seeds: Array, count: Array, decoding: Decoding
 ) -> Array:
   """Next tokens int32[S, N]; token t of a branch draws with its t-th key."""
@@ -271,7 +273,10 @@ def _write_one(
   stops: Stops,
   length: int,
 ) -> Slots:
-  written = state.count - 1  # the last token is not in `own` yet
+  # The last token is not in `own` yet. Of a slot never used -1: what such slots
+  # compute is written to the last place, and nobody sees it before another key
+  # is there.
+  written = state.count - 1
   logits, new = model.decode_step(
     state.ids,
     state.start[:, None] + written,
@@ -282,7 +287,7 @@ def _write_one(
     block=block_size(),
     layers=layers,
   )
-  ids = _choose(logits, state.key, state.seeds, state.count, decoding)
+  ids = _next_tokens(logits, state.key, state.seeds, state.count, decoding)
   over = jnp.isin(ids, jnp.array((*stops.ids, NOT_FINITE)))
   if stops.sentence:
     assert marks is not None
@@ -293,7 +298,9 @@ def _write_one(
   count = jnp.where(state.over, state.count, state.count + 1)
   # Where to write depends on the tokens, and they on all that was read: so the
   # compiler knows that nobody reads the old keys any more, and writes in place
-  # of copying them. (Nothing is read again of a branch that is not finite.)
+  # of copying them. Nothing is read again of a branch that is not finite, so
+  # `length` does: in the room of `own`, which is rounded up, or behind it,
+  # where it is dropped.
   kept = jnp.where(ids == NOT_FINITE, length, written)
   row, branch = jnp.indices(ids.shape)
   out = state.out.at[
@@ -314,9 +321,9 @@ def _put_own(own: Any, new: tuple[Array, Array], at: Array) -> Any:
   if not _unrolled():
     # advanced indices on both sides of a slice come first: [S, N, L, K, A]
     put = lambda old, fresh: old.at[:, row, branch, :, at].set(
-      jnp.moveaxis(fresh, 0, 2)
+      jnp.moveaxis(fresh, 0, 2), mode="drop"
     )
     return jax.tree.map(put, own, tuple(new))
-  put = lambda old, fresh: old.at[row, branch, :, at].set(fresh)
+  put = lambda old, fresh: old.at[row, branch, :, at].set(fresh, mode="drop")
   keys, values = new
   return [(put(k, keys[i]), put(v, values[i])) for i, (k, v) in enumerate(own)]

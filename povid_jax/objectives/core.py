@@ -57,13 +57,14 @@ class Needs:
   answer.
 
   `objectives.logps` interprets it for one batch; loaders, caches and plans ask
-  the properties.
+  the properties. A new term has the same name here and in `data.batch.Logps`;
+  CONTRIBUTING.md says what else it takes.
 
   Attributes:
     rejected: the rejected answers.
     noise: log-probs of noise tokens, and whose tokens the reference scores:
-      its "own" (the released code) or the "policy"'s (a true log-ratio). None:
-      no noise tokens.
+      its "own" (the released code) or those of the "policy", the model in
+      training (a true log-ratio). None: no noise tokens.
     corrupted: the chosen answer under the noisy picture.
     reference: a reference model.
   """

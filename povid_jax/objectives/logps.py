@@ -81,7 +81,8 @@ def both(
   needs = spec.needs
   policy = merge(graph, frozen.params, params)
   # Encoding pictures and choosing noise tokens need no gradient: with this
-  # model the backward pass keeps no activations for them.
+  # model the backward pass keeps no activations for them. With a trained tower
+  # its clean pictures go unused, and XLA drops them.
   still = merge(graph, frozen.params, jax.lax.stop_gradient(params))
   pictures = encode(still, batch, spec, adapter=True)
   noise_ids = None
@@ -109,7 +110,7 @@ def both(
   if trains_vision:
     # the noise tokens are already chosen, so their noisy pictures are not
     # encoded again
-    seen = spec.of(needs.without("noise"))
+    seen = spec.with_needs(needs.without("noise"))
     pictures = encode(policy, batch, seen, adapter=True)
   mine = score(policy, batch, pictures, spec, adapter=True, noise_ids=noise_ids)
   return Both(
@@ -128,7 +129,7 @@ def fixed_reference(
   """
   model = merge(graph, frozen.params, {**params, **frozen.reference})
   # the policy's noise tokens change with the policy and cannot be cached
-  spec = spec.of(spec.needs.fixed)
+  spec = spec.with_needs(spec.needs.fixed)
   # without the cached values, which would be returned instead of new ones
   return _reference(model, batch._replace(reference=None), None, spec, None)
 
@@ -151,10 +152,11 @@ def _reference(
     # the reference's own noise tokens follow from fixed weights: cached, too
     if needs.noise != "policy":
       return cached
-    # only the policy's noise tokens are left to score
-    spec = spec.of(Needs(noise="policy"))
+    # Only the policy's noise tokens are left to score, under the clean picture:
+    # `fixed` of these needs asks for no noisy one.
+    spec = spec.with_needs(Needs(noise="policy"))
   if pictures is None:
-    seen = spec.of(spec.needs.fixed)
+    seen = spec.with_needs(spec.needs.fixed)
     pictures = encode(model, batch, seen, adapter=False)
   if needs.noise == "own":
     noise_ids = noise_tokens(model, batch, pictures, spec, adapter=False)

@@ -23,7 +23,8 @@ class Spec:
 
   Attributes:
     needs: the objective's.
-    exclude_gold: the noise token is the runner-up where the argmax is gold.
+    exclude_gold: the noise token is the runner-up where the argmax is gold
+      (`argmax_tokens` puts the true token at -inf).
     noise_scale: (sqrt(alpha_bar), sqrt(1 - alpha_bar)) for the `pixels` site,
       or None: noisy pictures come with the batch.
     head_chunk: rows of logits held at one time.
@@ -36,8 +37,8 @@ class Spec:
   head_chunk: int = 256
   share_prefix: bool = True
 
-  def of(self, needs: Needs) -> "Spec":
-    """The same way to run for other needs."""
+  def with_needs(self, needs: Needs) -> "Spec":
+    """The same way to run, for other needs."""
     return dataclasses.replace(self, needs=needs)
 
 

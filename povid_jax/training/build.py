@@ -168,9 +168,8 @@ def build_data(
     config.data.on_too_long,
     weights.config.decoder.context_length,
   )
-  one = batches.BatchOrder(buckets, config.batch_size, config.seed, 1)
-  per_epoch = one.steps_per_epoch
-  steps = config.steps or max(1, math.ceil(config.epochs * per_epoch))
+  one = batches.BatchOrder(buckets, config.batch_size, config.seed)
+  steps = config.steps or max(1, math.ceil(config.epochs * len(one)))
   plan = batches.BatchOrder(buckets, config.batch_size, config.seed, steps)
   return Data(source, tokenizer, text, measured, buckets, plan)
 

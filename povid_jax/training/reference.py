@@ -29,7 +29,6 @@ from povid_jax.training import build
 from povid_jax.training.reference_part import Part
 from povid_jax.training.step import Frozen, StepFn
 
-
 _NOISE = ("noise", "noise_seed")  # entries of the key
 
 
@@ -45,8 +44,8 @@ def key_of(
 ) -> dict[str, Any]:
   """Everything that the numbers depend on.
 
-  Not what decides their order (batch size, buckets): values go by record, so the
-  order matters to an unfinished pass only, see `cached`.
+  Not what decides their order (batch size, buckets): values go by record, so
+  the order matters to an unfinished pass only, see `cached`.
   """
   needs_noise = step.spec.needs.fixed.noisy_picture
   key = {
@@ -94,6 +93,7 @@ def cached(
     values = _read(folder, key)
     _check_complete(values, config, data, folder)
     return values
+  # of batches: an unfinished pass holds the values of the first ones
   order = [
     config.batch_size,
     config.seed,
@@ -174,10 +174,9 @@ def _compute(
     part: reads what an interrupted pass has computed, and saves what this one
       computes.
   """
-  one = batches.BatchOrder(data.buckets, config.batch_size, config.seed, 1)
-  plan = batches.BatchOrder(
-    data.buckets, config.batch_size, config.seed, one.steps_per_epoch
-  )
+  # Epoch number 0: noise that is drawn anew each epoch is cached for runs of
+  # one epoch only, and theirs has that number too.
+  plan = batches.BatchOrder(data.buckets, config.batch_size, config.seed)
   loader = build.build_loader(config, data, model.weights, mesh, workdir)
   score = jax.jit(
     lambda frozen, params, batch: _score(step, frozen, params, batch)
@@ -194,7 +193,7 @@ def _compute(
     unit="batch",
   )
   with contextlib.closing(rows), contextlib.ExitStack() as stack:
-    # also where a signal ends it
+    # also where a signal ends it; `done` and `values` as they are then
     stack.callback(lambda: part.keep(done, values, now=True))
     for host in bar:
       batch = build.place(host, config, mesh)
@@ -207,6 +206,7 @@ def _compute(
       real = index != batches.FILLER
       for name in step.spec.needs.fixed.terms:
         terms = np.asarray(getattr(found, name))
+        # [A, b, ...] to [A * b, ...]
         terms = terms.reshape(len(index), *terms.shape[2:])
         bad = ~np.isfinite(terms.reshape(len(index), -1)).all(axis=1)
         for record in index[real & bad][:1].tolist():

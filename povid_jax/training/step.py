@@ -23,7 +23,8 @@ Array = jax.Array
 class State(NamedTuple):
   """What a step changes."""
 
-  step: Array  # int32[]: updates so far
+  # int32[]: steps so far, skipped ones too: the place in the plan
+  step: Array
   params: Params  # the trained ones, float32
   opt_state: Any
   # numbers that the objective carries from step to step, see `Objective`
@@ -91,6 +92,7 @@ class StepFn:
       "grad_norm": optax.tree.norm(grads),
       "param_norm": optax.tree.norm(params),
       **guard_flags(cast(GuardState, opt_state)),
+      # pairs: a row with R rejected answers counts R times
       "rows_used": (counts.chosen > 0).sum().astype(jnp.float32),
       "tokens_scored": flat.loss_mask.sum().astype(jnp.float32),
     }
