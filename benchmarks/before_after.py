@@ -29,7 +29,7 @@ _TOP = 46  # pixels for the title
 
 
 class Scored(NamedTuple):
-  """What one --out folder says of CHAIR, by question."""
+  """The CHAIR results of one --out folder, by question."""
 
   answers: dict[str, dict[str, Any]]
   verdicts: dict[str, dict[str, Any]]

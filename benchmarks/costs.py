@@ -1,4 +1,4 @@
-"""What a step costs, whatever the machine: the values that the tests guard.
+"""The cost of a step, independent of the machine: the values that tests check.
 
   python -m benchmarks.costs            against benchmarks/costs.json
   python -m benchmarks.costs --write    take today's values for this JAX

@@ -1,4 +1,4 @@
-"""The device at hand: attention backends, speed, where a step's time goes."""
+"""The local device: attention backends, speed, and the time of each kernel."""
 
 import collections
 import tempfile

@@ -1,4 +1,5 @@
-"""Runs commands that need one another, a few at a time, and shows them all.
+"""Runs commands that depend on one another, a few at a time, and prints their
+output.
 
 One process of the toy keeps one core busy, so two at a time use two cores
 better than one after the other does.

@@ -158,7 +158,7 @@ def build(
 
 
 def reason_of(error: BaseException) -> str:
-  """Our own words inside whatever a runner wraps around them.
+  """Finds our own error message in the text that a runner wraps around it.
 
   Some runners pass on the error, others only the text of a worker's traceback,
   hundreds of lines of it.
@@ -215,7 +215,8 @@ def run(
     arguments: the runner's own options.
 
   Raises:
-    UserError: no Beam, the folder exists, a bad sample, the runner's failure.
+    UserError: Beam is not installed, the folder exists, a sample is bad, or the
+      runner fails.
   """
   try:
     from apache_beam.io.filesystems import FileSystems

@@ -25,7 +25,8 @@ def drive(args: argparse.Namespace, kind: type[Injector]) -> int:
   """The whole of a command; returns its exit code.
 
   Raises:
-    UserError: flags, input or output will not do, or nothing can go on.
+    UserError: the flags, the input or the output are not valid, or the run
+      cannot continue.
   """
   inject_flags.check(args)
   injector = kind(args)
@@ -63,7 +64,7 @@ def drive(args: argparse.Namespace, kind: type[Injector]) -> int:
 
 
 def _read(args: argparse.Namespace, injector: Injector) -> list[Sample]:
-  """The samples; each that is left out is written down with the reason."""
+  """The samples; each skipped one is recorded with the reason."""
   paths = Paths(Path(args.out))
   left: list[dict[str, str]] = []
   skip = args.on_bad_sample == "skip"
@@ -99,10 +100,10 @@ def _read(args: argparse.Namespace, injector: Injector) -> list[Sample]:
 def _check_annotations(
   args: argparse.Namespace, items: Sequence[Item], annotations: Annotations
 ) -> None:
-  """Says which part of the pictures the annotations know.
+  """Prints how many of the pictures the annotations contain.
 
   Raises:
-    UserError: they know none: they are of another set of pictures.
+    UserError: they contain none: they belong to another set of pictures.
   """
   known_of = annotations.objects.keys() | annotations.captions.keys()
   images = {item.image for item in items if item.image}
@@ -151,7 +152,7 @@ def _write(paths: Paths, job: Job) -> dict[str, Any]:
 
 
 def _finish(paths: Paths, job: Job) -> int:
-  """Writes the outputs and says what is left to do."""
+  """Writes the outputs and prints what is left to do."""
   summary = _write(paths, job)
   job.end_progress()
   print(table(summary))

@@ -24,7 +24,7 @@ _CHECKED = ("JPEG", "PNG", "WEBP")
 
 @dataclass(frozen=True)
 class Options:
-  """What decides the bytes that are written; nothing about how or where."""
+  """The options that determine the bytes of a record."""
 
   pairs: str
   image_dir: str | None
@@ -169,7 +169,8 @@ def to_record(sample: Sample, options: Options) -> Record:
   """Checks a sample and joins it with its pictures.
 
   Raises:
-    UserError: says which field is wrong; the caller adds file and id.
+    UserError: a field is wrong; the message names it, and the caller adds file
+      and id.
   """
   check_turns(sample)
   pictures = tuple(picture.read() for picture in sample.images)

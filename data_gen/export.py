@@ -111,11 +111,12 @@ def _whole(turns: tuple[str, ...], context: str) -> tuple[str, ...]:
 
 
 def plain(sample: Sample, lost: collections.Counter[str]) -> Iterator[Sample]:
-  """The samples that say the same without a context, weights and more answers.
+  """The sample as plain samples: no context, no weights, one rejected answer
+  each.
 
   Args:
     sample: of any kind.
-    lost: counts what the plain samples do not say.
+    lost: counts what is lost in plain samples.
   """
   lost["pairs had a context, which was written into both answers"] += bool(
     sample.context

@@ -1,4 +1,4 @@
-"""What a wrong answer must be before it is accepted, whoever wrote it."""
+"""The checks that every rejected answer must pass, whatever wrote it."""
 
 import difflib
 import re
@@ -88,7 +88,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Refused:
-  """Why a wrong answer is not accepted."""
+  """The reason why an answer is refused."""
 
   reason: str
   detail: str

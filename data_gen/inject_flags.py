@@ -66,7 +66,7 @@ def add_gates(parser: argparse.ArgumentParser) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-  """UserError for common flags that make no sense."""
+  """Raises UserError for common flags with invalid values."""
   if Path(args.out).suffix not in (".json", ".jsonl"):
     raise UserError(
       f"--out {args.out}: want a name that ends in .jsonl or .json"

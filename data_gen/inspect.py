@@ -1,4 +1,4 @@
-"""Look at pairs before paying for a training run.
+"""Inspect pairs before you pay for a training run.
 
   python -m data_gen inspect pairs.jsonl --image-dir images --html pairs.html
   python -m data_gen inspect DIR                # TFRecords of `data_gen write`
@@ -81,7 +81,7 @@ def _kinds(edits: object) -> tuple[str, ...]:
 
 
 def _opens(picture: Picture) -> bool:
-  """Whether a picture is shown: without --image-dir files are not."""
+  """Whether a picture can be shown; picture files need --image-dir."""
   return not picture.is_file or picture.folder is not None
 
 
@@ -189,7 +189,7 @@ def read(
 
 
 def beside(source: Path) -> tuple[Path, ...]:
-  """The files that say what was left out on the way to `source`."""
+  """The files that list the samples left out of `source`."""
   if source.is_dir():
     return (source / shards.SKIPPED_FILE,)
   paths = Paths(source)

@@ -264,6 +264,6 @@ def _text_only(pairs: Sequence[Pair]) -> str:
   mean, error = found
   verdict = "the pairs also teach style" if mean > 0.65 else "little style"
   return (
-    f"told by words alone: {mean:.1%} +- {error:.1%} of answers are put on the "
-    f"right side without the picture (50% is chance; {verdict})"
+    f"by words alone: {mean:.1%} +- {error:.1%} of answers are classified "
+    f"correctly without the picture (50% is chance; {verdict})"
   )

@@ -1,4 +1,4 @@
-"""What is to be made wrong: samples from JSON or COCO, and what is in them."""
+"""The input of an injector: samples from JSON or COCO, and their objects."""
 
 import collections
 import hashlib
@@ -234,7 +234,8 @@ def load_annotations(paths: Sequence[str | Path]) -> Annotations:
   """Reads instances_*.json and captions_*.json files of COCO.
 
   Raises:
-    UserError: names the file and the row that is not in COCO's format.
+    UserError: a row is not in COCO's format; the message names the file and the
+      row.
   """
   result = Annotations({}, collections.defaultdict(list), [])
   for path in map(Path, paths):

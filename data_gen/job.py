@@ -20,7 +20,7 @@ from povid_jax.llm.prices import dollars
 
 
 def check_output(out: Path, source: str) -> None:
-  """UserError, before any work, for an output that will not do."""
+  """Raises UserError before any work if an output cannot be used."""
   check_writable(out)
   if out.resolve() == Path(source).resolve():
     raise UserError(f"--out {out} is the input file; choose another file")
@@ -70,7 +70,7 @@ class Job:
     patience: so many items in a row may be used up without one that is
       accepted; then the fault lies in what all have in common (the server, the
       model), and the run stops and gives nothing up. None: no such stop.
-    problem: the last reason why a reply could not be used, "" for none.
+    problem: the reason why the last unusable reply could not be used, or "".
   """
 
   items: list[Item]
@@ -164,7 +164,7 @@ class Job:
     return finished
 
   def lose(self, item: Item, reason: str, detail: str) -> None:
-    """Gives an item up that no reply can mend (its picture is broken)."""
+    """Gives up an item that no reply can help (its picture is broken)."""
     self.journal.write(
       "refused", key=item.key, reason=reason, detail=detail, rejected=[]
     )
@@ -188,7 +188,9 @@ class Job:
       raise self._useless()
 
   def _release(self) -> None:
-    """Gives up what was held back: others pass, so the fault is theirs."""
+    """Gives up the items that were held back: other items pass, so the fault is
+    in these items.
+    """
     for item, reason in self._held.values():
       self.journal.write("given_up", key=item.key, reason=reason)
     self._held.clear()
@@ -219,7 +221,7 @@ class Job:
     )
 
   def note(self, text: str) -> None:
-    """Shows what is being waited for; in a log file, now and then."""
+    """Shows what the run waits for; in a log file only from time to time."""
     if self._bar is None:
       return
     now = time.monotonic()
@@ -275,7 +277,7 @@ class Job:
     }
 
   def summary(self) -> dict[str, Any]:
-    """What the run (with those it continues) has come to."""
+    """The totals of this run and the runs that it continues."""
     journal = self.journal
     keys = [item.key for item in self.items]
     finished = self._finished()
@@ -304,7 +306,7 @@ class Job:
 
 
 def table(summary: Mapping[str, Any]) -> str:
-  """The summary as lines for a person."""
+  """The summary as lines to print."""
   rows: list[tuple[str, str]] = []
   known = summary["price_known"]
   for name, value in summary.items():

@@ -36,8 +36,8 @@ class Journal(Store):
     """Opens or makes the journal and replays it.
 
     Raises:
-      UserError: another process has it, a line is not ours, or it was made
-        with other settings.
+      UserError: another process uses it, a line is of another kind, or it was
+        made with other settings.
     """
     self.accepted: dict[str, int] = {}
     self.given_up: dict[str, str] = {}
@@ -108,7 +108,7 @@ def set_aside(path: Path, *others: Path) -> Path | None:
     others: what belongs to it, renamed alike where it is there.
 
   Raises:
-    UserError: another process is at work on it.
+    UserError: another process uses it.
   """
   if not path.exists():
     return None

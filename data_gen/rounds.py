@@ -1,4 +1,4 @@
-r"""Several rounds of own answers: sample, write, train, and again.
+r"""Several rounds of own answers: sample, write, train, and repeat.
 
   python -m data_gen rounds --rounds=3 --checkpoint=runs/sft --out=runs/rounds \
     --config=configs/quickstart.py:own_answers --image-dir=images -- \
@@ -28,7 +28,9 @@ _OURS = ("--checkpoint", "--out", "--seed", "--image-dir", "--follow-links")
 
 
 class Command(NamedTuple):
-  """One command, what it leaves, and where it is noted as done."""
+  """One command, its output, and the name under which it is recorded as
+  done.
+  """
 
   name: str
   command: tuple[str, ...]

@@ -43,7 +43,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Written:
-  """What became of a shard; `skipped` holds (id, reason)."""
+  """The result of a shard; `skipped` lists (id, reason)."""
 
   split: str
   index: int
@@ -64,7 +64,7 @@ class ShardPlan:
 def load(
   options: Options, announce: Callable[[str], object] | None = None
 ) -> tuple[list[Sample], list[tuple[str, str]]]:
-  """The samples, and what was wrong with the rows that are none.
+  """The samples, and the errors of the rows that are not samples.
 
   Args:
     options: name the file and its layout.
@@ -293,7 +293,7 @@ def summarise(
   """Splits in the form that the metadata wants.
 
   Raises:
-    UserError: not one record was written.
+    UserError: no record was written.
   """
   splits: dict[str, metadata.Split] = {}
   for name in sorted({part.split for part in written}):

@@ -1,7 +1,9 @@
-"""How well rejected answers are told from chosen ones without a picture.
+"""How well a classifier separates rejected from chosen answers without a
+picture.
 
-Where language alone tells them apart, a model learns the style of the injector
-and not to look. A naive Bayes classifier over words and pairs of words says how
+If the text alone separates them, a model learns the style of the injector
+instead of looking at the picture. A naive Bayes classifier over words and pairs
+of words says how
 much of that there is: 50% is chance, beyond 65% the pairs teach style.
 """
 
@@ -74,7 +76,7 @@ def _learn(known: Sequence[tuple[Counter, Counter]]) -> dict:
 
 
 def _right(score: float) -> float:
-  """1 where a score is on the right side, 0.5 where it says nothing."""
+  """1 if a score is on the right side, 0.5 if it is undecided."""
   return 0.5 if score == 0 else float(score > 0)
 
 

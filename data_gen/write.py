@@ -9,7 +9,7 @@ The folder DIR appears when it is complete; `povid_jax.train`,
 `tfds.builder_from_directory` and `tf.data.TFRecordDataset` read it. The same
 input, options and seed give the same bytes for any number of workers.
 
-To write on many machines, name a Beam runner; what follows `--` goes to it:
+To write on many machines, give a Beam runner; the options after `--` go to it:
 
   python -m data_gen write ... --runner DataflowRunner -- --project=P ...
 """
@@ -96,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def make_options(args: argparse.Namespace) -> Options:
-  """Checks what argparse cannot.
+  """Checks the combinations of flags that argparse cannot check.
 
   Raises:
     UserError: options that exclude each other.
@@ -137,7 +137,8 @@ def run_local(options: Options, out: Path, workers: int) -> None:
 def is_complete(options: Options, out: Path) -> bool:
   """Whether `out` was made with these options of this input.
 
-  Pictures are not looked at again: what was skipped for them stays skipped.
+  Pictures are not read again: samples that were skipped because of them stay
+    skipped.
   """
   try:
     facts = _facts(out)

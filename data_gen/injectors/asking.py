@@ -1,4 +1,6 @@
-"""From items to requests and back, for whatever asks a vision model."""
+"""Makes requests from items and reads the replies, for injectors with a vision
+model.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,12 +16,12 @@ from povid_jax.llm import Failure, Price, Reply, Request, image_part
 
 @dataclass(frozen=True)
 class Task:
-  """What a model is asked for.
+  """The task of the model.
 
   Attributes:
     label: name and version of the prompts.
     request: (item, parts of pictures, attempt, room) -> request.
-    read: (item, reply) -> what it proposes.
+    read: (item, reply) -> the proposal in the reply.
     schema: of a reply.
   """
 
@@ -36,7 +38,7 @@ class Asker:
   Attributes:
     task: what is asked for.
     size: longest side in pixels at which they are sent.
-    price: tells their tokens.
+    price: gives their number of tokens.
     room: tokens of a reply beyond those of the answers.
   """
 

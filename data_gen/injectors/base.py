@@ -1,4 +1,4 @@
-"""What an injector is: whoever makes pairs out of samples.
+"""The interface of an injector, which makes pairs from samples.
 
 An injector is one class: its flags, the settings that decide its answers, and
 `run(job)`, which settles every pending item. All of them go through the same
@@ -71,7 +71,7 @@ class Injector(abc.ABC):
     """Reads the flags.
 
     Raises:
-      UserError: they make no sense.
+      UserError: a flag has an invalid value.
     """
     self.args = args
     self.world = World((), Lexicon(), Annotations({}, {}, []))
@@ -84,7 +84,7 @@ class Injector(abc.ABC):
   @property
   @abc.abstractmethod
   def label(self) -> str:
-    """Who made a pair, with a version ("rules/4"): goes into every pair."""
+    """Name and version of the injector ("rules/4"), stored in every pair."""
 
   def settings(self) -> dict[str, Any]:
     """All that decides an answer. The journal keeps it, and a run with other
@@ -118,7 +118,7 @@ class Injector(abc.ABC):
     """Gets what is known of all samples, before `dry_run`, `settings`, `run`.
 
     Raises:
-      UserError: something that is needed is missing.
+      UserError: a needed file or flag is missing.
     """
     self.world = world
 
@@ -133,7 +133,7 @@ class Injector(abc.ABC):
     next run.
 
     Raises:
-      UserError: nothing can go on; what was settled is kept.
+      UserError: the run cannot continue; settled items are kept.
     """
 
   def check(

@@ -66,7 +66,9 @@ class _Rounds:
     self._check()
 
   def _check(self) -> None:
-    """Replies to items that this command leaves out would be lost."""
+    """Raises UserError if an open batch has items that this command leaves out,
+    because their replies would be lost.
+    """
     for batch in self._batches.open():
       names = self._batches.names(batch)
       lost = sum(_key(name) not in self._items for name in names)
@@ -78,7 +80,7 @@ class _Rounds:
         )
 
   def run(self) -> None:
-    """Until no item is left.
+    """Runs batches until no item is left.
 
     Raises:
       UserError: the server refuses the key, or several rounds in a row bring

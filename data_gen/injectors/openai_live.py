@@ -90,7 +90,8 @@ class OpenAI(Injector):
     dry_run(items, self.options, self.asker)
 
   def run(self, job: Job) -> None:
-    """Asks for all pending items until they are finished or money runs out.
+    """Sends requests for all pending items until they are finished or
+    --max-cost is spent.
 
     Raises:
       UserError: the key is refused, the model is unknown, or the server does
@@ -139,7 +140,7 @@ class _Handler:
     return self._asker.again(request, self._job.journal.tries[item.key])
 
   def _fail(self, failure: Failure) -> None:
-    """An item that no attempt got through for is left for the next run."""
+    """Leaves an item for the next run if all its requests failed."""
     self._job.problem = failure.words
     self._lost += 1
     if self._lost >= _OUTAGE:
@@ -151,7 +152,7 @@ class _Handler:
 
 
 def dry_run(items: Sequence[Item], options: Options, asker: Asker) -> None:
-  """Prints counts, tokens and cost, and three prompts; asks nothing."""
+  """Prints counts, tokens, cost and three prompts; sends no request."""
   prompt = completion = 0
   usable: list[Item] = []
   for item in progress.bar(items, desc="estimate", unit="items"):

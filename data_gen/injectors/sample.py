@@ -115,7 +115,7 @@ class Sample(Injector):
   def load(
     self, path: str, on_bad: Callable[[UserError], None] | None
   ) -> Sequence[Pair]:
-    """Also a folder of pictures, with --prompt."""
+    """The samples; with --prompt, --input may also be a folder of pictures."""
     folder = Path(path)
     if not folder.is_dir() or not (prompt := self.args.prompt):
       return super().load(path, on_bad)
@@ -287,7 +287,7 @@ def _add_words(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument_group("objects in answers").add_argument
   add("--vocabulary", type=Path, metavar="FILE", help=(
     "objects and their names, CHAIR's format (a line: name, synonym, ...); "
-    "default: ours, COCO's 80 and the categories of --annotations"
+    "default: COCO's 80 objects and the categories of --annotations"
   ))  # fmt: skip
   add("--objects", choices=("table", "annotated"), default="table", help=(
     "look for all objects of the vocabulary (default), or only for the "

@@ -6,11 +6,12 @@ r"""Dispreferred answers from a checkpoint that sees distorted pictures.
 Asks the first question of each sample over a picture with diffusion noise, and
 writes the released preference format with the model's answer as the rejected
 one (SeVa did this, with a fixed noise). `povid` objectives draw such answers
-during training; this is the offline way, once, to look at and to keep.
+during training; this command makes them once, so that they can be inspected and
+kept.
 
 Answers are kept in a journal beside OUT as they come: the same command
-continues after a stop. An answer equal to the correct one says nothing: those
-samples are in rejected.jsonl beside OUT.
+continues after a stop. An answer equal to the correct one makes no pair: those
+samples are listed in rejected.jsonl beside OUT.
 """
 
 import argparse
@@ -80,7 +81,7 @@ class SampleNoisy(Injector):
 
   @property
   def label(self) -> str:
-    """Also what the pairs say: the checkpoint, the noise and the decoding."""
+    """Also the settings stored in the pairs: checkpoint, noise and decoding."""
     from povid_jax.generate import answering
 
     args = self.args
@@ -113,7 +114,7 @@ class SampleNoisy(Injector):
     return {"images": self.args.image_dir}
 
   def check_sample(self, sample: Sample) -> None:
-    """No picture to distort, or one that is missing or broken."""
+    """Raises UserError if there is no picture, or one is missing or broken."""
     if not sample.images:
       raise UserError(
         "this sample has no picture to put noise on: remove the sample, or "

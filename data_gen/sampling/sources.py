@@ -1,4 +1,4 @@
-"""Who writes candidates: a checkpoint on this machine's devices, or servers."""
+"""Sources of candidates: a checkpoint on local devices, or servers."""
 
 import argparse
 import dataclasses

@@ -53,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     type=bounds.SHARE,
     default=Mix.usual,
     help="how often an object is the kind of its look-alike pair that one "
-    "expects in the place (0.5: the place says nothing; default %(default)s)",
+    "expects in the place (0.5: the place gives no hint; default "
+    "%(default)s)",
   )
   parser.add_argument(
     "--careless",

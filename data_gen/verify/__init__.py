@@ -1,4 +1,4 @@
-"""Verifiers by name: who says which objects are in a picture."""
+"""Verifiers by name; a verifier decides which objects are in a picture."""
 
 import argparse
 import importlib

@@ -1,8 +1,8 @@
-"""COCO's annotations say what is in a picture, by CHAIR's rule.
+"""Verifies objects by COCO's annotations, with CHAIR's rule.
 
 An object is there if an instance of it is annotated or a reference caption
-names it; it is not there if it is one of the categories and neither is so. Of
-objects that are no category nobody knows.
+names it; it is not there if it is one of the categories and neither is so.
+Objects that are not a category are uncertain.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What a verifier is: whoever knows which objects are in a picture.
+"""The interface of a verifier, which decides which objects are in a picture.
 
 To add one: a module here with a subclass of `Verifier`, and its line in the
 registry (`data_gen.verify`). Modules are imported for `--help`: whatever is
@@ -76,7 +76,7 @@ class Verifier(abc.ABC):
     """Which of the named objects are in each picture.
 
     Raises:
-      UserError: there is nobody to answer, or the answer cannot be read.
+      UserError: the verifier does not answer, or its answer cannot be read.
     """
 
 
@@ -85,7 +85,7 @@ class Agreement:
   """Several verifiers; an object counts where enough of them agree.
 
   It is in the picture, or not, where at least `least` verifiers say so and none
-  says the opposite; else nobody knows.
+  reports the opposite; otherwise the object is uncertain.
   """
 
   verifiers: Sequence[Verifier]
@@ -100,7 +100,7 @@ class Agreement:
       )
 
   def present(self, asked: Sequence[Asked]) -> list[Presence]:
-    """As `Verifier.present`; nobody is asked twice about an object."""
+    """As `Verifier.present`; no verifier checks an object twice."""
     new = [Asked(a.picture, self._unknown(a)) for a in asked]
     new = [a for a in new if a.objects]
     if new:

@@ -1,4 +1,4 @@
-"""Any program that knows what is in a picture: a detector, a service.
+"""Verifies objects with any program: a detector or a service.
 
 The command is started once for every batch of pictures. It reads JSON lines
 
@@ -43,7 +43,7 @@ class CommandVerifier(Verifier):
     parser.add_argument(
       "--verify-command",
       metavar="COMMAND",
-      help="program that says which objects are in pictures: JSON lines "
+      help="program that reports which objects are in pictures: JSON lines "
       "{image, objects} in, {image, present, absent} out",
     )
 

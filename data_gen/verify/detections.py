@@ -7,8 +7,8 @@ or the same as JSON lines with "image" in each row. `queries` are the words that
 the detector was asked for; without it, it was asked for every object of the
 vocabulary. Labels are read through the vocabulary, so "puppy" is a dog. The
 best score of an object decides: from `--detected` on it is there, below
-`--undetected` (or without a box) it is not, and between the two nobody
-knows.
+`--undetected` (or without a box) it is absent, and between the two it is
+uncertain.
 """
 
 import argparse
@@ -112,7 +112,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
   """(image, row) of a JSON object or of JSON lines.
 
   Raises:
-    UserError: it cannot be read, or is of another form.
+    UserError: it cannot be read, or has another form.
   """
   try:
     whole = files.parse_json(files.read_text(path))

@@ -47,8 +47,8 @@ def restore(
   """
   if not folder.is_dir():
     raise UserError(
-      f"there are no weights in {folder}: the folder is not whole; copy it "
-      "again, or convert again"
+      f"there are no weights in {folder}: the folder is not complete; copy it "
+      "again, or convert the checkpoint again"
     )
   streamed = open_pieces(folder)
   if streamed:

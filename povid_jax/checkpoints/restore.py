@@ -189,7 +189,7 @@ def read_run(run: Path) -> dict[str, Any]:
   try:
     Path(held["init"]).exists()
   except OSError as error:
-    raise UserError(f"{file}: init is no path: {error.strerror}") from error
+    raise UserError(f"{file}: init is not a path: {error.strerror}") from error
   return held
 
 

@@ -181,11 +181,11 @@ def _rows(path: Path) -> Rows:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """How rows are read, from the flags.
+  """How rows are read.
 
   Attributes:
-    image_dir: the folder of the pictures that rows name; None: the folder that
-      `pairs.write_samples` made beside the file, if there is one.
+    image_dir: the folder of the pictures; None: the folder that
+      `pairs.write_samples` made beside the file, if any.
     format: a name in `formats.FORMATS`; None: every row by its keys.
     columns: the flag `--columns`, for any table.
   """
@@ -195,7 +195,7 @@ class Layout:
   columns: str | None = None
 
   def form(self) -> formats.Format | None:
-    """The format that was named; UserError for a name that there is not."""
+    """The chosen format; UserError for an unknown name."""
     if self.format and self.columns:
       raise UserError(
         "--format and --columns cannot be used together: give one of them"

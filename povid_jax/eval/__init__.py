@@ -1,1 +1,1 @@
-"""Benchmarks: asking a model, scoring its answers, comparing the scores."""
+"""Benchmarks: generate answers, score them, compare the scores."""

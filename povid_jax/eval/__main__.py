@@ -1,4 +1,4 @@
-"""Restores a checkpoint, asks it the benchmarks' questions, scores the answers.
+"""Evaluates a checkpoint, or given answers, on benchmarks.
 
   python -m povid_jax.eval --checkpoint=RUN --benchmarks=chair,pope \\
     --data=DATA --out=OUT

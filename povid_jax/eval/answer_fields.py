@@ -1,4 +1,4 @@
-"""Which field of an answer row holds the model's words."""
+"""Finds the field of an answer row with the model's answer."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -60,11 +60,11 @@ def refuse_guesses(
   rows: Sequence[Mapping[str, Any]],
   benchmark: Benchmark,
 ) -> None:
-  """Raises UserError where the field taken for the answer is none.
+  """Raises UserError if the chosen field does not hold the model's answer.
 
-  `text` holds the question in some files, and `answer` the right answer: every
-  row then says the same as its question, or as the truth, while the model's
-  words lie in a field that nobody reads.
+  `text` holds the question in some files, and `answer` the right answer: then
+  every row equals its question or the right answer, and the model's answer is
+  in a field that is not read.
   """
   if not rows or any(row.get(NAMED) for row in rows):
     return

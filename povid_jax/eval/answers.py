@@ -1,4 +1,4 @@
-"""Reads answers of any common format and puts each to its question."""
+"""Reads answers of any common format and matches them to questions."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ from povid_jax.eval.protocol import Benchmark
 
 @dataclass
 class Matched:
-  """Questions with their answers (None: there is none), and what was said."""
+  """Questions with their answers (None: no answer), and the notes to print."""
 
   questions: list[Question]
   answers: list[str | None]
@@ -79,7 +79,7 @@ def match(
   missing: str | None = None,
   ignore_unknown: bool = False,
 ) -> Matched:
-  """Puts answers to questions.
+  """Matches answers to questions.
 
   By id where ids are unique; by question and picture where no id is known, and
   where a row repeats another question than that of its id. Where a benchmark's

@@ -1,4 +1,6 @@
-"""Asks a model a benchmark's questions; a killed run continues."""
+"""Generates the answers to a benchmark's questions; a killed run can
+continue.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -79,7 +81,8 @@ def keep(
   """Keeps earlier answers only if they come from the same model and prompts.
 
   Raises:
-    UserError: they come from others; says which setting differs.
+    UserError: they come from another model or prompt; the message names the
+      setting.
   """
   texts = [[str(question.question_id), question.text] for question in questions]
   how = {**how, "questions": results.digest(texts)}

@@ -48,7 +48,8 @@ def compare(a: Path, b: Path, resamples: int = 10_000) -> list[Comparison]:
   items that are right or wrong by McNemar's exact test as well.
 
   Raises:
-    UserError: a folder is no finished run, or they share no benchmark.
+    UserError: a folder is not a finished evaluation, or they share no
+      benchmark.
   """
   settings = [results.read(folder)["settings"] for folder in (a, b)]
   counts = [_counts(folder) for folder in (a, b)]
@@ -77,7 +78,7 @@ def compare(a: Path, b: Path, resamples: int = 10_000) -> list[Comparison]:
 def changed(
   a: Mapping[str, Mapping[str, Any]], b: Mapping[str, Mapping[str, Any]]
 ) -> Changed:
-  """Splits the items of both runs by who has them right."""
+  """Splits the items of both runs by which run is right."""
   groups: dict[tuple[bool, bool], list[str]] = defaultdict(list)
   for item in a:
     if item in b and "correct" in a[item] and "correct" in b[item]:

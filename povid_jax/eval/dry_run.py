@@ -1,4 +1,4 @@
-"""`--dry-run`: what the judges of an evaluation would take."""
+"""`--dry-run`: the estimated cost of the judges of an evaluation."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ _TYPICAL = "A sentence of a common length about the picture. " * 6
 
 
 def run(request: Request, folders: Mapping[str, Path]) -> int:
-  """Prints an estimate per benchmark; asks neither a checkpoint nor a judge."""
+  """Prints an estimate per benchmark; uses neither a checkpoint nor a judge."""
   for benchmark in request.benchmarks:
     name, options = benchmark.name, request.options[benchmark.name]
     if not benchmark.judged:

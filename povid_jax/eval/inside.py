@@ -1,4 +1,4 @@
-"""Shared by benchmarks that look into the model: their answers."""
+"""The answers of benchmarks that read the inside of a model."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -24,7 +24,7 @@ def answers(
   depend on, so that answers of another model or prompt are never taken.
 
   Raises:
-    UserError: no questions, or a picture that is not there.
+    UserError: there are no questions, or a picture is missing.
   """
   from povid_jax.generate import answering
 

@@ -1,4 +1,4 @@
-"""LLM judges: their prompts, and replies that are paid for once.
+"""LLM judges: prompts, and a log so that each reply is paid for only once.
 
 Replies are kept in OUT/judge.jsonl, one line each, as they come. A run that was
 killed, or that stopped at --max-cost, continues with the same command; answers
@@ -23,17 +23,17 @@ Messages = list[dict[str, str]]
 
 @dataclass(frozen=True)
 class Judge:
-  """Who judges, and how.
+  """The judge and its settings.
 
   Attributes:
-    server: model, address and limits; an empty model: none was named.
+    server: model, address and limits; an empty model: none was given.
     prompts: benchmark (or "" for all) -> file that replaces our prompt.
     runs: how often MM-Vet judges each answer.
     temperature: "official", "default" (not sent) or a number.
     max_tokens: of a reply; None: the benchmark's own.
     batch: through the Batch API.
     max_cost: dollars for all judgements of the folder.
-    dry_run: say what it would cost, and ask nothing.
+    dry_run: print the cost, and send no request.
     log: where replies are kept.
   """
 
@@ -62,7 +62,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Task:
-  """Something to be judged.
+  """One judgement to make.
 
   Attributes:
     key: unique within the benchmark.
@@ -83,11 +83,11 @@ class Verdict:
 
 
 class DryRun(Exception):
-  """Instead of judgements: what they would take."""
+  """Raised instead of judging: the estimated cost."""
 
 
 def of(options: Options) -> Judge:
-  """The judge among a benchmark's options; UserError if none was named."""
+  """The judge in a benchmark's options; UserError if none was given."""
   judge: Judge | None = options.extra.get("judge")
   if judge is None or not judge.server.model:
     raise UserError(
@@ -225,7 +225,7 @@ def _ask(
 
 
 def _remedy(why: str, request: llm.Request) -> str:
-  """The flag that mends what the server said, where one does."""
+  """The flag that fixes the server's error, if there is one."""
   if re.search(r"cut off|content is empty|thoughts", why):
     return (
       f" (a reply has {request.max_tokens} tokens; a judge that thinks first "
@@ -237,7 +237,7 @@ def _remedy(why: str, request: llm.Request) -> str:
 
 
 def record(scored: Scored, judge: Judge, prompt: Prompt) -> None:
-  """Notes in the results who judged, and by which prompt."""
+  """Records the judge and its prompt in the results."""
   scored.settings |= {
     "judge_model": judge.server.model,
     "judge_prompt": prompt.version,

@@ -24,7 +24,7 @@ def ask(
   path: Path,
   max_cost: float | None,
 ) -> None:
-  """Has requests answered that the log does not answer yet.
+  """Sends the requests that have no reply in the log yet.
 
   What a batch leaves unanswered (single failures, expiry) is left to the
   caller, who asks for it at the normal price.
@@ -33,7 +33,7 @@ def ask(
     path: the log; request files lie in a folder beside it.
 
   Raises:
-    UserError: the estimate is above `max_cost`, or a batch brought nothing.
+    UserError: the estimate is above `max_cost`, or a batch returned nothing.
   """
   with contextlib.ExitStack() as stack:
     store = stack.enter_context(contextlib.closing(log.Replies(path)))

@@ -78,7 +78,7 @@ def from_args(args: argparse.Namespace) -> Judge:
   """The judge that the flags describe.
 
   Raises:
-    UserError: a value that makes no sense.
+    UserError: a value is not valid.
   """
   if args.judge_temperature not in ("official", "default"):
     try:

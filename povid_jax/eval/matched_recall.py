@@ -2,13 +2,13 @@
 
   python -m povid_jax.eval matched-recall EVAL_A EVAL_B
 
-Whoever says less hallucinates less, so a lower CHAIRi at a lower recall proves
-nothing. Here the answers of A are cut after their n-th object, n = 1, 2, ...:
-the curve of what A reaches by saying less. Between two cuts each picture takes
-one or the other by lot (recall and CHAIRi follow from the expected counts), so
-that A has exactly the recall of B. Folders are those that `povid_jax.eval
---benchmarks=chair` wrote, about the same pictures; several pairs (A1 B1 A2 B2
-...) are pooled, as the seeds of one experiment.
+A model that writes less hallucinates less, so a lower CHAIRi at a lower recall
+proves nothing. Here the answers of A are cut after their n-th object, n = 1, 2,
+...: the curve of what A reaches by saying less. Between two cuts each picture
+takes one or the other by lot (recall and CHAIRi follow from the expected
+counts), so that A has exactly the recall of B. Folders are those that
+`povid_jax.eval --benchmarks=chair` wrote, about the same pictures; several
+pairs (A1 B1 A2 B2 ...) are pooled, as the seeds of one experiment.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def verdicts(folder: Path) -> dict[str, dict[str, Any]]:
   """Picture -> CHAIR's verdict about it.
 
   Raises:
-    UserError: no CHAIR verdicts in the folder.
+    UserError: the folder has no CHAIR verdicts.
   """
   path = folder / "verdicts.jsonl"
   if not path.exists():
@@ -72,7 +72,7 @@ def match(
   """A's curve (cut, recall, CHAIRi), and A and B at the recall of B.
 
   Raises:
-    UserError: A and B are not about the same pictures.
+    UserError: A and B have answers for different pictures.
   """
   cuts_CU4, b_U4 = _stack(pairs)
   sums_C4 = cuts_CU4.sum(1)

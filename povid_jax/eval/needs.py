@@ -1,4 +1,4 @@
-"""Finds a benchmark's files, and says what is missing and where it is from."""
+"""Finds a benchmark's files; the error for missing ones names their source."""
 
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def locate(data: Path, benchmark: Benchmark) -> Path:
   """The benchmark's folder: DATA/<name>, else DATA/annotations, else DATA.
 
   Raises:
-    UserError: names what is missing in DATA/<name>.
+    UserError: files are missing; the message lists them.
   """
   for folder in (data / benchmark.name, data / "annotations", data):
     if folder.is_dir() and not _missing(benchmark, folder):
@@ -59,7 +59,7 @@ def questions(
   """The questions of a benchmark that is asked: the others have `measure`.
 
   Raises:
-    UserError: a file is missing, or not in the form in which it is published.
+    UserError: a file is missing, or does not have its published format.
   """
   assert benchmark.questions is not None
   try:

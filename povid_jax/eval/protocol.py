@@ -1,4 +1,4 @@
-"""What a benchmark is: questions in, answers judged, (name, value) out.
+"""The interface of a benchmark: questions, judged answers, (name, value) pairs.
 
 A benchmark is one file that ends in `BENCHMARK = Benchmark(...)`, made of three
 functions without shared state:
@@ -63,8 +63,8 @@ class Flags:
   Attributes:
     title: of the group in --help.
     add: adds the flags to the group.
-    read: (parsed flags) -> settings for `Options.extra`; raises UserError for a
-      value that makes no sense.
+    read: (parsed flags) -> settings for `Options.extra`; raises UserError for
+      an invalid value.
     rules: (Options.extra) -> the settings that change a score, as results.json
       keeps them; runs that differ in one are not compared.
   """
@@ -109,7 +109,7 @@ class Scored:
     units: unit of resampling -> counts.
     verdicts: one row per question, with at least `question_id`, `unit` and, if
       the answer can be right or wrong, `correct`.
-    notes: what a reader of the numbers must know (said once in results.md).
+    notes: what a reader of the numbers must know (printed once in results.md).
     settings: what the numbers depend on beyond the options (a judge); runs
       that differ in it are not compared.
     answers, prompt, data_hash: of a benchmark with `measure`, which asks for
@@ -140,7 +140,7 @@ def row_id(row: Mapping[str, Any]) -> Any:
 
 
 def note_unread(scored: Scored, unread: int, total: int, meaning: str) -> None:
-  """Notes how many answers of a yes/no benchmark say neither.
+  """Adds a note about the answers of a yes/no benchmark that are neither.
 
   Args:
     scored: gets the note.

@@ -1,4 +1,4 @@
-"""What one evaluation is asked to do: a typed request, however it was made.
+"""The typed request for one evaluation.
 
 The command line makes a request from its flags, training from its config; both
 give it to `run.evaluate`.
@@ -16,7 +16,7 @@ from povid_jax.eval.protocol import Benchmark, Options
 
 @dataclass(frozen=True)
 class Request:
-  """Which benchmarks, of whose answers, from which files, to where.
+  """The benchmarks, the model or answers, the files, and the output folder.
 
   Attributes:
     benchmarks: in the order in which they are asked.
@@ -36,7 +36,7 @@ class Request:
     dtype: of the weights that are loaded; None: by the device.
     resamples: of the bootstrap.
     seed: of sampling, of the choice of pictures and of the bootstrap.
-    dry_run: print what the judges would cost, and ask nothing.
+    dry_run: print the cost of the judges, and send no request.
   """
 
   benchmarks: tuple[Benchmark, ...]
@@ -60,7 +60,7 @@ def from_args(args: argparse.Namespace) -> Request:
   """The request of a command line.
 
   Raises:
-    UserError: an unknown benchmark, or a value that makes no sense.
+    UserError: a benchmark is unknown, or a value is not valid.
   """
   chosen = flags.benchmarks(args.benchmarks)
   return Request(

@@ -1,4 +1,4 @@
-"""What a run leaves: results.json, results.md, answers, verdicts, counts."""
+"""Writes the files of an evaluation: results, answers, verdicts, counts."""
 
 import hashlib
 import importlib.metadata

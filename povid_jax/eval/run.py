@@ -1,4 +1,4 @@
-"""Asks a model the benchmarks' questions, scores its answers, keeps both."""
+"""Runs an evaluation: generates or reads answers, scores them, writes both."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from povid_jax.progress import digits
 
 @dataclass(frozen=True)
 class Results:
-  """What an evaluation found, as results.json holds it.
+  """The results of an evaluation, as in results.json.
 
   Attributes:
     rows: one per metric: benchmark, metric, value, n, ci95.
@@ -38,14 +38,14 @@ def read_results(out: Path) -> Results:
   """The results that an earlier evaluation left in its folder.
 
   Raises:
-    UserError: no results.json there, or one that cannot be read.
+    UserError: results.json is missing or cannot be read.
   """
   held = needs.read_json(out / "results.json")
   return Results(held["results"], held.get("settings", {}))
 
 
 def check(request: Request) -> None:
-  """Finds what would stop the evaluation, without asking a model.
+  """Finds the errors that would stop the evaluation, without using a model.
 
   Raises:
     UserError: files or pictures that are missing, a benchmark without
@@ -110,7 +110,7 @@ def evaluate(request: Request, policy: Any = None) -> Results:
 
 
 def estimate(request: Request) -> int:
-  """`--dry-run`: prints what the judges would take; asks nobody."""
+  """`--dry-run`: prints the estimated cost of the judges; sends no request."""
   _judges(request)
   return dry_run.run(request, _folders(request))
 
@@ -150,7 +150,7 @@ def _folder(request: Request, benchmark: Benchmark) -> Path:
 
 
 def _judges(request: Request) -> list[llm.Options]:
-  """The servers of the judges; UserError where one is needed and not named."""
+  """The servers of the judges; UserError if one is needed and not given."""
   return [
     judge.of(request.options[b.name]).server
     for b in request.benchmarks

@@ -47,9 +47,7 @@ def about_pictures(where: str, prompt: str) -> list[Question]:
   """
   prompt = prompt.replace("<image>", "").strip()
   if not prompt:
-    raise UserError(
-      "--prompt is empty; give the question that is asked about each picture"
-    )
+    raise UserError("--prompt is empty; give the question about each picture")
   folder = Path(where)
   if folder.is_dir():
     found = [p for p in folder.rglob("*") if p.suffix.lower() in PICTURES]

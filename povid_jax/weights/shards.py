@@ -91,7 +91,9 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
         f"{file}: not a safetensors file: its header is not JSON"
       ) from error
   if not isinstance(header, dict):
-    raise UserError(f"{file}: not a safetensors file: its header is no object")
+    raise UserError(
+      f"{file}: not a safetensors file: its header is not an object"
+    )
   return header, 8 + length
 
 
@@ -111,7 +113,7 @@ def _check_offsets(file: Path, header: dict[str, Any], start: int) -> None:
     if begin != end or stop < begin:
       raise UserError(
         f"{file}: broken header: {key} lies at bytes {begin} to {stop} of the "
-        f"data, want {end} to ...: tensors overlap, or leave a hole"
+        f"data, want {end} to ...: tensors overlap or leave a gap"
       )
     end = stop
   if size > last:

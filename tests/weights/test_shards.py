@@ -173,7 +173,7 @@ def _names_no_files(folder: Path) -> None:
 @pytest.mark.parametrize(
   ("make", "message"),
   [
-    (_header([1]), "its header is no object"),
+    (_header([1]), "its header is not an object"),
     (_header({"a": {"dtype": "F32", "shape": [1]}}), "a has .*data_offsets"),
     (
       _header({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}),

@@ -25,7 +25,7 @@ MODULES = {
 
 
 def get(name: str) -> Benchmark:
-  """The benchmark of that name; UserError lists the names there are."""
+  """The benchmark of that name; UserError lists the known names."""
   if name not in MODULES:
     raise UserError(
       f"there is no benchmark {name!r}; the benchmarks are {', '.join(MODULES)}"

@@ -8,13 +8,13 @@ prompts for detailed descriptions, as RLHF-V (arXiv 2312.00849) evaluates them.
   recall    objects of the pictures that are named / objects
   objects, length   mentions and words per answer
 
-Both rates come with recall: whoever says less invents less.
+Both rates come with recall, because a model that writes less invents less.
 
 Who finds the objects in an answer decides the numbers, so it is pinned and
 printed with them:
 
 * "words": CHAIR's reading of the answer itself (chair_words.py), every mention
-  counted. No downloads, nobody to pay. It also counts what an answer supposes
+  counted. No downloads and no cost. It also counts what an answer supposes
   ("there may be a car nearby").
 * "judge", with --judge-model: a language model lists the objects that the
   answer says are visible, as the original does with gpt-3.5-turbo-0613; each

@@ -1,4 +1,4 @@
-"""Does the policy prefer the right answer? Implicit rewards on held-out pairs.
+"""Implicit rewards on held-out pairs: does the policy prefer the right answer?
 
 The reward of an answer is DPO's (arXiv 2305.18290, section 4):
 beta * (log-prob under the policy - log-prob under the reference), log-probs
