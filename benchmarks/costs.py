@@ -66,7 +66,7 @@ NAMES = (*STEPS, DECODE)
 
 
 def costs(name: str) -> dict[str, int]:
-  """Of one case, by what is counted; kinds of collectives each for itself."""
+  """The counts of one case; each kind of collective has its own."""
   lowered = _decoding() if name == DECODE else _step(STEPS[name])
   compiled = _compile(lowered)
   found = program.read(compiled.as_text() or "")

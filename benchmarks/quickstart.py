@@ -45,7 +45,7 @@ COLUMNS = ("CHAIRs", "CHAIRi", "recall", "length", "pope_f1")
 
 
 def run(out: Path, seed: int, ablations: bool, at_once: int) -> None:
-  """Runs what is not done yet, then writes summary.json and the page."""
+  """Runs the unfinished steps, then writes summary.json and the page."""
   rows = run_steps(out, steps(out, seed, ablations), at_once)
   summary = summarise(out, seed, _busy(rows.values()))
   with files.atomic_write(out / "summary.json") as file:

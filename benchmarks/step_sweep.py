@@ -159,7 +159,7 @@ class Sweep:
     return self.deadline - time.monotonic()
 
   def note(self, **more: Any) -> None:
-    """Writes what is known so far."""
+    """Writes the rows measured so far."""
     self.result |= more
     if self.out:
       with files.atomic_write(self.out) as file:

@@ -44,7 +44,7 @@ def _local_pairs(options: Options) -> Iterator[Options]:
       shutil.copyfileobj(source, file)
     try:
       yield dataclasses.replace(options, pairs=str(path))
-    except UserError as error:  # nobody knows the copy
+    except UserError as error:  # the copy is used nowhere else
       words = str(error).replace(str(path), options.pairs)
       raise UserError(words) from error
 

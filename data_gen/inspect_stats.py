@@ -1,4 +1,4 @@
-"""What is in a set of pairs: lengths, edits, duplicates, what was left out."""
+"""Statistics of a set of pairs: lengths, edits, duplicates, skipped samples."""
 
 import hashlib
 from collections import Counter

@@ -64,7 +64,7 @@ class Job:
   Attributes:
     items: in the order of the input.
     journal: decides what is done already.
-    injector: whoever writes the wrong answers; judges them, makes the pairs.
+    injector: writes the rejected answers, judges them and makes the pairs.
     tries: replies per item before it is given up.
     max_cost: dollars after which nothing new is asked; None: no bound.
     patience: so many items in a row may be used up without one that is
@@ -196,7 +196,7 @@ class Job:
     self._held.clear()
 
   def end(self) -> None:
-    """Decides about what is still held back when all is asked.
+    """Decides about the items that are still held back at the end.
 
     Raises:
       UserError: no item of this run was accepted. Nothing is given up then,

@@ -29,44 +29,47 @@ INSTALLED = Path(sys.prefix) / "share" / "povid_jax" / "configs"
 def default() -> ConfigDict:
   """All fields. Lengths are in tokens, images included."""
   c = ConfigDict()
-  # what the run starts from: a model folder, RUN or RUN@STEP
+  # model folder, RUN or RUN@STEP from which the run starts
   c.init = ""
-  c.seed = 0  # of the data order, the noise and new adapters
+  c.seed = 0  # seed of the data order, the noise and new adapters
 
   # --- data ---
   c.data = ConfigDict()
   c.data.train = ""  # directory written by `data_gen write`
-  c.data.split = "train"  # which split of it
-  c.data.max_prefix = 0  # longest prefix; 0: that of the data
-  c.data.max_branch = 0  # longest answer; 0: that of the data
-  c.data.buckets = 3  # at most so many lengths each of prefix and answer
+  c.data.split = "train"  # split of the records
+  c.data.max_prefix = 0  # longest prefix, tokens; 0: as in the data
+  c.data.max_branch = 0  # longest answer, tokens; 0: as in the data
+  c.data.buckets = 3  # most bucket lengths, each for prefix and answer
   c.data.bucket_multiple = 32  # bucket lengths are multiples of this
-  c.data.on_too_long = "refuse"  # refuse | drop (ids are listed either way)
-  c.data.on_bad_sample = "raise"  # raise | skip (ids go to a file)
-  c.data.workers = 0  # processes that read and decode; 0: in this one
-  # weight of words that only one of chosen and rejected has (DDPO); 1: as all
+  # refuse | drop (the ids are listed in both cases)
+  c.data.on_too_long = "refuse"
+  c.data.on_bad_sample = "raise"  # raise | skip (the ids are written to a file)
+  c.data.workers = 0  # processes that read data; 0: only threads
+  # weight of words that only one of the two answers has (DDPO); 1: equal
+  # weights
   c.data.changed_weight = 1.0
-  c.data.limit = 0  # use only the first so many records; 0: all
+  c.data.limit = 0  # use only the first N records; 0: all
 
-  # --- what is learnt from a pair ---
+  # --- objective and noise ---
   c.objective = ConfigDict()
-  c.objective.name = "povid"  # see povid_jax/objectives
-  # hyper-parameters of that objective, {"beta": 0.1} for example
+  c.objective.name = "povid"  # a name in povid_jax/objectives
+  # hyper-parameters of the objective, for example {"beta": 0.1}
   c.objective.hyper = ConfigDict()
   c.noise = ConfigDict()
   c.noise.step = 500  # diffusion step, 0..999
   c.noise.tokens = "argmax"  # argmax | argmax_exclude_gold
   c.noise.overflow = "wrap"  # wrap (as released) | clip
   c.noise.site = "image"  # image (raw picture, as released) | pixels (VCD)
-  c.noise.per_epoch = True  # a new draw each epoch; False: one per sample
-  # online (adapter off, or the initial weights) | cached (computed for all data
-  # before step 0: pays with two epochs or two runs on the same data; for one
-  # epoch the pass takes about as long as it saves)
+  c.noise.per_epoch = True  # new noise in each epoch; False: fixed per sample
+  # online (adapter off, or the initial weights) | cached (log-probs computed
+  # for all data before step 0: faster from two epochs or two runs on the same
+  # data on; for one epoch this pass takes about as long as it saves)
   c.reference = "online"
-  c.reference_cache = ""  # folder; "": WORKDIR/reference
+  # folder of the cached log-probs; "": WORKDIR/reference
+  c.reference_cache = ""
 
-  # --- what is trained ---
-  # lora | decoder (all of it) | all | a regex on parameter paths
+  # --- trained parameters ---
+  # lora | decoder (whole) | all | a regex on parameter paths
   c.trainable = "lora"
   c.lora = ConfigDict()
   c.lora.rank = 128
@@ -74,66 +77,68 @@ def default() -> ConfigDict:
   c.lora.targets = (
     r"decoder/layers/(self_attn/[qkvo]_proj|mlp/(gate|up|down)_proj)$"
   )
-  # PEFT folder whose adapters are trained on (the reference is init without
-  # them); "": new ones. rank, alpha and targets must be those of the folder
+  # PEFT folder whose adapters are trained further (the reference is init
+  # without them); "": new adapters. rank, alpha and targets must be those of
+  # the folder
   c.adapter = ""
   c.projector_lr = 0.0  # peak learning rate of the projector; 0 freezes it
 
   # --- optimizer ---
   c.lr = 1e-7  # peak learning rate
   c.schedule = "cosine"  # cosine | linear | constant
-  c.warmup_ratio = 0.03  # share of the steps
-  c.warmup_steps = -1  # steps; -1: by warmup_ratio
+  c.warmup_ratio = 0.03  # share of all steps
+  c.warmup_steps = -1  # number of steps; -1: use warmup_ratio
   c.weight_decay = 0.0
   c.b1 = 0.9
   c.b2 = 0.999
   c.eps = 1e-8
   c.clip_norm = 0.0  # global gradient norm; 0 does not clip
   c.batch_size = 1  # pairs per step, all devices together
-  c.grad_accum = 1  # microbatches a step is cut into
+  c.grad_accum = 1  # microbatches per step
   # passes over the data; with more than one, each epoch draws new noise
   # (noise.per_epoch), which a cached reference cannot hold
   c.epochs = 1.0
-  c.steps = 0  # optimizer steps; 0: by epochs
-  c.on_nonfinite = "raise"  # raise | skip (skipped steps are counted)
+  c.steps = 0  # optimizer steps; 0: use epochs
+  # on NaN or infinity: raise | skip (skipped steps are counted)
+  c.on_nonfinite = "raise"
 
   # --- arithmetic ---
-  c.dtype = "bfloat16"  # of activations, and of frozen weights
+  c.dtype = "bfloat16"  # dtype of activations and frozen weights
   # how kernels of frozen layers are stored: bf16 (as dtype) | int8 | nf4
   c.base = "bf16"
   c.attention = "auto"  # auto | xla | cudnn | splash
-  # what layers keep for the backward pass, from least to most:
+  # what layers keep for the backward pass, from the least to the most memory:
   # full | attention | mlp | dots | none
   c.remat = "full"
-  c.head_chunk = 256  # rows of logits held at one time
-  c.share_prefix = True  # False: run image and question once per answer
+  c.head_chunk = 256  # rows of logits in memory at one time
+  c.share_prefix = True  # False: compute image and question once per answer
   c.mesh = ConfigDict()
   c.mesh.data = 1  # copies of the parameters; -1 uses all remaining devices
-  c.mesh.fsdp = -1  # parameters cut over these devices, batch too
-  c.mesh.tensor = 1  # layers cut over these devices
+  c.mesh.fsdp = -1  # devices over which parameters and batch are cut
+  c.mesh.tensor = 1  # devices over which each layer is cut
 
   # --- checkpoints, logs, evaluation ---
   c.checkpoint = ConfigDict()
-  c.checkpoint.every = 200  # steps; 0: at the end only
-  c.checkpoint.keep = 1  # newest so many
-  c.checkpoint.best = ""  # metric whose best step is kept too, or ""
+  c.checkpoint.every = 200  # steps; 0: only at the end
+  c.checkpoint.keep = 1  # number of newest checkpoints to keep
+  c.checkpoint.best = ""  # metric; its best checkpoint is also kept
   c.checkpoint.best_mode = "min"  # min | max
   c.log = ConfigDict()
-  c.log.every = 10  # steps between lines on standard output; 0: none
+  c.log.every = 10  # steps between printed lines; 0: none
   c.log.tensorboard = True
   c.log.samples = 0  # steps between sample answers; 0: none
-  c.log.wandb = ""  # project name, or "" for none
-  c.log.profile_steps = 0  # trace so many steps after the first ten
+  c.log.wandb = ""  # name of the W&B project; "": none
+  c.log.profile_steps = 0  # steps to trace, after the first ten
   c.eval = ConfigDict()
-  c.eval.every = 0  # steps; 0: at the end only
+  c.eval.every = 0  # steps; 0: only at the end
   c.eval.benchmarks = ""  # names as in povid_jax.eval, comma-separated
-  c.eval.data = ""  # data folder of those benchmarks
-  c.eval.images = ""  # folder of the pictures; "": the benchmark's own
-  # the model that judges mmhal, mmvet and llava_bench, and its server
+  c.eval.data = ""  # data folder of these benchmarks
+  c.eval.images = ""  # folder of the pictures; "": in eval.data
+  # name of the judge for mmhal, mmvet and llava_bench, and its server
   c.eval.judge = ""
   c.eval.judge_base_url = ""  # "": OpenAI's
   c.eval.limit = 0  # questions per benchmark; 0: all
-  c.eval.patience = 0  # stop after so many evals without a better best
+  c.eval.patience = 0  # stop after N evaluations without a new best
   return c
 
 

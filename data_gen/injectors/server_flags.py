@@ -48,7 +48,7 @@ def add_server(parser: argparse.ArgumentParser) -> None:
 
 
 def add_requests(add: Callable[..., object]) -> None:
-  """Adds the flags of how a server is asked, whoever asks it."""
+  """Adds the flags for requests to a server."""
   options = Options("")
   add("--concurrency", type=bounds.CONCURRENCY, default=options.concurrency,
       help="requests in flight at a server (default %(default)s)")  # fmt: skip

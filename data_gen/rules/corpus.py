@@ -19,7 +19,7 @@ from data_gen.rules.lexicon import (
   vocabulary,
 )
 
-# Characters of an answer. What is longer is no answer; the rules would take
+# Characters of an answer. A longer text is not an answer; the rules would take
 # minutes over it.
 LONGEST = 10_000
 # Weight of the prior in the co-occurrence estimate, in pictures.
@@ -128,8 +128,9 @@ class Corpus:
     return frozenset(known.union(*map(related, known)))
 
   def spoken(self, noun: Noun) -> Noun:
-    """The noun under the name that people have for it: nobody but COCO sees a
-    "sports ball", unless the corpus does."""
+    """The everyday name of a noun: COCO's "sports ball" is called so only if
+    the corpus has it.
+    """
     name = vocabulary()["spoken"].get(noun.name)
     if name is None or self.names[name] <= self.names[noun.name]:
       return noun
@@ -243,7 +244,9 @@ def _learn_reply(corpus: Corpus, answer: Answer) -> None:
 
 
 def _points(corpus: Corpus, sentence: str) -> bool:
-  """Whether it speaks of "the cart", or "the way", which we know nothing of."""
+  """Whether the text mentions "the cart" or "the way", which are not in the
+  vocabulary.
+  """
   places = vocabulary()["definite"].split()
   return any(
     noun not in places and not corpus.lexicon.knows(noun)

@@ -257,7 +257,9 @@ class _Pools:
     return relations(self.found, self.rng)
 
   def take(self, kind: str, taken: list[Change]) -> Proposal:
-    """One proposal of a kind that goes with what is taken; () if none."""
+    """One proposal of a kind that fits the edits already chosen; () if there is
+    none.
+    """
     # Two things do not become the same one: no "buses, a bus and a bicycle".
     used = {change.new.lower() for change in taken}
     used |= {plural(new) for new in used}

@@ -1,4 +1,4 @@
-"""One answer that is to be edited, and what is known of its picture."""
+"""An answer to edit, and the known objects of its picture."""
 
 from dataclasses import dataclass
 

@@ -111,7 +111,7 @@ def is_colored(name: str, place: Place, colors: Sequence[str]) -> bool:
 
 
 def glasses(place: Place) -> Literal["worn", "vessel"] | None:
-  """What "glasses" are; None: nobody can tell."""
+  """The sense of "glasses"; None: not decidable."""
   if place.after in _HOLD_DRINKS or _DRINKS.intersection(place.before[:1]):
     return "vessel"
   pair = re.search(r"\bof pair\b", " ".join(place.before[:4]))
@@ -123,7 +123,7 @@ def same_in_plural(name: str) -> bool:
 
 
 def is_many(place: Place) -> bool | None:
-  """Whether "sheep" are several; None: nobody can tell."""
+  """Whether "sheep" is a plural; None: not decidable."""
   for word in place.phrase:
     if word in _ONE:
       return False

@@ -14,8 +14,7 @@ from (which may be another run, so a chain of stages copies no weights):
                          iterator, step
   metrics/train.jsonl
 
-Everywhere a checkpoint is asked for, either kind will do: FOLDER, RUN or
-RUN@STEP.
+Every command accepts both kinds as a checkpoint: FOLDER, RUN or RUN@STEP.
 """
 
 import dataclasses

@@ -39,7 +39,7 @@ class Sample:
     extra: every other key of the row.
     system: the system prompt, if the data has its own.
     context: the last answer so far, without the blank before what follows; the
-      last turn of `turns` and of `rejected` is what is said next.
+      last turn of `turns` and of `rejected` is what follows it.
     end_scored: whether the answer ends with the last turn, so that </s> is
       scored; None: where there is no context.
     rejected_weight: of each token of `rejected`.

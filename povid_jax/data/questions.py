@@ -9,7 +9,7 @@ from povid_jax.data.picture import Picture
 
 @dataclass(frozen=True)
 class Question:
-  """A question, its pictures and whatever its benchmark keeps with it.
+  """A question, its pictures and further fields of its benchmark.
 
   Attributes:
     question_id: unique within one benchmark; answers are matched by it.

@@ -224,7 +224,7 @@ def rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
   """(number from 0, row) of a table; pictures as Picture objects.
 
   Raises:
-    UserError: pyarrow is not installed, or the file is no table.
+    UserError: pyarrow is not installed, or the file is not a table.
   """
   table_columns.pyarrow()
   read = _parquet_rows if Path(path).suffix == ".parquet" else _arrow_rows

@@ -148,7 +148,7 @@ def encode(
     template: a name in TEMPLATES, or one of your own.
     image_tokens: tokens of each image in their order, or one number for all:
       576 for LLaVA-1.5.
-    context: what was said of the answer, without the blank behind it.
+    context: the answer so far, without the blank after it.
     end_scored: whether the last answer is complete; if not, no </s> follows.
 
   Raises:
