@@ -41,7 +41,7 @@ from povid_jax.llm import Options
 if TYPE_CHECKING:
   from data_gen.job import Job
 
-VERSION = 2  # of the way from candidates to pairs
+VERSION = 3  # of the way from candidates to pairs
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 

@@ -34,12 +34,22 @@ class Sampler(Protocol):
 
 
 @dataclasses.dataclass
+class _Before:
+  """The sentence before, and what could have stood in its place."""
+
+  context: str
+  judged: Sequence[Judged]
+  best: Judged
+
+
+@dataclasses.dataclass
 class _Work:
   """An item, its answer so far, and the pairs that it has given."""
 
   item: Item
   context: str = ""
   number: int = 0
+  before: _Before | None = None
   pairs: list[dict[str, Any]] = dataclasses.field(default_factory=list)
   inventing: int = 0
   seen: int = 0
@@ -156,12 +166,15 @@ class Loop:
     """Takes the pairs of one context; whether the answer goes on."""
     work.seen += len(judged)
     work.inventing += sum(bool(j.wrong) for j in judged)
-    for chosen, rejected in pairs_lib.pick(judged, self._rules):
-      work.pairs.append(self._pair(work, chosen, rejected))
+    pairs = pairs_lib.pick(judged, self._rules)
+    work.pairs += [self._pair(work, *pair) for pair in pairs]
     if self._args.unit == "sentence":
-      before = set(self._sample.named(work.context))
-      best = pairs_lib.go_on(judged, before)
+      named = set(self._sample.named(work.context))
+      if not pairs and work.before is not None:
+        work.pairs += self._over(work.before, judged, named)
+      best = pairs_lib.go_on(judged, named)
       if best is not None and best.candidate.end == "sentence":
+        work.before = _Before(work.context, judged, best)
         work.context = join(work.context, best.candidate.text)
         work.number += 1
         if work.number < self._args.max_sentences:
@@ -183,6 +196,25 @@ class Loop:
       ends = [c.candidate.end == "stop" for c in (chosen, rejected)]
       pair |= {"context": work.context, "end_scored": all(ends)}
     return pair
+
+  def _over(
+    self, before: _Before, judged: Sequence[Judged], named: set[str]
+  ) -> list[dict[str, Any]]:
+    """The pair of an answer that is over, and the same that goes on."""
+    found = pairs_lib.over(before.judged, before.best, judged, named)
+    if found is None:
+      return []
+    chosen, rejected = found
+    went_on = join(before.best.candidate.text, rejected.candidate.text)
+    return [
+      {
+        "chosen": chosen.candidate.text,
+        "rejected": went_on,
+        "invented": sorted(rejected.wrong),
+        "context": before.context,
+        "end_scored": True,  # both end: that the one does is what is learnt
+      }
+    ]
 
   def _finish(self, work: _Work) -> None:
     facts: dict[str, Any] = {

@@ -110,6 +110,42 @@ def pick(judged: Sequence[Judged], rules: Rules) -> list[tuple[Judged, Judged]]:
   return pairs
 
 
+def over(
+  before: Sequence[Judged],
+  best: Judged,
+  judged: Sequence[Judged],
+  named: set[str],
+) -> tuple[Judged, Judged] | None:
+  """The end of an answer that could be over, and the one with which it invents.
+
+  Many inventions stand in a last sentence that should not have been written at
+  all. No other sentence in its place teaches that: what does is the model's own
+  answer that is over before it.
+
+  Args:
+    before: the candidates of the context before.
+    best: the one of them with which the answer went on.
+    judged: the candidates that follow it.
+    named: all objects that were named before those.
+
+  Returns:
+    (chosen, one of `before`; rejected, one of `judged`). The chosen one is
+    clean, ends the answer and names what `best` names. The rejected one
+    invents, ends the answer too, and names nothing new that is in the picture.
+    None where there are no such two.
+  """
+  ends = lambda rows: [j for j in rows if j.candidate.end == "stop" and j.words]
+  good = [j for j in ends(before) if j.clean and j.right >= best.right]
+  bad = [
+    j for j in ends(judged) if j.wrong and not j.unsure and j.right <= named
+  ]
+  if not good or not bad:
+    return None
+  other = lambda j: j.candidate.text != best.candidate.text
+  chosen = min(good, key=lambda j: (other(j), j.candidate.number))
+  return chosen, min(bad, key=lambda j: j.candidate.number)
+
+
 def go_on(judged: Sequence[Judged], context_objects: set[str]) -> Judged | None:
   """The sentence with which an answer goes on: of the clean ones the one that
   names most that was not named before; None where there is none."""

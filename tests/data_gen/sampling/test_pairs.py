@@ -82,6 +82,35 @@ def test_the_answer_goes_on_with_what_names_most_that_is_new():
   assert pairs.go_on(cut, set()) is None
 
 
+BEFORE = (["a dog", "the dog", "dog car"], ["sentence", "stop", "stop"])
+OVER = [
+  # an inventing last sentence, where the answer could be over
+  (["a cup", "a bus"], ["stop", "stop"], {"dog"}, (1, 1)),
+  # it goes on to name what is there: to be over would name less
+  (["bus and cat"], ["stop"], {"dog"}, None),
+  (["bus and cat"], ["stop"], {"dog", "cat"}, (1, 0)),
+  # it does not end, or nobody can be sure of it
+  (["a bus"], ["sentence"], {"dog"}, None),
+  (["bus cup"], ["stop"], {"dog"}, None),
+]
+
+
+@pytest.mark.parametrize(("texts", "ends", "named", "want"), OVER)
+def test_an_answer_that_is_over_and_one_that_goes_on(texts, ends, named, want):
+  before = _judged(*BEFORE)
+  found = pairs.over(before, before[0], _judged(texts, ends), named)
+  numbers = found and tuple(j.candidate.number for j in found)
+  assert numbers == want
+
+
+def test_an_answer_that_never_ends_there_is_not_over():
+  before = _judged(["a dog", "the dog"], ["sentence", "sentence"])
+  assert pairs.over(before, before[0], _judged(["bus"]), {"dog"}) is None
+  # the end of an answer that names less than the one that went on
+  before = _judged(["a dog", "grass"], ["sentence", "stop"])
+  assert pairs.over(before, before[0], _judged(["bus"]), {"dog"}) is None
+
+
 def test_order_of_candidates_does_not_matter():
   judged = _judged(["the dog", "the dog car", "a dog here", "a dog bus"])
   rules = Rules(most=3)
