@@ -290,9 +290,7 @@ class _Reader:
       parts = [f"{count:,} rows of {t}" for t, count in self.rows.items()]
     line = f"{path}: {', '.join(parts)}; {self.pairs:,} pairs"
     if self.marked:
-      line += (
-        f"; {self.marked:,} without <image>: it was put before the question"
-      )
+      line += f"; {self.marked:,} without <image>: added before the question"
     return line
 
 
