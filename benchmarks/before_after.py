@@ -128,11 +128,21 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   add = parser.add_argument
   add("before", type=Path, help="an --out folder of povid_jax.eval")
-  add("after", type=Path, help="another, about the same pictures")
-  add("--scenes", type=Path, required=True, help="pictures and annotations")
+  add("after", type=Path, help="another one for the same pictures")
+  add(
+    "--scenes",
+    type=Path,
+    required=True,
+    help="folder of data_gen scenes, with pictures and annotations",
+  )
   add("--out", type=Path, required=True, help="a PNG file")
   add("--count", type=bounds.whole(1, 100), default=4, help="(%(default)s)")
-  add("--seed", type=bounds.SEED, default=0, help="of the draw (%(default)s)")
+  add(
+    "--seed",
+    type=bounds.SEED,
+    default=0,
+    help="seed of the random choice (%(default)s)",
+  )
   args = parser.parse_args(argv)
   sheet = draw(
     *(read(args.before), read(args.after)),

@@ -149,7 +149,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument("--write", action="store_true", help="keep the values")
+  parser.add_argument(
+    "--write", action="store_true", help="write the new values to the file"
+  )
   write = parser.parse_args(argv).write
   found = {name: costs(name) for name in NAMES}
   wanted = committed() or {}

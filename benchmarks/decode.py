@@ -175,7 +175,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   parser.add_argument("--new-tokens", type=int, default=64)
   parser.add_argument("--repeats", type=int, default=5)
-  parser.add_argument("--preset", default="", help="dimensions by name")
+  parser.add_argument(
+    "--preset", default="", help="name of the model's dimensions"
+  )
   args = parser.parse_args(argv)
   described = preset(args.preset) if args.preset else MODEL
   on_cpu = jax.default_backend() == "cpu"

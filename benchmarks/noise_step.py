@@ -59,7 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   add = parser.add_argument
   add("--images", required=True, metavar="DIR", help="photographs")
-  add("--like", type=int, default=500, help="step of LLaVA-1.5 (%(default)s)")
+  add(
+    "--like",
+    type=int,
+    default=500,
+    help="noise step of LLaVA-1.5 (%(default)s)",
+  )
   add(
     "--every", type=int, default=50, help="steps from row to row (%(default)s)"
   )

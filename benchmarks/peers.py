@@ -264,10 +264,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add = parser.add_argument
-  add("--preset", default="", help="dimensions by name; without: small ones")
+  add(
+    "--preset",
+    default="",
+    help="name of the model's dimensions (default: small ones)",
+  )
   add("--device", default="cpu", choices=("cpu", "gpu"))
-  add("--repeats", type=int, default=5, help="timed runs of each")
-  add("--pairs", type=int, default=1, help="pairs a step")
+  add("--repeats", type=int, default=5, help="timed runs of each program")
+  add("--pairs", type=int, default=1, help="pairs per step")
   add("--only", default="", choices=("", "train", "decode"))
   add("--json", type=Path, default=RESULTS, metavar="FILE")
   args = parser.parse_args(argv)

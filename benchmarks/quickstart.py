@@ -173,14 +173,20 @@ def main(argv: Sequence[str] | None = None) -> int:
   add = parser.add_argument
   add("--out", type=Path, default=Path("runs/quickstart"), metavar="DIR")
   add("--seed", type=int, default=0)
-  add("--seeds", metavar="S,...", help="several: DIR-seedS each")
-  add("--ablations", action="store_true", help="also the ablations of stage 2")
+  add(
+    "--seeds",
+    metavar="S,...",
+    help="comma-separated; each seed gets its own folder DIR-seedS",
+  )
+  add(
+    "--ablations", action="store_true", help="also run the ablations of stage 2"
+  )
   add(
     "--lanes",
     type=int,
     default=2,
     metavar="N",
-    help="commands at a time (default %(default)s)",
+    help="commands at the same time (default %(default)s)",
   )
   args = parser.parse_args(argv)
   if args.lanes < 1:

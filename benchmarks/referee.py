@@ -204,8 +204,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   add("--seed", type=int, default=0)
   add("--recipes", default="injected,own,context", metavar="NAME,...",
       help=", ".join(RECIPES))  # fmt: skip
-  add("--test", action="store_true", help="the test pictures as well")
-  add("--lanes", type=int, default=1, metavar="N", help="commands at a time")
+  add("--test", action="store_true", help="also evaluate on the test pictures")
+  add(
+    "--lanes",
+    type=int,
+    default=1,
+    metavar="N",
+    help="commands at the same time",
+  )
   args = parser.parse_args(argv)
   kind, *paths = args.what or ["run"]
   if kind == "table" and paths:

@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument("--only", default="", help="a regex on the rows")
+  parser.add_argument("--only", default="", help="regex: only rows that match")
   parser.add_argument("--json", type=Path, metavar="FILE")
   args = parser.parse_args(argv)
   found: dict[str, dict[str, Any]] = {}

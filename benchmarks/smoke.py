@@ -211,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument(
     "--family", choices=sorted(FAMILIES), default="llava", help="(%(default)s)"
   )
-  parser.add_argument("--out", type=Path, help="keep everything here")
+  parser.add_argument("--out", type=Path, help="keep all files in this folder")
   args = parser.parse_args(argv)
   out, family = args.out, args.family
   start = time.monotonic()

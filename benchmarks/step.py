@@ -260,22 +260,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add = parser.add_argument
-  add("--preset", default="", help="sweep over the shapes of this model")
+  add("--preset", default="", help="measure the shapes of this model")
   add("--device", default="", choices=("", "cpu", "gpu", "tpu"))
   add("--batches", default="1,4,8,16", help="pairs per step, for --preset")
   add("--prefix", type=int, default=0, help="P (704; CPU comparison: 616)")
   add("--branch", type=int, default=0, help="C (256; CPU comparison: 110)")
-  add("--rank", type=int, default=128, help="of the adapters, for --preset")
+  add(
+    "--rank", type=int, default=128, help="rank of the adapters, for --preset"
+  )
   add("--head-chunk", type=int, default=1024, help="rows, for --preset")
   add("--repeats", type=int, default=5, help="timed steps of each case")
-  add("--budget", type=float, default=3600.0, help="seconds, for --preset")
-  add("--only", default="", help="a regex on the rows, for --preset")
-  add("--details", metavar="DIR", help="program and kernels of the best row")
+  add(
+    "--budget",
+    type=float,
+    default=3600.0,
+    help="time budget in seconds, for --preset",
+  )
+  add("--only", default="", help="regex: only rows that match, for --preset")
+  add(
+    "--details",
+    metavar="DIR",
+    help="folder for the program and kernels of the best row",
+  )
   add("--no-check", action="store_true", help="do not check the backends")
-  add("--head", action="store_true", help="only the memory of the head")
-  add("--grouped", action="store_true", help="only pairs of one question")
+  add("--head", action="store_true", help="measure only the memory of the head")
+  add(
+    "--grouped", action="store_true", help="measure only pairs of one question"
+  )
   add("--tiles", action="store_true", help="only a picture in 5 tiles")
-  add("--json", metavar="FILE", help="write the numbers there too")
+  add("--json", metavar="FILE", help="also write the numbers to this file")
   args = parser.parse_args(argv)
   found = jax.default_backend()
   if args.device and found != args.device:

@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   ))  # fmt: skip
   add("--image-dir", help="folder of the pictures that the samples name")
   add_follow_links(parser)
-  add("--split", default="train", help="of a folder of TFRecords")
+  add("--split", default="train", help="split of a folder of TFRecords")
   add("--input-format", metavar="NAME", help=(
     "layout of the samples (default: recognised by their keys)"
   ))  # fmt: skip

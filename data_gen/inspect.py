@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   samples.add_arguments(parser)
   add("--image-dir", help="folder of the pictures of a JSON file, for --html")
   add("--limit", type=bounds.whole(1), default=20_000, help=(
-    "records of a folder to read, evenly spread (default 20000)"
+    "number of records to read from a folder, evenly spread (default 20000)"
   ))  # fmt: skip
   add(
     "--samples",
@@ -58,12 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add(
     "--seed", type=bounds.SEED, default=0, help="seed of the choice of samples"
   )
-  add("--html", help="also write this page")
+  add("--html", help="also write an HTML page to this file")
   add("--html-samples", type=bounds.whole(), default=60, help=(
     "samples on the page (default 60; about 60 kB each)"
   ))  # fmt: skip
   add("--noise-step", type=bounds.NOISE_STEP, default=500, help=(
-    "noise on the page where no noisy picture is stored (default 500)"
+    "noise step on the page if no noisy picture is stored (default 500)"
   ))  # fmt: skip
   add("--noise-overflow", "--overflow", dest="overflow",
       choices=("wrap", "clip"), default="wrap",

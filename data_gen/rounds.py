@@ -51,7 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     required=True,
     help="model folder or RUN from which the first round samples",
   )
-  add("--config", required=True, help="configuration of each round's training")
+  add(
+    "--config", required=True, help="config file for the training of each round"
+  )
   add("--out", type=Path, required=True, metavar="DIR")
   add("--image-dir", required=True, help="folder of the pictures")
   add_follow_links(parser)

@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   samples.add_arguments(parser)
   add("--out", required=True, help="folder to write; it must not exist")
   add("--store-noisy", action="store_true", help=(
-    "store a distorted picture with each record (0.9 MB at 640x480); "
-    "without it training makes the noise, fresh in each epoch"
+    "store a distorted picture with each record (0.9 MB at 640x480); without "
+    "it, training makes new noise in each epoch"
   ))  # fmt: skip
   add(
     "--noise-step",
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add(
     "--shards",
     type=bounds.whole(1, 99999),
-    help="files of the main split (default: from size)",
+    help="number of files of the main split (default: by size)",
   )
   add("--split", default="train", help="name of the main split")
   add("--val-fraction", type=bounds.number(below=1), default=0.0, help=(

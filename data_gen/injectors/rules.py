@@ -54,11 +54,11 @@ class Rules(Injector):
     ))  # fmt: skip
     add("--words-per-edit", type=bounds.whole(1),
         default=settings.words_per_edit,
-        help="longer answers get more edits")  # fmt: skip
+        help="words per edit: longer answers get more edits")  # fmt: skip
     add("--insert-above", type=bounds.number(), default=settings.insert_above,
         metavar="P", help=(
-          "insert only objects at least this likely beside those that are "
-          "there, 0..1 (default %(default)s)"
+          "insert only objects that are at least this likely beside the "
+          "present ones, 0..1 (default %(default)s)"
         ))  # fmt: skip
     add("--replace-within", choices=("group", "any"), default=settings.within,
         help=(

@@ -73,7 +73,10 @@ class Sample(Injector):
   @staticmethod
   def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--checkpoint", help="RUN, RUN@STEP or a model folder, run here")
+    add(
+      "--checkpoint",
+      help="RUN, RUN@STEP or a model folder, run on this machine",
+    )
     add("--unit", choices=("answer", "sentence"), default="answer", help=(
       "compare whole answers (default), or sentences after the same beginning"
     ))  # fmt: skip
@@ -95,15 +98,15 @@ class Sample(Injector):
     )
     add("--length-ratio", type=bounds.number(1), default=1.5, metavar="R",
         help=(
-      "words of a pair's longer text over those of its shorter one, at most "
-      "(default %(default)s)"
+      "greatest ratio of words between the two texts of a pair (default "
+      "%(default)s)"
     ))  # fmt: skip
     add(
       "--prompt",
       help="one question for every picture, instead of its own question",
     )
     add("--shard", default="0/1", metavar="I/N", help=(
-      "only the I-th of N parts, 0 <= I < N, for several machines; `data_gen "
+      "process only part I of N, 0 <= I < N, for several machines; `data_gen "
       "merge` joins their files"
     ))  # fmt: skip
     add("--chunk", type=bounds.whole(1), default=256, metavar="N",

@@ -22,11 +22,16 @@ def add_server(parser: argparse.ArgumentParser) -> None:
     "stop sending requests when this is spent, earlier runs included"
   ))  # fmt: skip
   add("--prices", metavar="FILE", help=(
-    "price table; default povid_jax/llm/prices.json, copy and edit it"
+    "price table (default: povid_jax/llm/prices.json, which you can copy and "
+    "edit)"
   ))  # fmt: skip
   add("--rpm", type=bounds.number(above=0), help="requests a minute, at most")
   add("--tpm", type=bounds.number(above=0), help="tokens a minute, at most")
-  add("--temperature", type=bounds.TEMPERATURE, help="default: the server's")
+  add(
+    "--temperature",
+    type=bounds.TEMPERATURE,
+    help="sampling temperature (default: the server's)",
+  )
   add("--correct", action="store_true", help=(
     "the answers in --input are a model's own; the server corrects them: "
     "chosen is the corrected answer, rejected the model's"

@@ -71,7 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     help="CLIP folder, if an original checkpoint does not contain its tower",
   )
   one.add_argument(
-    "--dtype", choices=(*DTYPES, "keep"), default="bfloat16", help="of weights"
+    "--dtype",
+    choices=(*DTYPES, "keep"),
+    default="bfloat16",
+    help="dtype of the weights",
   )
   one.add_argument("--adapter", help="PEFT folder to merge into the weights")
   one.add_argument("--tokenizer", help="folder of the tokenizer (default: SRC)")

@@ -66,7 +66,9 @@ def run_compare(argv: Sequence[str]) -> int:
     metavar="N",
     help="number of changed items to list",
   )
-  parser.add_argument("--json", type=Path, metavar="FILE", help="write it here")
+  parser.add_argument(
+    "--json", type=Path, metavar="FILE", help="file for the comparison, JSON"
+  )
   args = parser.parse_args(argv)
   folders.refuse_remote(vars(args))
   found = compare.compare(args.a, args.b, args.resamples)

@@ -15,8 +15,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     "any OpenAI-compatible server; the key is read from OPENAI_API_KEY",
   )
   add = group.add_argument
-  add("--judge-model", metavar="NAME", help="the model that judges")
-  add("--judge-base-url", metavar="URL", help="its server (default: OpenAI's)")
+  add("--judge-model", metavar="NAME", help="name of the judging model")
+  add(
+    "--judge-base-url",
+    metavar="URL",
+    help="address of its server (default: OpenAI's)",
+  )
   add(
     "--judge-prompt",
     action="append",
@@ -65,7 +69,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     help="stop judging when this is spent; run the same command again to "
     "continue",
   )
-  add("--prices", metavar="FILE", help="prices of models (llm/prices.json)")
+  add("--prices", metavar="FILE", help="price table (default: llm/prices.json)")
   add(
     "--dry-run",
     action="store_true",

@@ -140,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     "--questions", type=Path, help="questions, LLaVA's JSON lines"
   )
   what.add_argument("--chat", action="store_true",
-                    help="a conversation in the terminal")  # fmt: skip
+                    help="start a conversation in the terminal")  # fmt: skip
   add("--image", type=Path, help="the picture of --chat")
   add("--prompt", default="", help="the question, with --images")
   add("--image-dir", type=Path, help="folder of the pictures of --questions")

@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     "--mfu",
     type=bounds.number(above=0, most=1),
     default=0.4,
-    help="share of the peak FLOP/s that you expect, for pairs/s (0.4)",
+    help="expected share of the peak FLOP/s, used for pairs/s (0.4)",
   )
   add("--json", metavar="FILE", help="file to which the plan is also written")
   add(

@@ -265,13 +265,13 @@ def _add_flags(group: Any) -> None:
     "--nouns",
     choices=("vocabulary", "nltk"),
     default="vocabulary",
-    help="nltk needs the package and its data",
+    help="how nouns are found; nltk needs the package and its data",
   )
   group.add_argument(
     "--similarity",
     choices=("exact", "spacy"),
     default="exact",
-    help="likeness of nouns; spacy needs the package and en_core_web_lg",
+    help="how nouns are compared; spacy needs the package and en_core_web_lg",
   )
 
 

@@ -220,7 +220,7 @@ def _add_flags(group: Any) -> None:
     type=bounds.whole(),
     default=4,
     metavar="N",
-    help="draw the first N responses (4)",
+    help="draw heat maps of the first N responses (4)",
   )
 
 
