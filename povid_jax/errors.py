@@ -70,32 +70,44 @@ def not_finite(what: str) -> UserError:
 def run(main: Callable[[], int | None]) -> None:
   """Runs a command's `main`; a UserError becomes one line and exit code 2."""
   try:
-    sys.exit(main())
-  except UserError as error:
-    print(f"error: {printable(str(error))}", file=sys.stderr)
-    sys.exit(2)
-  except BrokenPipeError:  # `... | head` closed our standard output
-    sys.stderr.close()
-    sys.exit(141)
-  except OSError as error:
-    if error.errno in _REFUSALS and error.filename:
-      name = printable(str(error.filename))
-      print(f"error: {name}: {error.strerror}", file=sys.stderr)
-      sys.exit(2)
-    if error.errno not in NO_ROOM:
+    code = main()
+  except BaseException as error:
+    code = shown(error)
+    if code is None:
       raise
-    where = f" ({error.filename})" if error.filename else ""
-    print(
-      f"error: no space left on the disk{where}; free some space and run the "
-      "same command again",
-      file=sys.stderr,
-    )
-    sys.exit(2)
-  except KeyboardInterrupt:
-    print(
-      "interrupted; run the same command again to continue", file=sys.stderr
-    )
-    sys.exit(130)
+  sys.exit(code)
+
+
+def shown(error: BaseException) -> int | None:
+  """Prints one line for what a user can mend; its exit code.
+
+  None, and nothing printed, for a fault of ours and what has its own code.
+  """
+  match error:
+    case UserError():
+      return _said(printable(str(error)))
+    case KeyboardInterrupt():
+      print(
+        "interrupted; run the same command again to continue", file=sys.stderr
+      )
+      return 130
+    case BrokenPipeError():  # `... | head` closed our standard output
+      sys.stderr.close()
+      return 141
+    case OSError() if error.errno in _REFUSALS and error.filename:
+      return _said(f"{printable(str(error.filename))}: {error.strerror}")
+    case OSError() if error.errno in NO_ROOM:
+      where = f" ({error.filename})" if error.filename else ""
+      return _said(
+        f"no space left on the disk{where}; free some space and run the same "
+        "command again"
+      )
+  return None
+
+
+def _said(text: str) -> int:
+  print(f"error: {text}", file=sys.stderr)
+  return 2
 
 
 @contextlib.contextmanager

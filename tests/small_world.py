@@ -65,9 +65,11 @@ def model_folder(root: Path, weights: Mapping[str, Any] | None = None) -> Path:
   return folder
 
 
-def run_folder(root: Path, base: Path, projector: bool, seed: int = 0) -> Path:
+def run_folder(
+  root: Path, base: Path, projector: bool, seed: int = 0, **lora_fields: Any
+) -> Path:
   """A run directory as training leaves it: adapters at step 7."""
-  lora = LoraConfig(rank=3, alpha=6.0)
+  lora = LoraConfig(rank=3, alpha=6.0, **lora_fields)
   _, shapes = params.abstract(restore.describe(base), lora)
   rng = np.random.default_rng(seed)
   trained = {

@@ -184,7 +184,10 @@ def read_run(run: Path) -> dict[str, Any]:
         "wrote it"
       )
   if not held.get("init"):
-    raise UserError(f"{file}: it does not say what the run started from (init)")
+    raise UserError(
+      f"{file}: it has no `init`, which names the model that the run started "
+      "from; copy the run's own config.json back"
+    )
   try:
     Path(held["init"]).exists()
   except OSError as error:

@@ -252,10 +252,11 @@ def assign(
         "reason for each"
       )
     raise UserError(
-      "no sample fits data.max_prefix, data.max_branch and the model's "
-      f"{max_positions or 'unlimited'} positions; the shortest has "
+      "every sample is too long: the shortest has "
       f"{int((lengths.prefix + lengths.branch)[lengths.prefix > 0].min())} "
-      "tokens, image tokens included"
+      "tokens, image tokens included. Raise config.data.max_prefix and "
+      "config.data.max_branch (0: no limit); the model itself has "
+      f"{max_positions or 'unlimited'} positions"
     )
   prefix = choose_buckets(lengths.prefix[kept], count, multiple)
   branch = choose_buckets(lengths.branch[kept], count, multiple)

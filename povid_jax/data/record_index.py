@@ -47,13 +47,13 @@ def _check_complete(shards: list[Path]) -> None:
   if len({name for name, _ in seen}) < len(seen):
     raise UserError(
       f"{shards[0].parent}: shards of two different counts side by side; "
-      "want one dataset per folder"
+      "want one dataset in a folder: remove the shards of the other"
     )
   for (name, count), indices in seen.items():
     if missing := sorted(set(range(count)) - indices):
       raise UserError(
         f"{shards[0].parent}: shard {name}-{missing[0]:05d}-of-{count:05d} "
-        f"is missing ({len(missing)} of {count})"
+        f"is missing ({len(missing)} of {count}); copy or write all of them"
       )
 
 
@@ -135,7 +135,9 @@ def _walk(shard: Path) -> list[tuple[int, int, int]]:
     while at < size:
       where = f"{shard}, record {len(rows)}"
       if len(head) < 12:
-        raise UserError(f"{where}: the file is truncated in a header")
+        raise UserError(
+          f"{where}: the file ends within a header; copy or write it again"
+        )
       length, crc = struct.unpack("<QI", head)
       if masked_crc(head[:8]) != crc:
         if at == 0 and head[:2] == b"\x1f\x8b":
@@ -144,12 +146,14 @@ def _walk(shard: Path) -> list[tuple[int, int, int]]:
             "(gunzip)"
           )
         raise UserError(
-          f"{where}: wrong CRC of the length, damaged or not a TFRecord file"
+          f"{where}: wrong CRC of the length: it is damaged, or no TFRecord "
+          "file; copy or write it again"
         )
       end = at + 12 + length
       if end + 4 > size:
         raise UserError(
-          f"{where}: the file is truncated, {end + 4 - size:,} bytes missing"
+          f"{where}: the file is truncated, {end + 4 - size:,} bytes missing; "
+          "copy or write it again"
         )
       tail = os.pread(file.fileno(), 16, end)
       rows.append((at + 12, length, int.from_bytes(tail[:4], "little")))

@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 _FOOTER = struct.Struct("<I")  # CRC of the data
+_COPY = "copy the folder again, or write it again (data_gen write)"
 _MAX_OPEN = 256  # descriptors kept; the usual limit of a process is 1,024
 
 
@@ -153,10 +154,12 @@ class RecordSource:
     shard = self._shard(i)
     data = self._pread(shard, size, int(self._index.offsets[i]))
     if len(data) < size:
-      raise UserError(f"{self._where(i)}: the file ends too early")
+      raise UserError(f"{self._where(i)}: the file ends too early; {_COPY}")
     # The index holds the CRC that stood behind the data.
     if masked_crc(data) != self._index.crcs[i]:
-      raise UserError(f"{self._where(i)}: wrong CRC, the data is damaged")
+      raise UserError(
+        f"{self._where(i)}: wrong CRC, the data is damaged; {_COPY}"
+      )
     return data
 
   def __getitem__(self, i: SupportsIndex) -> Record:

@@ -115,10 +115,14 @@ def check_address(options: "Options") -> None:
 
 
 def hidden(text: str, options: "Options") -> str:
-  """The words of a server or a library in one line, without the key, which
-  some of them repeat in one form or another."""
+  """The words of a server or a library in one line, without the key and what
+  is secret in the address, which some of them repeat in one form or another."""
   key = os.environ.get(options.key_env, "")
+  address = options.base_url or ""
   forms = {key, key.strip()}
+  for found in _IN_ADDRESS.finditer(address):
+    forms.add(found[1] or found[2])
+  forms |= {urllib.parse.unquote(form) for form in forms}
   for _ in range(2):  # a text within a text: JSON in a repr, a repr in JSON
     forms |= {escape(form) for form in forms for escape in _ESCAPES}
   for form in sorted(forms, key=len, reverse=True):
@@ -127,6 +131,12 @@ def hidden(text: str, options: "Options") -> str:
   return one_line(text)
 
 
+# the password of user:password@host, and ?api-key=..., &sig=..., ...
+_IN_ADDRESS = re.compile(
+  r"//[^/@\s]*?:([^/@\s]+)@"
+  r"|[?&][^=&\s]*(?:key|token|secret|sig|password|pwd|code)[^=&\s]*=([^&#\s]+)",
+  re.IGNORECASE,
+)
 _ESCAPES = (
   lambda text: repr(text)[1:-1],
   lambda text: repr(text.encode("utf-8", "backslashreplace"))[2:-1],

@@ -2,7 +2,7 @@
 
 import re
 
-_TAGS = "think|thinking|thought|thoughts|reasoning|reflection"
+_TAGS = r"(?:\w+:)?(?:think|thinking|thoughts?|reasoning|reflection|scratchpad)"
 # Opening and closing marks of the model families that write thoughts into the
 # content where no parser of the server takes them out.
 _MARKS = (
@@ -10,7 +10,7 @@ _MARKS = (
   (r"\[THINK\]", r"\[/THINK\]"),
   (r"◁think▷", r"◁/think▷"),
   (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),
-  (r"<\|channel\|>(?:analysis|commentary)\b",
+  (r"(?:<\|start\|>assistant)?<\|channel\|>(?:analysis|commentary)\b",
    r"<\|channel\|>final<\|message\|>"),
 )  # fmt: skip
 _CLOSING = re.compile(
@@ -19,10 +19,17 @@ _CLOSING = re.compile(
   re.I,
 )
 _WRAPPER = re.compile(
-  r"\s*(?:<answer>(.*)</answer>|<\|begin_of_solution\|>(.*)"
-  r"<\|end_of_solution\|>|<\|channel\|>final<\|message\|>(.*))\s*",
+  r"\s*(?:<answer>(?P<tag>.*)</answer>"
+  r"|<\|begin_of_(solution|box)\|>(?P<mark>.*)<\|end_of_\2\|>"
+  r"|<\|channel\|>final<\|message\|>(?P<channel>.*))\s*",
   re.S | re.I,
 )
+# the stages of LLaVA-CoT
+_STAGES = re.compile(
+  r"\s*<summary>.*?</summary>\s*<caption>(?:.*<conclusion>(.*)</conclusion>\s*|.*)",
+  re.S | re.I,
+)
+_END = re.compile(r"\s*<\|(?:return|end)\|>\s*\Z")  # harmony's
 
 
 def strip_thoughts(text: str) -> str:
@@ -41,10 +48,13 @@ def strip_thoughts(text: str) -> str:
       if not found.group().strip():
         break
       text = text[found.end() :].lstrip()
+  if staged := _STAGES.fullmatch(text):
+    return (staged[1] or "").strip()
   ends = [found.end() for found in _CLOSING.finditer(text)]
   if ends:  # opened by the template, not by the model
     text = text[ends[-1] :].lstrip()
-  wrapped = _WRAPPER.fullmatch(text)
-  if wrapped:
-    text = next(part for part in wrapped.groups() if part is not None).strip()
+  text = _END.sub("", text)
+  while wrapped := _WRAPPER.fullmatch(text):  # GLM puts a box into <answer>
+    named = wrapped.groupdict().values()
+    text = next(part for part in named if part is not None).strip()
   return text

@@ -36,7 +36,7 @@ def build(
   Under `jax.eval_shape` nothing is allocated: see `abstract`.
 
   Raises:
-    UserError: `lora.targets` matches no linear layer.
+    UserError: `lora.targets` matches no linear layer, or the head.
   """
   model = Llava(
     config, nnx.Rngs(seed), dtype=dtype, remat=remat, attention=attention
@@ -56,6 +56,13 @@ def _add_lora(model: Llava, lora: LoraConfig, rngs: nnx.Rngs) -> None:
   for path, module in nnx.iter_modules(model):
     name = "/".join(map(str, path))
     if isinstance(module, Linear) and re.search(lora.targets, name):
+      if module is model.decoder.lm_head:  # the loss reads its kernel alone
+        raise UserError(
+          f"lora.targets={lora.targets!r} matches the head, {name}, whose "
+          "adapter would not be trained: every other linear layer is "
+          "'layers/|projector/'. Fold an adapter that has one in by `convert "
+          "from-torch --adapter`"
+        )
       module.add_lora(lora.rank, lora.scale, rngs)
       matched = True
   if not matched:

@@ -94,7 +94,8 @@ def _tpu_devices(topology: Topology) -> list:
   except Exception as error:
     lines = str(error).splitlines() or [repr(error)]
     raise UserError(
-      f"{topology.name}: libtpu does not have this topology ({lines[0]})"
+      f"--topology={topology.name}: libtpu does not have it "
+      f"({lines[0]}); want one that the cloud offers, v5e:4x4 say"
     ) from error
   return list(found.devices)
 

@@ -156,7 +156,11 @@ class Loop:
     what = f"the step for {lengths[0]} + {lengths[2]} tokens"
     saying = self.compiling.saying(what) if new else contextlib.nullcontext()
     with saying, jax.set_mesh(self.mesh):
-      return self.jitted(state, self.frozen, batch)
+      state, out = self.jitted(state, self.frozen, batch)
+      if new and jax.process_count() > 1:
+        # this one may have found it in the cache while others still compile
+        jax.block_until_ready(out)
+    return state, out
 
   def _recall(self, state: State) -> None:
     """Loads scores of earlier processes, and makes up an evaluation they

@@ -1,12 +1,17 @@
 """The start of a run: joins its processes and prints what will run."""
 
 import contextlib
+import ctypes
 import os
 import re
+import signal
 import sys
+import traceback
 from collections.abc import Iterator
+from typing import Any, NoReturn
 
 import jax
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from povid_jax import errors
@@ -15,7 +20,6 @@ from povid_jax.models import chips
 from povid_jax.training import build, optim
 from povid_jax.training.accounting import step_flops
 from povid_jax.training.step import StepFn
-from povid_jax.training.stops import Stopped
 
 # share of the peak FLOP/s that a step reaches on most accelerators
 _USUAL_MFU = 0.4
@@ -68,6 +72,10 @@ _GONE = re.compile(
   r"|Timed out waiting|DEADLINE_EXCEEDED|UNAVAILABLE|remote process exited",
   re.IGNORECASE,
 )
+_AGAIN = (
+  "Start all processes again with the same command; they continue from the "
+  "last checkpoint"
+)
 
 
 @contextlib.contextmanager
@@ -75,31 +83,83 @@ def others_named() -> Iterator[None]:
   """Ends this process when another process of the run is gone.
 
   Where another one is gone, this one ends with one line and exit code 75 ("try
-  again"); where this one is told to stop before the loop, it ends. Both at once
-  and without JAX's leave-taking, which waits for all the others: they see the
-  connection close. What was saved is whole.
+  again"): at once where a connection closes, or when JAX has had no sign of
+  life for 100 s. Where this one fails or is told to stop, it ends at once and
+  without JAX's leave-taking, which waits for all the others while they wait
+  for this one: they see the connection close. What was saved is whole.
   """
+  if not jax.distributed.is_initialized():
+    yield
+    return
+  with _abort_named():
+    try:
+      # The first collective connects the processes, and on CPUs it gives up
+      # after 30 s: all come to it now, before one has more to read or compile.
+      multihost_utils.sync_global_devices("joined")
+      yield
+    except BaseException as error:
+      _end(error)
+
+
+def _end(error: BaseException) -> NoReturn:
+  """Says what has happened and ends this process."""
+  if gone := _of_others(error):
+    code: Any = os.EX_TEMPFAIL
+    print(
+      f"error: {_who()}: another process of the run is gone ({gone}). {_AGAIN}",
+      file=sys.stderr,
+    )
+  elif isinstance(error, SystemExit):
+    code = error.code or 0
+  elif (code := errors.shown(error)) is None:
+    code = 1
+    traceback.print_exception(error)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(int(code))
+
+
+def _who() -> str:
+  return f"process {jax.process_index()} of {jax.process_count()}"
+
+
+def _of_others(error: BaseException | None) -> str:
+  """How a library tells that another process is gone, or ""."""
+  while error is not None:
+    if isinstance(error, (RuntimeError, ValueError)):
+      if _GONE.search(str(error)):
+        return errors.first_line(error)
+    error = error.__cause__  # a save that fails is a UserError
+  return ""
+
+
+@contextlib.contextmanager
+def _abort_named() -> Iterator[None]:
+  """Gives JAX's abort, which Python never sees, a line and exit code 75.
+
+  JAX's service between the hosts aborts every process of a run that has lost
+  one; its callback for that cannot be used from Python (jaxlib 0.10 to 0.12
+  end in std::bad_cast).
+  """
+  line = (
+    f"error: {_who()}: ended by JAX, whose lines above say why; as a rule "
+    f"another process of the run is gone. {_AGAIN}\n"
+  ).encode()
+
+  def say(number: int) -> None:
+    del number
+    os.write(2, line)
+    os._exit(os.EX_TEMPFAIL)
+
+  handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(say)
+  install = ctypes.CDLL(None).signal
+  install.restype = ctypes.c_void_p
+  install.argtypes = (ctypes.c_int, ctypes.c_void_p)
+  before = install(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
   try:
     yield
-  except Stopped as stopped:
-    if not jax.distributed.is_initialized():
-      raise
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(int(stopped.code or 0))
-  except (jax.errors.JaxRuntimeError, ValueError) as error:
-    if jax.process_count() == 1 or not _GONE.search(str(error)):
-      raise
-    print(
-      f"error: process {jax.process_index()} of {jax.process_count()}: "
-      f"another process of the run is gone ({errors.first_line(error)}). "
-      "Start all processes again with the same command; they continue from "
-      "the last checkpoint",
-      file=sys.stderr,
-      flush=True,
-    )
-    sys.stdout.flush()
-    os._exit(os.EX_TEMPFAIL)
+  finally:
+    install(signal.SIGABRT, before)
 
 
 @contextlib.contextmanager

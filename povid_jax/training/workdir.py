@@ -82,10 +82,9 @@ def _check_length(
     why = "warmup_ratio, a share of the steps,"
   raise UserError(
     f"{workdir} holds a run with config.{name}={before!r}, this one has "
-    f"{config[name]!r}: {why} depends on the length of the run, so the steps "
+    f"{config[name]!r}: {why} depends on the length of the run, and the steps "
     "already done would have used other learning rates. Start a new run from "
-    f"it (--config.init={workdir} and another --workdir); only a run with "
-    "schedule=constant and warmup_steps can be made longer"
+    f"it: --config.init={workdir} and another --workdir"
   )
 
 

@@ -49,7 +49,7 @@ def _pinpoints(value: Any, tile: int, where: Path) -> tuple[tuple, ...]:
     isinstance(pair, list | tuple) for pair in value
   ):
     raise UserError(
-      f"{where}: image_grid_pinpoints want pairs of pixels, "
+      f"{where}: image_grid_pinpoints: want pairs of pixels, "
       "[[336, 672], ...] or (1x1),...,(6x6)"
     )
   return tuple(map(tuple, value))

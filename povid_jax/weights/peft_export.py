@@ -9,6 +9,7 @@ import numpy as np
 
 from povid_jax.errors import UserError
 from povid_jax.models.config import LlavaConfig, LoraConfig, VisionConfig
+from povid_jax.models.params import merge_lora
 from povid_jax.weights import families, keys
 from povid_jax.weights.export import write_safetensors
 from povid_jax.weights.original_export import torch_name
@@ -73,6 +74,8 @@ def write_adapter(
     raise UserError(
       "LLaVA's own code has no model of this family; want --layout=llava-hf"
     )
+  if layout == "llava-hf":
+    trained = _whole_projector(trained, lora)
   entries = {e.path: e for e in keys.entries(config)}
   tensors: dict[str, np.ndarray] = {}
   modules, loose = set(), {}
@@ -100,6 +103,23 @@ def write_adapter(
   write_safetensors(folder / "adapter_model.safetensors", tensors)
   text = json.dumps(described, indent=2)
   (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+
+
+def _whole_projector(
+  trained: dict[str, Any], lora: LoraConfig
+) -> dict[str, Any]:
+  """Folds the projector's adapters into kernels that were trained as well.
+
+  PEFT cannot hold a module both as an adapter and whole (modules_to_save).
+  """
+  kernels = {p.rpartition("/")[0] for p in trained if p.endswith("/kernel")}
+  whole = {
+    path: np.asarray(value, np.float32)
+    for path, value in trained.items()
+    if path.rpartition("/")[0] in kernels
+  }
+  rest = {p: v for p, v in trained.items() if p not in whole}
+  return rest | merge_lora(whole, lora.scale)
 
 
 def _write_projector(

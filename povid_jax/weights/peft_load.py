@@ -231,22 +231,23 @@ def _others(
     if entry is None:
       raise UserError(
         f"{tensor.file}: unexpected {tensor.key}; beside the adapter only the "
-        "projector, the embedding and the head can be tuned"
+        "projector, the embedding and the head can be tuned. Merge it by "
+        "PEFT's merge_and_unload() and convert the result"
       )
     rows = entry.name == "embed_tokens.weight" or entry.part == "head"
     grown = tensor.shape[:1] != entry.shape[:1]
     if rows and grown and tensor.shape[1:] == entry.shape[1:]:
       raise UserError(
         f"{tensor.file}: {tensor.key} has {tensor.shape[0]} rows, the model "
-        f"has {entry.shape[0]}: tokens were added for this adapter. Enlarge "
-        f"the base (model.resize_token_embeddings({tensor.shape[0]})), merge "
-        "the adapter by PEFT's merge_and_unload(), save_pretrained the result "
-        "with its tokenizer, and convert that"
+        f"has {entry.shape[0]}: tokens were added for this adapter. Convert a "
+        "merged model instead: "
+        f"model.resize_token_embeddings({tensor.shape[0]}), PEFT's "
+        "merge_and_unload(), save_pretrained with the tokenizer"
       )
     if tensor.shape != entry.shape:
       raise UserError(
         f"{tensor.file}: {tensor.key} has shape {tensor.shape}, "
-        f"want {entry.shape}"
+        f"want {entry.shape}: the adapter belongs to another base model"
       )
     value = tensor.read().transpose(entry.axes)
     out[entry.path] = cast(value, np.dtype(np.float32), tensor.name)

@@ -108,7 +108,10 @@ def _check_offsets(file: Path, header: dict[str, Any], start: int) -> None:
   spans = sorted((spec["data_offsets"], key) for key, spec in header.items())
   last = start + max((stop for (_, stop), _ in spans), default=0)
   if size < last:
-    raise UserError(f"{file}: truncated: {size} bytes, want {last}")
+    raise UserError(
+      f"{file}: truncated: {size} bytes, want {last}; copy or download the "
+      "file again"
+    )
   for (begin, stop), key in spans:
     if begin != end or stop < begin:
       raise UserError(
@@ -281,7 +284,9 @@ def _indexed(index: Path) -> dict[str, Tensor]:
   ):
     raise UserError(f"{index}: want a `weight_map` from tensors to files")
   if not weight_map:
-    raise UserError(f"{index}: its `weight_map` is empty")
+    raise UserError(
+      f"{index}: its `weight_map` names no tensor; download it again"
+    )
   tensors: dict[str, Tensor] = {}
   for name in sorted(set(weight_map.values())):
     file = index.parent / name

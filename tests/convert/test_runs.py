@@ -65,12 +65,20 @@ def close(got: np.ndarray, want: np.ndarray) -> None:
   assert np.linalg.norm(got - want) <= 1e-5 * np.linalg.norm(want)
 
 
-@pytest.mark.parametrize("projector", [False, True])
+@pytest.mark.parametrize(
+  ("projector", "lora"),
+  [
+    (False, {}),
+    (True, {}),
+    (False, {"targets": "layers/|projector/"}),
+    (True, {"targets": "^(vision|projector)/.*"}),
+  ],
+)
 def test_a_run_as_merged_weights_and_as_an_adapter(
-  tmp_path: Path, base: Path, projector: bool
+  tmp_path: Path, base: Path, projector: bool, lora: dict[str, str]
 ):
   peft = pytest.importorskip("peft")
-  run = small_world.run_folder(tmp_path, base, projector)
+  run = small_world.run_folder(tmp_path, base, projector, **lora)
   want = our_logits(run, merged=False)
   assert np.abs(want - our_logits(base, merged=False)).max() > 0.1
   close(our_logits(run, merged=True), want)

@@ -72,7 +72,9 @@ def test_assign():
   np.testing.assert_array_equal(found.of[:3], [[0, 0], [1, 1], [1, 0]])
   rows = (4 + 2 * 4) + (12 + 2 * 8) + (12 + 2 * 4)
   assert found.padding == pytest.approx(1 - (3 + 4 + 7 + 7 + 9 + 3) / rows)
-  with pytest.raises(UserError, match="no sample fits data.max_prefix"):
+  with pytest.raises(
+    UserError, match="every sample is too long: the shortest has"
+  ):
     assign(measured, count=1, multiple=4, num_branches=2, max_branch=1)
   # prefix and branch of a sample together
   found = assign(

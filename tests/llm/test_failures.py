@@ -153,3 +153,23 @@ def test_a_proxy_before_a_server_of_ones_own_is_named(monkeypatch):
   monkeypatch.setenv("HTTP_PROXY", "http://user:word@10.0.0.1:3128")
   found = connection_failure(ConnectionError("refused"), HERE)
   assert "NO_PROXY=127.0.0.1" in found.detail and "word" not in found.detail
+
+
+@pytest.mark.parametrize(
+  "url",
+  [
+    "https://me:s3cr%2Ft-one@a.example/v1",
+    "https://a.example/v1?api-version=2024-06-01&api-key=s3cr%2Ft-one",
+    "http://a.example/v1?code=s3cr%2Ft-one&x=1",
+  ],
+)
+def test_what_is_secret_in_an_address_is_not_shown(url):
+  options = Options("m", base_url=url)
+  found = connection_failure(ConnectionError(f"no {url}"), options)
+  said = [found.words, str(cannot_connect(ValueError(url), options))]
+  with pytest.raises(UserError) as refused:
+    check_address(Options("m", base_url=url.replace("http", "htp")))
+  said.append(str(refused.value))
+  for text in said:
+    assert "s3cr" not in text and "[key]" in text, text
+  assert "2024-06-01" in said[0] or "api-version" not in url

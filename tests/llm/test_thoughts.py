@@ -19,7 +19,16 @@ from povid_jax.llm.thoughts import strip_thoughts
      "<|end_of_solution|>", "A dog."),
     ("<|channel|>analysis<|message|>x<|end|><|start|>assistant"
      "<|channel|>final<|message|>A dog.", "A dog."),
+    ("<|start|>assistant<|channel|>analysis<|message|>x<|end|><|start|>assistant"
+     "<|channel|>final<|message|>A dog.<|return|>", "A dog."),
     ("<think>x</think><answer>A dog.</answer>", "A dog."),
+    ("<think>x</think><answer><|begin_of_box|>A dog.<|end_of_box|></answer>",
+     "A dog."),
+    ("<seed:think>x</seed:think>A dog.", "A dog."),
+    ("<SUMMARY>s</SUMMARY>\n<CAPTION>A cat.</CAPTION>\n<REASONING>r</REASONING>"
+     "\n<CONCLUSION>A dog.</CONCLUSION>", "A dog."),
+    ("<SUMMARY>s</SUMMARY>\n<CAPTION>A cat. A cat.", ""),
+    ("<summary>A dog.</summary>", "<summary>A dog.</summary>"),
     ("<think>cut off in the mid", ""),
     ("<think></think>", ""),
     ("The sign reads <think different>.", "The sign reads <think different>."),

@@ -172,6 +172,9 @@ BAD = {
   "no lora": (
     {"lora.targets": "encoder", "batch_size": 8}, "matches no linear layer"
   ),
+  "lora on the head": (
+    {"lora.targets": ".", "batch_size": 8}, "matches the head, decoder/lm_head"
+  ),
 }  # fmt: skip
 
 
