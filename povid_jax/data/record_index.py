@@ -146,8 +146,8 @@ def _walk(shard: Path) -> list[tuple[int, int, int]]:
             "(gunzip)"
           )
         raise UserError(
-          f"{where}: wrong CRC of the length: it is damaged, or no TFRecord "
-          "file; copy or write it again"
+          f"{where}: wrong CRC of the length: damaged, or not a "
+          "TFRecord file; copy or write it again"
         )
       end = at + 12 + length
       if end + 4 > size:

@@ -81,7 +81,7 @@ def test_assign():
     measured, count=1, multiple=4, num_branches=2, max_positions=13
   )
   np.testing.assert_array_equal(found.kept, [0, 1, 2])
-  with pytest.raises(UserError, match="4 positions; the shortest has 5"):
+  with pytest.raises(UserError, match="shortest has 5 tokens.*4 positions"):
     assign(measured, count=1, multiple=4, num_branches=2, max_positions=4)
 
 
