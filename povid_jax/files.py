@@ -175,6 +175,22 @@ def json_objects(
     yield row
 
 
+def named_cells(row: dict[Any, Any], where: str) -> dict[str, Any]:
+  """A row of a table without the cells beyond the named columns (key None).
+
+  Raises:
+    UserError: one of them holds something. A comma in a text without quotes
+      makes two cells of it; the second would be lost.
+  """
+  beyond = row.pop(None, None)
+  if beyond and any(beyond):
+    raise UserError(
+      f"{where}: {len(row) + len(beyond)} cells, but the first line names "
+      f"{len(row)} columns; put a text that holds the separator into quotes"
+    )
+  return row
+
+
 def cut_torn(path: Path) -> None:
   """Cuts off a last line that a killed process left without its line end."""
   with open(path, "r+b") as file:

@@ -91,8 +91,8 @@ def _csv_rows(path: Path) -> Rows:
     with open(path, encoding="utf-8-sig", newline="") as file:
       mark = "\t" if path.suffix == ".tsv" else ","
       for i, row in enumerate(csv.DictReader(file, delimiter=mark)):
-        row.pop(None, None)
-        yield f"{path}, row {i}", lambda row=row: dict(row)
+        where = f"{path}, row {i}"
+        yield where, lambda r=row, w=where: files.named_cells(r, w)
   except (OSError, UnicodeDecodeError, csv.Error) as error:
     raise UserError(f"{path}: not a readable table: {error}") from error
 

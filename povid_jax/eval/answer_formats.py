@@ -1,6 +1,7 @@
 """Answer files of other tools as plain rows: id, question, picture, text."""
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -32,7 +33,8 @@ def rows_of(path: Path) -> list[Row]:
 def _delimited(path: Path) -> list[list[str]]:
   csv.field_size_limit(1 << 30)  # a picture in base64 is one field
   mark = "\t" if path.suffix == ".tsv" else ","
-  lines = files.read_text(path).splitlines(keepends=True)
+  # not splitlines: it also cuts at form feeds and U+2028, which answers hold
+  lines = io.StringIO(files.read_text(path), newline="")
   try:
     return list(csv.reader(lines, delimiter=mark))
   except csv.Error as error:
@@ -43,11 +45,13 @@ def _with_names(path: Path, table: list[list[str]]) -> list[Row]:
   if not table:
     raise UserError(f"{path}: the table is empty; want a row for each answer")
   names, *lines = table
-  return [
-    {n: cell for n, cell in zip(names, line, strict=False) if n and cell != ""}
-    for line in lines
-    if any(line)
-  ]
+  rows = []
+  for number, line in enumerate(lines, 1):
+    cells: dict[Any, Any] = dict(zip(names, line, strict=False))
+    cells[None] = line[len(names) :]
+    row = files.named_cells(cells, f"{path}, row {number}")
+    rows.append({n: cell for n, cell in row.items() if n and cell != ""})
+  return [row for row in rows if row]
 
 
 def _json_rows(path: Path) -> list[Row]:

@@ -143,6 +143,21 @@ def test_tables_of_text(tmp_path, mark):
   assert sample.turns == (ASKED, C) and sample.rejected == (ASKED, R)
 
 
+@pytest.mark.parametrize("mark", [",", "\t"])
+def test_a_text_that_falls_apart_is_refused(tmp_path, mark):
+  path = tmp_path / ("t.tsv" if mark == "\t" else "t.csv")
+  names = ["image", "question", "chosen", "rejected"]
+  said = mark.join(["0.jpg", Q, C, f"A dog{mark} a cat."])
+  path.write_text(f"{mark.join(names)}\n{said}\n")
+  with pytest.raises(UserError, match="row 0: 5 cells, .* names 4 columns"):
+    read_samples(path)
+  # cells that are empty hold nothing
+  path.write_text(
+    f"{mark.join(names)}\n{mark.join(['0.jpg', Q, C, R, '', ''])}\n"
+  )
+  assert len(list(read_samples(path))) == 1
+
+
 WHOLE = [(name, rows[0]) for name, rows in ROWS.items()]
 
 

@@ -8,6 +8,7 @@ import pytest
 from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
 from povid_jax.eval import answers
+from povid_jax.eval.answer_formats import rows_of
 from povid_jax.eval.benchmarks.xlsx import write_xlsx
 from povid_jax.eval.protocol import Benchmark
 
@@ -226,6 +227,24 @@ def test_tables_of_vlmevalkit(tmp_path, ending):
   found = _matched(path)
   assert found.answers == list(SAID.values())
   assert "matched by question and picture" in found.notes[0]
+
+
+@pytest.mark.parametrize("mark", [",", "\t"])
+def test_rows_of_a_table_are_whole(tmp_path, mark):
+  """Marks inside an answer end no row; a comma that makes a cell is told."""
+  path = tmp_path / ("a.csv" if mark == "," else "a.tsv")
+  lines = [
+    [str(i), f"{said[:2]}\u2028\x0c\x1cNo."]
+    for i, said in enumerate(SAID.values())
+  ]
+  text = "\n".join(
+    mark.join(line) for line in [["question_id", "text"], *lines]
+  )
+  path.write_text(text)
+  assert [row["text"] for row in rows_of(path)] == [line[1] for line in lines]
+  path.write_text(f"{text}\n7{mark}Yes{mark} a cow.")
+  with pytest.raises(UserError, match=r"row \d+: 3 cells, .* names 2 columns"):
+    rows_of(path)
 
 
 def test_a_field_that_holds_the_question_is_no_answer(put):

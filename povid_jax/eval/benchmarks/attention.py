@@ -193,7 +193,7 @@ def _draw(policy: Any, question: Question, seen: Seen, out: Path) -> None:
     seen.weights[:, shown],
     seen.is_image[shown],
     _pieces(policy.tokenizer, seen.ids[seen.start :]),
-    f"{question.text.splitlines()[0][:80]}  ({share})",
+    f"{question.text.strip().partition(chr(10))[0][:80]}  ({share})",
   )
   with atomic_write(out / "attention" / f"{name}.png", "wb") as file:
     picture.save(file, "PNG")
