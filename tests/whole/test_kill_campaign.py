@@ -64,7 +64,7 @@ def _bytes(*names: str) -> Callable[[Path], Any]:
 
 def _candidates(out: Path) -> Any:
   """The answers that were sampled, whatever came between them."""
-  rows = list(files.json_objects(out / "pairs.journal.jsonl"))
+  rows = list(files.json_objects(out / "journal.jsonl"))
   kept = [row for row in rows if row["event"] == "candidate"]
   for row in kept:
     row.pop("time", None)

@@ -130,9 +130,7 @@ def test_a_lost_process_ends_the_other(lost, config, tmp_path, compiled_once):
   assert len(lines) == 1, said
   assert lines[0].startswith(f"error: process {1 - lost} of 2: ")
   assert "another process of the run is gone" in lines[0]
-  assert lines[0].endswith(
-    "the same command continues from the last checkpoint"
-  )
+  assert lines[0].endswith("they continue from the last checkpoint")
   assert "Traceback" not in said
 
 
