@@ -25,7 +25,8 @@ COMMANDS = {
   "inspect": "print counts and histograms, and make a page of pairs",
 }
 
-# flags that are no paths, or whose paths `povid_jax.data.picture` can open
+# flags that are not paths, or whose remote paths `povid_jax.data.picture` can
+# open
 _ADDRESSES = (
   "base_url",
   "judge_base_url",

@@ -56,7 +56,7 @@ def drive(args: argparse.Namespace, kind: type[Injector]) -> int:
       injector.run(job)
       job.end()
     except UserError:
-      # Whatever stops the run, the good pairs so far are there to be used.
+      # The accepted pairs are written even if the run stops with an error.
       if job.journal.accepted:
         _write(paths, job)
       raise

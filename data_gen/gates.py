@@ -171,11 +171,11 @@ def _check_shape(
 ) -> Refused | None:
   ratio = len(new) / max(len(old), 1)
   if len(old) <= limits.short:
-    # A word may become a clause, not a speech.
+    # A word may become a clause, but not a long text.
     if len(new) > limits.short + 2 * len(old):
       return Refused("length", f"{len(new)} words for {len(old)}")
     return None
-  # One added sentence is no speech, however short the answer.
+  # One added sentence is allowed, even in a very short answer.
   extra = len(new) - len(old) > limits.slack
   if {old[0], *new[:1]} == {"yes", "no"} and not extra:
     return None  # "No, I cannot see any.": a denial needs no details
@@ -235,7 +235,7 @@ def _check_objects(
       continue  # "No, there is no cat": naming it is not inventing it
     invented = lexicon.categories(new) - lexicon.categories(old)
     # A wrong reply may answer with something else that is in the picture:
-    # it is wrong for the question, not for the picture.
+    # such a reply is wrong for the question, not for the picture.
     if invented & known and len(_words(old)) > 3:
       return Refused("object_present", ", ".join(sorted(invented & known)))
   return None

@@ -145,7 +145,7 @@ def _coco_document(path: Path) -> dict | None:
       file.seek(0)
       document = files.parse_json(file.read())
   except (OSError, ValueError):
-    return None  # `read_samples` says what is wrong
+    return None  # `read_samples` raises the error
   return document if "annotations" in document else None
 
 

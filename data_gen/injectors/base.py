@@ -148,7 +148,8 @@ class Injector(abc.ABC):
     Args:
       chosen: the right answers, where they are not the item's own.
     """
-    if chosen is not None:  # a right answer from elsewhere is looked at too
+    # a chosen answer that is not the item's own is checked as well
+    if chosen is not None:
       refused = gates.check_texts(rejected, chosen, limits(self.args))
       if refused:
         return refused

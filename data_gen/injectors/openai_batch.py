@@ -15,7 +15,7 @@ from povid_jax.errors import UserError
 from povid_jax.llm import Failure, Reply, Request
 from povid_jax.llm.batches import Batches
 
-# Rounds in a row that bring nothing before the run stops.
+# Rounds in a row without any reply before the run stops.
 _IDLE_ROUNDS = 3
 
 
@@ -93,7 +93,7 @@ class _Rounds:
         return
       before = self._progress()
       self._batches.work_off(self._request_of, self._take)
-      self._job.check_patience()  # not before all that was paid for is read
+      self._job.check_patience()  # only after every paid reply is read
       self._job.problem = self._batches.problem or self._job.problem
       idle = 0 if self._progress() > before else idle + 1
       if idle >= _IDLE_ROUNDS:
@@ -134,7 +134,7 @@ class _Rounds:
     try:
       request = self._injector.asker.request(item, 0)
     except UserError:
-      return 0.0  # it is given up, not asked
+      return 0.0  # the item is given up without a request
     return self._injector.options.price.cost(
       request.tokens, completion_tokens(item), batch=True
     )

@@ -25,8 +25,8 @@ from povid_jax.llm import (
 from povid_jax.llm.chat import Chat
 from povid_jax.llm.prices import dollars
 
-# Items in a row that no attempt got through: the server is down, and going on
-# would only burn through the list.
+# Items in a row without any successful request: the server is down, and the run
+# would only use up the list.
 _OUTAGE = 20
 
 
@@ -84,7 +84,7 @@ class OpenAI(Injector):
   def prepare(self, world: World) -> None:
     super().prepare(world)
     if not self.args.dry_run:
-      checked_key(self.options)  # said before anything is written
+      checked_key(self.options)  # checked before anything is written
 
   def dry_run(self, items: Sequence[Item]) -> None:
     dry_run(items, self.options, self.asker)

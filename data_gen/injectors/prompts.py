@@ -237,7 +237,8 @@ def _read_structured(item: Item, reply: Reply) -> Proposal:
   if not all(isinstance(e, dict) and "span" in e for e in edits):
     return refuse("schema", reply.text)
   rejected = [text.strip() for text in rejected]
-  # A reply without a list of edits is as good; they are found by comparing.
+  # A reply without a list of edits is also usable: the edits are found by
+  # comparing the texts.
   found = [_edit(item, e) for e in edits] or _found(item, rejected)
   return Proposal(rejected, found)
 

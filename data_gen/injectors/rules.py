@@ -102,7 +102,7 @@ class Rules(Injector):
       while not finished:
         rejected, edits = rewrite(self._corpus, self._rules, item, attempt)
         nothing = None if edits else Refused("no_edit", _nothing(item))
-        # Where there is no place for an edit, another seed finds none either.
+        # If an answer has no place for an edit, another seed finds none either.
         finished = job.settle(
           item, rejected, edits, nothing, again=nothing is None
         )

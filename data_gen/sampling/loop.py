@@ -212,7 +212,8 @@ class Loop:
         "rejected": went_on,
         "invented": sorted(rejected.wrong),
         "context": before.context,
-        "end_scored": True,  # both end: that the one does is what is learnt
+        # both answers are complete, and the pair teaches where to end
+        "end_scored": True,
       }
     ]
 

@@ -49,7 +49,7 @@ def _out(parser: argparse.ArgumentParser) -> None:
     help="the checkpoint that the run started from; without it, the training "
     "of that checkpoint is merged into the base",
   )
-  # the default now; scripts of before name it
+  # this is the default now, but older scripts still give the flag
   what.add_argument("--merge", action="store_true", help=argparse.SUPPRESS)
 
 

@@ -102,7 +102,8 @@ def _rendered(source: str, special: dict[str, str]) -> list[tuple[str, bool]]:
       text = template.render(
         messages=messages, add_generation_prompt=False, **special
       )
-    except Exception:  # templates raise what they like for a form not theirs
+    # templates raise errors of many types for a form that they do not support
+    except Exception:
       continue
     if _QUESTION in text and _ANSWER in text:
       out.append((text, pictured))

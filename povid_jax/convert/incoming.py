@@ -88,7 +88,7 @@ def from_torch(args: argparse.Namespace) -> None:
   config = _with_layout(source.config, args)
   with tempfile.TemporaryDirectory() as staged:
     tokenizers.copy_files(words, Path(staged))
-    # not the copy: an error names a file that the user has
+    # not from the copy: an error must name a file of the user
     check_ids(load_tokenizer(words, source.config.decoder.vocab_size), spoken)
     restore.save_model_folder(
       args.dst,

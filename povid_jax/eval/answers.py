@@ -310,7 +310,7 @@ def _without(
   kept = [
     (q, a) for q, a in zip(questions, answers, strict=True) if a is not None
   ]
-  # where answers choose the pictures, nothing is missing
+  # if the answers choose the pictures, no answer is missing
   notes = []
   if missing is not None:
     notes = [f"{len(absent)} of {len(questions)} questions have no answer"]

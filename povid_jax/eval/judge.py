@@ -205,7 +205,8 @@ def _ask(
   if judge.batch:
     assert judge.log is not None
     judge_batch.ask(requests, server, judge.log, judge.max_cost)
-  # also after a batch: its log has the replies, what is missing is asked
+  # also after a batch: replies in the log are read, and only missing ones are
+  # requested
   try:
     replies = llm.ask_all(
       requests, server, judge.log, judge.max_cost, f"judging {benchmark}"

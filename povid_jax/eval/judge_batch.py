@@ -15,7 +15,7 @@ from povid_jax.llm import log
 from povid_jax.llm.batches import Batches
 from povid_jax.llm.prices import dollars, message_tokens
 
-POLL = 20.0  # seconds between two looks at a batch
+POLL = 20.0  # seconds between two checks of a batch
 
 
 def ask(

@@ -75,7 +75,7 @@ def evaluate(request: Request, policy: Any = None) -> Results:
     UserError: as `check`; answers that do not belong to the questions; a
       judge that fails.
   """
-  # everything a user can have got wrong is found before a model is loaded
+  # user errors are found before a model is loaded
   folders = _folders(request)
   _judges(request)
   questions = {

@@ -171,7 +171,8 @@ def answer(
   try:
     for rows, count in _rows(policy, asked, decoding, noise):
       done |= {str(row["question_id"]): row for row in rows}
-      if out is not None:  # opened here: no answer, no file
+      # opened here, so that no file is made before the first answer
+      if out is not None:
         with open(out, "a", encoding="utf-8") as sink:
           for row in rows:
             sink.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -87,7 +87,7 @@ def run(chat: Chat, say: Callable[[str], None] = print) -> None:
       return
     try:
       said = chat.command(line) if line.startswith("/") else chat.ask(line)
-      # an answer of no words must not look like a program that waits
+      # an empty answer must not look like a program that waits
       say(said or "(an empty answer)")
     except UserError as error:
       say(f"error: {printable(str(error))}")

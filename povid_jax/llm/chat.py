@@ -21,12 +21,12 @@ from povid_jax.llm.limits import Breaker, Limits, backoff
 from povid_jax.llm.wire import Options, Reply, Request, body, read_reply
 
 # (event, request, facts): "sent" before every attempt, "failed" after one
-# without a usable reply. Whatever the caller writes down here is on disk
-# before the money is spent.
+# without a usable reply. What the caller records here is on disk before the
+# money is spent.
 Watch = Callable[[str, Request, dict[str, Any]], None]
 Outcome = Reply | Failure
 
-_LONG_WAIT = 60.0  # seconds that nobody should wait without a word
+_LONG_WAIT = 60.0  # longer pauses, in seconds, are announced
 
 
 def _unwatched(event: str, request: Request, facts: dict[str, Any]) -> None:
@@ -230,7 +230,7 @@ class Chat:
       raise Failure("timeout", words) from error
     except openai.APIStatusError as error:
       raise status_failure(error, self.options) from error
-    except Exception as error:  # whatever the libraries below raise
+    except Exception as error:  # the libraries raise errors of many types
       raise connection_failure(error, self.options) from error
     finally:
       self._idle.append(client)

@@ -76,7 +76,7 @@ def api_key(options: "Options") -> str:
         f"no API key: set the environment variable {name} (the key is read "
         "only from there)"
       )
-    return "none"  # servers on one's own machine ask for no key
+    return "none"  # local servers need no key
   for place, char in enumerate(key, 1):
     if not "!" <= char <= "~":
       raise UserError(
@@ -198,7 +198,7 @@ def error_words(data: Any) -> tuple[str, str] | None:
   if not isinstance(data, Mapping):
     return None
   if data.get("choices") and data.get("object") != "error":
-    return None  # whatever else it says, a reply is in it
+    return None  # the body contains a reply, so it is not an error
   error = data.get("error")
   if not error:
     named = next((k for k in ("message", "detail", "msg") if data.get(k)), None)

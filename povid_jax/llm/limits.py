@@ -11,8 +11,8 @@ from typing import Any
 
 from povid_jax.errors import UserError
 
-# Refusals of the key in a row before the run stops: one may be a hiccup of
-# the server, three are a wrong key, and each further one costs time for all.
+# Refusals of the key in a row before the run stops: one may be a short failure
+# of the server, three mean a wrong key.
 _AUTH_LIMIT = 3
 
 

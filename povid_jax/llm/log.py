@@ -20,8 +20,7 @@ from povid_jax.llm.prices import dollars
 from povid_jax.llm.store import Store
 from povid_jax.llm.wire import Options, Reply, Request
 
-# Requests in a row without a usable reply: going on would only burn through
-# the list.
+# Requests in a row without a usable reply: the run would only use up the list.
 _OUTAGE = 20
 
 
@@ -175,7 +174,7 @@ class _Asking:
       asyncio.run(self._ask())
     finally:
       self._bar.close()
-    if self._failures:  # they are missing from what we return: say so
+    if self._failures:  # they are missing from the result, so this is reported
       kinds = ", ".join(f"{kind} {n}" for kind, n in self._failures.items())
       words = self.replies.problem
       print(

@@ -10,7 +10,7 @@ from povid_jax import files
 from povid_jax.errors import UserError
 
 DEFAULT = Path(__file__).with_name("prices.json")
-# English text in the tokenizers of today, rounded to the dear side.
+# English text in current tokenizers, rounded up in cost.
 _CHARACTERS_PER_TOKEN = 3.8
 _TOKENS_PER_MESSAGE = 4
 _PATCHES = 1536

@@ -20,7 +20,7 @@ _OVERFLOWS: tuple[tuple[noise.Overflow, str], ...] = (
    "the released code"),
   ("clip", "clip: bytes stop at 0 and 255"),
 )  # fmt: skip
-SIDE = 480  # longest side before noise: a page is no place for megapixels
+SIDE = 480  # longest side before noise: larger pictures make the page too big
 
 
 def ladder(run: Run, seed: int = 0) -> str:

@@ -47,7 +47,7 @@ _PREFIXES = (
   ("model.", "decoder"),
 )
 _CLIP_PREFIXES = (("vision_model.", "vision"), ("", "vision"))
-# In a folder of a whole CLIP the text half is none of our business.
+# In a folder of a whole CLIP the text half is ignored.
 _CLIP_IGNORED = (
   "text_model.",
   "text_projection.",

@@ -28,7 +28,7 @@ def unwrapped(tensors: Mapping[str, _T]) -> dict[str, _T]:
   out: dict[str, _T] = {}
   for key, tensor in tensors.items():
     name = _WRAPPED.sub("", key)
-    # the same name twice is left to be complained about
+    # the same name twice is reported later
     out[key if name in out else name] = tensor
   return out
 

@@ -70,7 +70,7 @@ def of_hf(c: Fields, tile: int, where: Path) -> LayoutConfig:
   kind = c["model_type"]
   if kind == "llava":
     # LLaVA-1.5 saw padded pictures, so a folder whose processor merely resizes
-    # gets "pad" all the same
+    # also gets "pad"
     return _square(c, "pad", where)
   given = c.get("image_grid_pinpoints")
   if kind == "llava_next":

@@ -120,7 +120,8 @@ def cast(value: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
     UserError: a value that the dtype cannot hold.
   """
   out = np.empty(value.shape, dtype)
-  with np.errstate(over="ignore"):  # an error below says more than a warning
+  # the error below is clearer than NumPy's warning
+  with np.errstate(over="ignore"):
     if len(out.shape) != 2 or value.flags.c_contiguous:
       out[...] = value
     else:

@@ -41,7 +41,8 @@ from povid_jax.eval.protocol import (
   ratio,
 )
 
-if TYPE_CHECKING:  # it loads JAX, which scoring given answers does without
+# imported here, because it loads JAX, which scoring given answers does not need
+if TYPE_CHECKING:
   from povid_jax.data.batch import Batch
 
 
