@@ -120,8 +120,7 @@ def resolve(spec: str | Path) -> str:
   if not path.exists():
     raise UserError(
       f"no checkpoint at {path}; want a model folder (povid_jax.convert makes "
-      "one) or the directory of a finished training run"
-      f"{folders.suffix(path)}"
+      f"one) or a run directory{folders.suffix(path)}"
     )
   if (path / "model.json").is_file():
     return str(path)
