@@ -163,7 +163,7 @@ def test_benchmarks_that_could_not_run_are_said_first(
     ({"checkpoint.best": "loss"}, "no longer improves.*'loss'"),
     (
       {"eval.benchmarks": "mmhal", "eval.data": str(judged), **plain},
-      "name one with config.eval.judge ",
+      "give one with config.eval.judge ",
     ),
     (
       {
