@@ -81,7 +81,7 @@ def _one(backend: str, decoder: DecoderConfig) -> dict[str, Any]:
       spec = logps.Spec(Needs(rejected=True))
       pictures = logps.encode(model, batch, spec, adapter=True)
       found = logps.per_pair(
-        logps.score(model, batch, pictures, spec, adapter=True)
+        logps.score(model, batch, pictures, spec, adapter=True), batch
       )
       assert found.rejected is not None
       return (0.3 * found.rejected - found.chosen).mean() / 10

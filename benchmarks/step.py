@@ -11,10 +11,11 @@ On a CPU: a pair of a picture (576 tokens), a question of 40 and two answers of
 110 tokens, decoder of width 512 with 8 layers, in float32. The shared step
 against the plain one (image and question once per answer), with and without
 cached reference, and the whole stage 2 step against the released algorithm's
-amount of work (benchmarks/released_step.py); 4 pairs of one question, as 4
-rows and as one (`data_gen write --pairs-per-row 4`); and shared against plain
-where a picture of 640x480 pixels becomes 5 tiles and 2,340 tokens, as
-LLaVA-NeXT has it. Medians of steps run in turns.
+amount of work (benchmarks/released_step.py); and shared against plain where a
+picture of 640x480 pixels becomes 5 tiles and 2,340 tokens, as LLaVA-NeXT has
+it. With --grouped: three questions with 4 pairs each, a row for each pair and a
+row for each question (`data_gen write --pairs-per-row 4`), the pairs of a
+question with one chosen answer and with four. Medians of steps run in turns.
 
 On a GPU: the true shapes of a preset with random bfloat16 weights, stages 1 and
 2, each attention backend, by batch: pairs/s, MFU (required FLOPs over the
@@ -38,7 +39,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import device, released_step, step_sweep
-from benchmarks.step_cases import Case, measure, other, ours, with_rejected
+from benchmarks.step_cases import Case, measure, other, ours, with_pairs
 from povid_jax import errors, files
 from povid_jax.errors import UserError
 from povid_jax.models.config import DecoderConfig, LlavaConfig, VisionConfig
@@ -128,31 +129,33 @@ def grouped(
   questions: int = 1,
   pairs: int = 4,
 ) -> dict[str, dict[str, float]]:
-  """Pairs of one question and one chosen answer as rows of their own, and as
-  one row with all rejected answers; the pictures are encoded once a row."""
+  """Pairs of a question as rows of their own, and as one row: with the same
+  chosen answer, and with a chosen answer for each pair."""
 
-  def case(name: str, rows: int, rejected: int) -> Case:
+  def case(name: str, rows: int, pairs: int, chosen: int) -> Case:
     fields = {**_COMMON, "objective.name": "dpo", "batch_size": rows}
-    widen = lambda batch: with_rejected(batch, rejected)
+    widen = lambda batch: with_pairs(batch, pairs, chosen)
     return other(name, described, shape, fields, lambda step: step, widen)
 
   count = questions * pairs
-  apart, joined = f"{count} pairs, a row each", f"{count} pairs, {pairs} a row"
-  cases = [case(apart, count, 1), case(joined, questions, pairs)]
+  apart, *joined = cases = [
+    case("a row each", count, 1, 1),
+    case(f"{pairs} a row, one chosen", questions, pairs, 1),
+    case(f"{pairs} a row, {pairs} chosen", questions, pairs, pairs),
+  ]
   measure(cases, repeats)
-  seconds = {case.name: case.median for case in cases}
-  ratios = sorted(
-    slow / fast
-    for slow, fast in zip(cases[0].seconds, cases[1].seconds, strict=True)
-  )
+  found = {}
+  for one in joined:
+    each = sorted(
+      slow / fast for slow, fast in zip(apart.seconds, one.seconds, strict=True)
+    )
+    found[f"{one.name}, against a row each"] = apart.median / one.median
+    found[f"{one.name}, least of all turns"] = each[0]
+    found[f"{one.name}, greatest of all turns"] = each[-1]
   return {
-    "seconds": seconds,
-    "pairs/s": {name: count / taken for name, taken in seconds.items()},
-    "ratios": {
-      "grouped against ungrouped": seconds[apart] / seconds[joined],
-      "the least of all turns": ratios[0],
-      "the greatest of all turns": ratios[-1],
-    },
+    "seconds": {case.name: case.median for case in cases},
+    "pairs/s": {case.name: count / case.median for case in cases},
+    "ratios": found,
   }
 
 
@@ -301,7 +304,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   if args.head:
     result: dict[str, Any] = {"head": head_memory()}
   elif args.grouped:
-    result = grouped(SMALL, shape, args.repeats)
+    result = grouped(SMALL, shape, args.repeats, questions=3)
   elif args.tiles:
     result = tiled(NEXT, shape, args.repeats)
   else:

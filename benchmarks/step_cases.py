@@ -220,15 +220,22 @@ def random_batch(structs: Batch, described: LlavaConfig) -> Batch:
   )
 
 
-def with_rejected(batch: Batch, rejected: int) -> Batch:
-  """A batch of pairs with so many rejected answers in each row."""
+def with_pairs(batch: Batch, pairs: int, chosen: int = 1) -> Batch:
+  """A batch with so many pairs in each row, of `chosen` chosen answers."""
 
   def widen(x: Any) -> Any:
-    chosen, others = x[..., :1, :], x[..., 1:, :]
     # not the same tokens again, so that nothing is computed once for all
-    more = [jnp.roll(others, by, axis=-1) for by in range(rejected)]
-    return jnp.concatenate([chosen, *more], axis=-2)
+    several = lambda x, n: [jnp.roll(x, by, axis=-1) for by in range(n)]
+    first, second = x[..., :1, :], x[..., 1:, :]
+    answers = [*several(first, chosen), *several(second, pairs)]
+    return jnp.concatenate(answers, axis=-2)
 
+  of = None
+  if chosen > 1:
+    shape = (*batch.prefix_len.shape, pairs)
+    of = jnp.broadcast_to(jnp.arange(pairs) % chosen, shape)
   return batch._replace(
-    branch_ids=widen(batch.branch_ids), loss_mask=widen(batch.loss_mask)
+    branch_ids=widen(batch.branch_ids),
+    loss_mask=widen(batch.loss_mask),
+    chosen_of=of,
   )

@@ -61,7 +61,8 @@ def check_turns(sample: Sample) -> None:
       f"lists {pictures} pictures; want one <image> for each picture"
     )
   answers = sample.turns[1::2] + (sample.rejected or ())[1::2]
-  answers += tuple(a for more in sample.more_rejected for a in more.turns[1::2])
+  others = [*(m.turns for m in sample.more_rejected), *sample.more_chosen]
+  answers += tuple(answer for turns in others for answer in turns[1::2])
   if any("<image>" in answer for answer in answers):
     raise UserError(
       "an answer contains <image>; this marker is allowed only in human turns"
@@ -71,8 +72,9 @@ def check_turns(sample: Sample) -> None:
       "it has a context, and its answers differ before the last turn; with a "
       "context only the last answers may differ"
     )
-  others = [sample.rejected, *(more.turns for more in sample.more_rejected)]
-  if sample.turns in others:
+  every = sample.every_chosen
+  alike = any(more.turns == every[more.of] for more in sample.more_rejected)
+  if alike or sample.turns == sample.rejected:
     raise UserError(
       "rejected_conversations is equal to conversations: a pair of equal "
       "answers teaches nothing; remove the sample"

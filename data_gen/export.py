@@ -96,7 +96,7 @@ def _read(args: argparse.Namespace) -> Iterator[Sample]:
   if source.is_dir() and any(source.glob("*.tfrecord-*")):
     records = RecordSource(source, args.split)
     for i in range(len(records)):
-      yield from_record(records[i])
+      yield from map(from_record, records[i].by_chosen())
     return
   layout = samples.Layout(args.image_dir, args.input_format, args.columns)
   yield from samples.iter_samples(source, layout, announce=print)

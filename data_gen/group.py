@@ -1,8 +1,9 @@
-"""Pairs of one question and one chosen answer become one row of several.
+"""Pairs of one question become one row of several.
 
-Picture, question, context and chosen answer are then computed once for all of
-their rejected answers. The loss over the pairs stays what it is: each rejected
-answer counts as a pair of its own.
+Picture, question and context are then computed once for all of their answers,
+and so is a chosen answer that several of them have. The loss over the pairs
+stays what it is: each rejected answer counts as a pair of its own, with the
+chosen answer that it had.
 """
 
 import dataclasses
@@ -21,15 +22,20 @@ _KEPT = ("category", "injector", "image_noisy", "noise_step")
 def _said(sample: Sample) -> Hashable:
   """What pairs of one row have in common, but for the pictures."""
   # The turn at which the answers part decides what is scored.
-  parts_at = len(split_turns(sample)[0])
+  prompt = split_turns(sample)[0]
   kept = json.dumps([sample.extra.get(name) for name in _KEPT])
-  shared = (sample.turns, sample.context, sample.end_scored, sample.system)
-  return (*shared, parts_at, kept)
+  return (prompt, sample.context, sample.end_scored, sample.system, kept)
 
 
 def _joined(several: Sequence[Sample]) -> Sample:
-  more = (Rejected(s.rejected or (), s.rejected_weight) for s in several[1:])
-  return dataclasses.replace(several[0], more_rejected=tuple(more))
+  chosen = list(dict.fromkeys(s.turns for s in several))
+  more = (
+    Rejected(s.rejected or (), s.rejected_weight, chosen.index(s.turns))
+    for s in several[1:]
+  )
+  return dataclasses.replace(
+    several[0], more_rejected=tuple(more), more_chosen=tuple(chosen[1:])
+  )
 
 
 def group(
@@ -37,7 +43,7 @@ def group(
   most: int,
   digest: Callable[[Picture], bytes],
 ) -> list[Sample]:
-  """Joins samples that differ in their rejected answers alone.
+  """Joins samples that differ in their answers alone.
 
   Args:
     samples: those without a rejected answer, or with several, stay as they are.

@@ -12,6 +12,7 @@ there. With --html also one page that needs no other file.
 
 import argparse
 import hashlib
+import itertools
 import random
 import re
 import shutil
@@ -127,20 +128,24 @@ def _pair(record: Record, *, split: str = "", **more: Any) -> Pair:
   )
 
 
-def from_record(source: RecordSource, i: int, split: str) -> Pair:
+def from_record(source: RecordSource, i: int, split: str) -> list[Pair]:
+  """One for each chosen answer of the record."""
   record: Record = source[i]
   digest = hashlib.blake2b(digest_size=16)
   for data in record.images:
     digest.update(data)
-  return _pair(
-    record,
-    split=split,
-    picture_key=digest.hexdigest() if record.images else "",
-    noise_step=record.noise_step if record.image_noisy else -1,
-    # Read again when shown: a folder's pictures do not fit into memory.
-    pictures=lambda: list(source[i].images),
-    noisy=lambda: source[i].image_noisy,
-  )
+  return [
+    _pair(
+      one,
+      split=split,
+      picture_key=digest.hexdigest() if record.images else "",
+      noise_step=record.noise_step if record.image_noisy else -1,
+      # Read again when shown: a folder's pictures do not fit into memory.
+      pictures=lambda: list(source[i].images),
+      noisy=lambda: source[i].image_noisy,
+    )
+    for one in record.by_chosen()
+  ]
 
 
 def _splits(folder: Path) -> list[str]:
@@ -163,7 +168,8 @@ def _read_folder(folder: Path, limit: int) -> tuple[list[Pair], int]:
     (name, source, i) for name, source in sources for i in range(len(source))
   ][::step]
   progress = bar(places, desc="read", unit="record")
-  return [from_record(source, i, name) for name, source, i in progress], total
+  found = [from_record(source, i, name) for name, source, i in progress]
+  return list(itertools.chain.from_iterable(found)), total
 
 
 def read(

@@ -66,8 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   ))  # fmt: skip
   add("--pairs-per-row", type=bounds.whole(1, 10**6), default=1,
       metavar="N", help=(
-    "join up to N pairs of the same picture, question and chosen answer into "
-    "one record, so that training computes these once (default 1)"
+    "join up to N pairs of the same picture and question into one record, so "
+    "that training computes these once (default 1)"
   ))  # fmt: skip
   add(
     "--seed",

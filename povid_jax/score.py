@@ -173,7 +173,7 @@ def _logps(
   found = logps.score(
     model, batch, pictures, spec, adapter=True, noise_ids=noise_ids
   )
-  return logps.per_pair(found), noise_ids
+  return logps.per_pair(found, batch), noise_ids
 
 
 def _losses(

@@ -1,7 +1,8 @@
 """A batch of pairs: the one place that names and shapes its arrays.
 
 B rows, P tokens of prefix, N branches of C tokens, R = N - 1 rejected answers.
-Branch 0 is the chosen answer. A training step takes every array with one more
+Branch 0 is the chosen answer, where a row does not have several (`chosen_of`).
+A training step takes every array with one more
 axis in front, [A, B, ...]: A microbatches.
 
 A new kind of input is a new field here with its shape in `describe`; what fills
@@ -26,7 +27,8 @@ class Logps(NamedTuple):
   """Log-probs of one model: sums over scored tokens, nats, float32[B].
 
   Attributes:
-    chosen: the preferred answer, clean image.
+    chosen: the preferred answer, clean image; like `noise` and `corrupted`
+      [B, K] in a batch whose rows have K chosen answers.
     rejected: the dispreferred answer, clean image; [B, R] in a batch, one
       number for each pair where objectives work on it.
     noise: the tokens that a model prefers under the noisy image, position by
@@ -60,6 +62,9 @@ class Batch(NamedTuple):
     position_start: int32[B], position of the first branch token; None:
       prefix_len.
     reference: cached log-probs of the reference; terms not cached are None.
+    chosen_of: int32[B, R], the branch of each pair's chosen answer where a row
+      has K of them: branches 0 .. K - 1 are chosen, the others rejected; None:
+      K is 1.
     index: int32[B], number of the sample, FILLER for none. Host only.
     skipped: int32[B], 1 where a bad sample was left out. Host only.
   """
@@ -75,8 +80,16 @@ class Batch(NamedTuple):
   positions: Array | None = None
   position_start: Array | None = None
   reference: Logps | None = None
+  chosen_of: Array | None = None
   index: Array | None = None
   skipped: Array | None = None
+
+  @property
+  def num_chosen(self) -> int:
+    """K, chosen answers of a row."""
+    if self.chosen_of is None:
+      return 1
+    return self.branch_ids.shape[-2] - self.chosen_of.shape[-1]
 
   def for_model(self) -> "Batch":
     """The batch without the fields that only the host reads."""
@@ -93,6 +106,7 @@ def describe(
   weighted: bool = False,
   position_axes: int = 0,
   reference: Sequence[str] = (),
+  chosen: int = 1,
 ) -> Batch:
   """Shapes and dtypes (jax.ShapeDtypeStruct) of one row of a batch.
 
@@ -107,12 +121,14 @@ def describe(
     weighted: whether tokens have weights.
     position_axes: 3 where the host gives positions, 0 where it does not.
     reference: names of the cached terms, fields of Logps.
+    chosen: K.
   """
   of = jax.ShapeDtypeStruct
   number = of((), np.int32)
-  sizes: dict[str, tuple[int, ...]] = {name: () for name in reference}
+  size = () if chosen == 1 else (chosen,)
+  sizes: dict[str, tuple[int, ...]] = dict.fromkeys(reference, size)
   if "rejected" in sizes:
-    sizes["rejected"] = (branches - 1,)
+    sizes["rejected"] = (branches - chosen,)
   terms = {name: of(size, np.float32) for name, size in sizes.items()}
   return Batch(
     prefix_ids=of((prefix,), np.int32),
@@ -126,6 +142,7 @@ def describe(
     positions=of((prefix, position_axes), np.int32) if position_axes else None,
     position_start=number if position_axes else None,
     reference=Logps(**terms) if terms else None,
+    chosen_of=of((branches - chosen,), np.int32) if chosen > 1 else None,
     index=number,
     skipped=number,
   )

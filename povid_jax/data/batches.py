@@ -207,6 +207,7 @@ class Loader:
       weighted=self.weighted,
       position_axes=self.text.layout.position_axes,
       reference=[name for name, x in cached.items() if x is not None],
+      chosen=self.text.num_chosen,
     )
     return batch_lib.filler(described)
 

@@ -41,12 +41,16 @@ def into(
   length = len(encoded.prefix_ids)
   row.prefix_ids[:length] = encoded.prefix_ids
   pairs = zip(encoded.branch_ids, encoded.loss_mask, strict=True)
-  for n, (ids, mask) in enumerate(pairs):
+  shift = row.num_chosen - encoded.num_chosen
+  for at, (ids, mask) in enumerate(pairs):
+    n = at + (shift if at >= encoded.num_chosen else 0)
     row.branch_ids[n, : len(ids)] = ids
     row.loss_mask[n, : len(ids)] = mask
     if row.branch_weight is not None:
       given = encoded.weights
-      row.branch_weight[n, : len(ids)] = 1.0 if given is None else given[n]
+      row.branch_weight[n, : len(ids)] = 1.0 if given is None else given[at]
+  if row.chosen_of is not None:
+    row.chosen_of[: len(encoded.chosen_of)] = encoded.chosen_of
   row = row._replace(
     prefix_len=np.int32(length), images=pack(layout, pictures, room)
   )
@@ -85,6 +89,7 @@ def alone(
     noise=None if noisy is None else "image",
     weighted=encoded.weights is not None,
     position_axes=layout.position_axes,
+    chosen=encoded.num_chosen,
   )
   row = batch_lib.filler(described)
   row = into(row, encoded, layout, pictures, room, noisy)

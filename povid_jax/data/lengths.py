@@ -25,17 +25,21 @@ class TextSpec:
     num_branches: N of a batch. 1: only the chosen answers are used; otherwise
       at least 2, see `for_records`.
     changed_weight: of the tokens in which chosen and rejected answer differ.
+    num_chosen: K of a batch, see `for_records`.
   """
 
   template: str
   layout: Layout
   num_branches: int
   changed_weight: float = 1.0
+  num_chosen: int = 1
 
   def for_records(self, measured: "Lengths") -> "TextSpec":
-    """With room for all rejected answers of these records."""
-    most = int(measured.answers.max(initial=1))
-    return dataclasses.replace(self, num_branches=max(self.num_branches, most))
+    """With room for all answers of these records."""
+    chosen = int(measured.chosen.max(initial=1))
+    rejected = int((measured.answers - measured.chosen).max(initial=0))
+    most = max(self.num_branches, chosen + rejected)
+    return dataclasses.replace(self, num_branches=most, num_chosen=chosen)
 
 
 def measure_images(record: Record, spec: TextSpec) -> list[Extent]:
@@ -53,6 +57,12 @@ def encode_record(
       f"record {record.id!r} has no rejected answer; this objective needs "
       "pairs (data_gen inject makes them)"
     )
+  every = record.every_chosen
+  if len(every) > 1 and spec.num_branches == 1:
+    raise UserError(
+      f"record {record.id!r} joins pairs with {len(every)} chosen answers, and "
+      "this objective trains on one: write the records without --pairs-per-row"
+    )
   asked = text.count_images(record.prompt_turns)
   if asked != len(record.images):
     raise UserError(
@@ -65,14 +75,19 @@ def encode_record(
       template = system.with_system(template, record.system)
     encoded = text.encode(
       record.prompt_turns,
-      [record.chosen, *(answer.turns for answer in rejected)],
+      [*every, *(answer.turns for answer in rejected)],
       tokenizer,
       template,
       [extent.tokens for extent in measure_images(record, spec)],
       context=record.context,
       end_scored=record.scores_end,
     )
-    weights = [1.0, *(answer.weight for answer in rejected)]
+    encoded = dataclasses.replace(
+      encoded,
+      num_chosen=len(every),
+      chosen_of=tuple(answer.of for answer in rejected),
+    )
+    weights = [*(1.0 for _ in every), *(answer.weight for answer in rejected)]
     return _weighted(encoded, weights, tokenizer, spec)
   except UserError as error:
     raise UserError(f"record {record.id!r}: {error}") from error
@@ -91,7 +106,8 @@ def _weighted(
   """
   if not all(math.isfinite(w) and w >= 0 for w in answers):
     raise UserError(
-      f"rejected_weight is {list(answers[1:])}; want numbers >= 0"
+      f"rejected_weight is {list(answers[encoded.num_chosen :])}; want "
+      "numbers >= 0"
     )
   gamma, branches = spec.changed_weight, encoded.branch_ids
   if gamma == 1.0 and all(weight == 1.0 for weight in answers):
@@ -104,7 +120,7 @@ def _weighted(
     if len(branches) > 2:
       raise UserError(
         "data.changed_weight needs exactly one rejected answer, and there "
-        f"are {len(branches) - 1} of them"
+        f"are {len(branches) - encoded.num_chosen} of them"
       )
     if len(branches) == 2:
       ends = text.stop_ids(tokenizer, text.find_template(spec.template))
@@ -126,6 +142,7 @@ class Lengths:
     tiles, image_tokens, taps: of its images together, see `data.room.Extent`.
     answers: branches.
     weighted: 1 where tokens do not all weigh 1.
+    chosen: branches that are chosen answers.
   """
 
   prefix: np.ndarray
@@ -136,6 +153,7 @@ class Lengths:
   taps: np.ndarray
   answers: np.ndarray
   weighted: np.ndarray
+  chosen: np.ndarray
 
   def room(self, samples: np.ndarray) -> Extent:
     """The least room in which the images of each of these samples fit."""
@@ -158,7 +176,7 @@ def measure(
       objective cannot use; None raises the error.
   """
   count = min(limit, len(source)) if limit else len(source)
-  table = np.zeros((count, 8), np.int32)
+  table = np.zeros((count, 9), np.int32)
   for i in progress.bar(range(count), desc="measuring lengths", unit="rec"):
     try:
       record = source[i]
@@ -177,6 +195,7 @@ def measure(
       *room,
       len(branches),
       encoded.weights is not None,
+      encoded.num_chosen,
     )
   return Lengths(*table.T)
 

@@ -45,6 +45,8 @@ class Sample:
     rejected_weight: of each token of `rejected`.
     more_rejected: other rejected answers to the same question (and context),
       whole conversations like `rejected`.
+    more_chosen: other chosen answers to it, whole conversations like `turns`,
+      where pairs of one question have been joined (`Rejected.of`).
   """
 
   id: str
@@ -57,6 +59,12 @@ class Sample:
   end_scored: bool | None = None
   rejected_weight: float = 1.0
   more_rejected: tuple[Rejected, ...] = ()
+  more_chosen: tuple[tuple[str, ...], ...] = ()
+
+  @property
+  def every_chosen(self) -> tuple[tuple[str, ...], ...]:
+    """All chosen answers, as `Rejected.of` counts them."""
+    return (self.turns, *self.more_chosen)
 
   def __post_init__(self) -> None:
     images: tuple[Picture | str, ...] = self.images
@@ -251,6 +259,7 @@ def to_record(
       for more in sample.more_rejected
     ),
     system=sample.system or "",
+    more_chosen=tuple(turns[len(prompt) :] for turns in sample.more_chosen),
   )
 
 

@@ -15,6 +15,9 @@ OPTIONAL = {
   "end_scored": "int64",
   "more_rejected": "text",
   "more_rejected_turns": "int64",
+  "more_chosen": "text",
+  "more_chosen_turns": "int64",
+  "rejected_of": "int64",
   "rejected_weight": "float32",
   "system": "text",
 }
@@ -34,10 +37,13 @@ class Rejected:
   Attributes:
     turns: as `Record.rejected`.
     weight: multiplies the log-prob of each of its tokens.
+    of: number of the chosen answer that it makes a pair with; 0: `chosen`,
+      others are in `more_chosen`.
   """
 
   turns: tuple[str, ...]
   weight: float = 1.0
+  of: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +57,8 @@ class Record:
       is scored; None: where there is no context.
     rejected_weight: multiplies the log-prob of each token of `rejected`.
     more_rejected: other rejected answers, beside `rejected`.
+    more_chosen: other chosen answers, beside `chosen`, of pairs of the same
+      question; `rejected` is compared with `chosen`.
     system: the system's words in place of the template's; "": none.
   """
 
@@ -69,12 +77,36 @@ class Record:
   rejected_weight: float = 1.0
   more_rejected: tuple[Rejected, ...] = ()
   system: str = ""
+  more_chosen: tuple[tuple[str, ...], ...] = ()
 
   @property
   def every_rejected(self) -> tuple[Rejected, ...]:
     """All rejected answers; () where there are none."""
     first = Rejected(self.rejected, self.rejected_weight)
     return (first, *self.more_rejected) if self.rejected else ()
+
+  @property
+  def every_chosen(self) -> tuple[tuple[str, ...], ...]:
+    """All chosen answers, as `Rejected.of` counts them."""
+    return (self.chosen, *self.more_chosen)
+
+  def by_chosen(self) -> list["Record"]:
+    """A record for each chosen answer, with the rejected ones of its pairs."""
+    found = []
+    for number, chosen in enumerate(self.every_chosen):
+      own = [one for one in self.every_rejected if one.of == number]
+      first, *others = own or [Rejected(())]
+      made = dataclasses.replace(
+        self,
+        id=f"{self.id}-c{number + 1}" if number else self.id,
+        chosen=chosen,
+        rejected=first.turns,
+        rejected_weight=first.weight,
+        more_rejected=tuple(dataclasses.replace(o, of=0) for o in others),
+        more_chosen=(),
+      )
+      found.append(made)
+    return found
 
   @property
   def scores_end(self) -> bool:
@@ -140,6 +172,11 @@ def _optional(
     turns = [turn for answer in others for turn in answer.turns]
     found["more_rejected"] = texts(turns)
     found["more_rejected_turns"] = [len(answer.turns) for answer in others]
+  if record.more_chosen:
+    turns = [turn for answer in record.more_chosen for turn in answer]
+    found["more_chosen"] = texts(turns)
+    found["more_chosen_turns"] = [len(answer) for answer in record.more_chosen]
+    found["rejected_of"] = [answer.of for answer in record.every_rejected]
   return found
 
 
@@ -180,15 +217,26 @@ def parse(data: bytes) -> Record:
   noisy = at_most_one("image_noisy", bytes)
   end_scored = at_most_one("end_scored", int)
   weights = _take(features, "rejected_weight", float)
-  others = _split(
-    texts("more_rejected"), _take(features, "more_rejected_turns", int)
+  several = lambda name: _split(
+    name, texts(name), _take(features, f"{name}_turns", int)
   )
+  others, more_chosen = several("more_rejected"), several("more_chosen")
   if len(weights) not in (0, 1 + len(others)):
     raise ValueError(
       f"feature rejected_weight has {len(weights)} values, want one for each "
       f"of {1 + len(others)} rejected answers"
     )
   weights = weights or [1.0] * (1 + len(others))
+  of = _take(features, "rejected_of", int) or [0] * (1 + len(others))
+  if (
+    len(of) != 1 + len(others)
+    or of[0] != 0
+    or not all(0 <= number <= len(more_chosen) for number in of)
+  ):
+    raise ValueError(
+      f"feature rejected_of is {list(of)}, want for each of {1 + len(others)} "
+      f"rejected answers one of {1 + len(more_chosen)} chosen ones, the first 0"
+    )
   return Record(
     id=text("id"),
     images=tuple(_take(features, "image", bytes)),
@@ -203,19 +251,20 @@ def parse(data: bytes) -> Record:
     context=(at_most_one("context", bytes) or b"").decode(),
     end_scored=None if end_scored is None else bool(end_scored),
     rejected_weight=weights[0],
-    more_rejected=tuple(map(Rejected, others, weights[1:])),
+    more_rejected=tuple(map(Rejected, others, weights[1:], of[1:])),
+    more_chosen=tuple(more_chosen),
     system=(at_most_one("system", bytes) or b"").decode(),
   )
 
 
 def _split(
-  turns: tuple[str, ...], sizes: Sequence[int]
+  name: str, turns: tuple[str, ...], sizes: Sequence[int]
 ) -> list[tuple[str, ...]]:
   """Turns of several answers, one after the other, to one tuple for each."""
   if min(sizes, default=1) < 1 or sum(sizes) != len(turns):
     raise ValueError(
-      f"feature more_rejected has {len(turns)} turns, more_rejected_turns "
-      f"counts {list(sizes)}"
+      f"feature {name} has {len(turns)} turns, {name}_turns counts "
+      f"{list(sizes)}"
     )
   ends = list(itertools.accumulate(sizes))
   return [turns[end - n : end] for n, end in zip(sizes, ends, strict=True)]

@@ -47,12 +47,16 @@ class Encoded:
   branch_ids: N arrays int32[c].
   loss_mask: N arrays bool[c], true where the assistant speaks, </s> included.
   weights: N arrays float32[c], or None where all tokens weigh 1.
+  num_chosen: how many of the branches, from the first, are chosen answers.
+  chosen_of: for each of the others the number of its chosen answer.
   """
 
   prefix_ids: np.ndarray
   branch_ids: tuple[np.ndarray, ...]
   loss_mask: tuple[np.ndarray, ...]
   weights: tuple[np.ndarray, ...] | None = None
+  num_chosen: int = 1
+  chosen_of: tuple[int, ...] = ()
 
 
 def check_ids(tokenizer: Tokenizer, template: Template) -> None:

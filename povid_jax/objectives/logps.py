@@ -53,7 +53,7 @@ class Frozen(NamedTuple):
 
 
 class Both(NamedTuple):
-  """Log-probs for each pair, and the policy's noise tokens int32[B, C]."""
+  """Log-probs for each pair, and the policy's noise tokens."""
 
   policy: Logps
   reference: Logps | None
@@ -114,7 +114,9 @@ def both(
     pictures = encode(policy, batch, seen, adapter=True)
   mine = score(policy, batch, pictures, spec, adapter=True, noise_ids=noise_ids)
   return Both(
-    per_pair(mine), None if theirs is None else per_pair(theirs), noise_ids
+    per_pair(mine, batch),
+    None if theirs is None else per_pair(theirs, batch),
+    noise_ids,
   )
 
 
@@ -168,40 +170,50 @@ def _reference(
   return jax.tree.map(jax.lax.stop_gradient, found)
 
 
-def per_pair(found: Logps) -> Logps:
+def per_pair(found: Logps, batch: Batch) -> Logps:
   """Every pair of a chosen and a rejected answer as a row of its own.
 
-  Numbers of the chosen answer are repeated for each rejected one, so that an
-  objective of pairs needs no other form, and R rejected answers on one prefix
-  count as R rows of one pair each.
+  Numbers of a chosen answer are repeated for each rejected one that is
+  compared with it, so that an objective of pairs needs no other form, and R
+  rejected answers on one prefix count as R rows of one pair each.
   """
   if found.rejected is None:
     return found
   pairs = found.rejected.shape[1]
-  spread = lambda x: jnp.repeat(x, pairs, axis=0) if pairs > 1 else x
+  spread = lambda x: _spread(x, pairs, batch)
   others = jax.tree.map(spread, found._replace(rejected=None))
   return others._replace(rejected=found.rejected.reshape(-1))
 
 
+def _spread(values: Array, pairs: int, batch: Batch) -> Array:
+  """[B] or [B, K] of chosen answers to [B * R], one for each pair."""
+  if batch.chosen_of is not None:
+    return jnp.take_along_axis(values, batch.chosen_of, axis=1).reshape(-1)
+  return jnp.repeat(values, pairs, axis=0) if pairs > 1 else values
+
+
 def counts(batch: Batch) -> Counts:
   """Scored tokens of each pair, int32[B * R], and sums of their weights."""
-  tokens = _split(batch.loss_mask.sum(axis=-1))
+  tokens = _split(batch.loss_mask.sum(axis=-1), batch)
   if batch.branch_weight is None:
     return Counts(*tokens)
   kept = jnp.where(batch.loss_mask, batch.branch_weight, 0.0)
-  return Counts(*tokens, *_split(kept.sum(axis=-1)))
+  return Counts(*tokens, *_split(kept.sum(axis=-1), batch))
 
 
-def _split(sums: Array) -> tuple[Array, Array | None]:
+def _split(sums: Array, batch: Batch) -> tuple[Array, Array | None]:
   """[B, N] of answers to those of the chosen and of the rejected, [B * R]."""
-  chosen, rejected = sums[:, 0], sums[:, 1:]
+  count = batch.num_chosen
+  chosen, rejected = sums[:, :count], sums[:, count:]
+  if batch.chosen_of is None:
+    chosen = chosen[:, 0]
   if not (pairs := rejected.shape[1]):
     return chosen, None
+  chosen, rejected = _spread(chosen, pairs, batch), rejected.reshape(-1)
   if pairs == 1:
-    return chosen, rejected[:, 0]
-  rejected = rejected.reshape(-1)
+    return chosen, rejected
   # a row with fewer rejected answers than others has fewer pairs
-  return jnp.where(rejected > 0, jnp.repeat(chosen, pairs), 0), rejected
+  return jnp.where(rejected > 0, chosen, 0), rejected
 
 
 def noise_differs(batch: Batch, noise_ids: Array, pairs: int) -> Array:
@@ -213,8 +225,9 @@ def noise_differs(batch: Batch, noise_ids: Array, pairs: int) -> Array:
   Returns:
     float32[pairs].
   """
-  mask = batch.loss_mask[:, 0]
-  differs = (noise_ids != batch.branch_ids[:, 0]) & mask
+  own = 0 if batch.chosen_of is None else slice(batch.num_chosen)
+  mask = batch.loss_mask[:, own]
+  differs = (noise_ids != batch.branch_ids[:, own]) & mask
   # a row that only fills the batch has no scored position
   share = differs.sum(-1) / jnp.maximum(mask.sum(-1), 1)
-  return jnp.repeat(share, pairs // len(share)) if pairs > len(share) else share
+  return _spread(share, pairs // len(share), batch)

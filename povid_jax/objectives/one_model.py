@@ -88,17 +88,18 @@ def noise_tokens(
 ) -> Array:
   """The tokens a model prefers under the noisy picture.
 
-  Position by position of the chosen answer, which is teacher-forced: the
+  Position by position of the chosen answers, which is teacher-forced: the
   argmax is over the vocabulary given the true words before. No gradient.
   Source: `_get_noisy_batch_logps` of the released trainer, see docs/design.md.
 
   Returns:
-    int32[B, C].
+    int32[B, C], or [B, K, C] where rows have K chosen answers.
   """
   assert pictures.noisy is not None
-  # noise tokens replace those of the chosen answer, so no other branch runs
-  hidden = _hidden(model, batch, pictures.noisy, slice(0, 1), spec, adapter)
-  gold = batch.branch_ids[:, 0]
+  # noise tokens replace those of the chosen answers: no other branch runs
+  first = slice(0, batch.num_chosen)
+  hidden = _hidden(model, batch, pictures.noisy, first, spec, adapter)
+  gold = _of_chosen(batch, batch.branch_ids)
   chosen = argmax_tokens(
     model.decoder.logits,
     hidden.reshape(-1, hidden.shape[-1]),
@@ -123,14 +124,16 @@ def score(
     model: the policy (adapter on) or the reference (adapter off).
     batch: arrays [B, ...].
     pictures: image tokens, from `encode`.
-    noise_ids: int32[B, C] tokens to score beside the chosen ones.
+    noise_ids: tokens to score beside the chosen ones, as `noise_tokens` has
+      them.
 
   Returns:
-    Logps of float32[B], rejected [B, R]; terms that `spec.needs` does not
-    name are None.
+    Logps of float32[B] ([B, K] where rows have K chosen answers), rejected
+    [B, R]; terms that `spec.needs` does not name are None.
   """
+  first = slice(0, batch.num_chosen)
   # an objective without rejected answers does not pay for their branches
-  every = slice(None) if spec.needs.rejected else slice(0, 1)
+  every = slice(None) if spec.needs.rejected else first
   per_token = _per_token(
     model, batch, pictures.clean, every, spec, adapter, noise_ids
   )
@@ -142,18 +145,24 @@ def score(
   corrupted = None
   if spec.needs.corrupted:
     assert pictures.noisy is not None
-    one = slice(0, 1)
     distorted = _per_token(
-      model, batch, pictures.noisy, one, spec, adapter, None
+      model, batch, pictures.noisy, first, spec, adapter, None
     )
-    first = None if weight is None else weight[:, :1]
-    corrupted = _sum(distorted, mask[:, :1], first)[:, 0, 0]
+    theirs = None if weight is None else weight[:, first]
+    found = _sum(distorted, mask[:, first], theirs)
+    corrupted = _of_chosen(batch, found[..., 0])
+  others = slice(batch.num_chosen, None)
   return Logps(
-    chosen=sums[:, 0, 0],
-    rejected=sums[:, 1:, 0] if spec.needs.rejected else None,
-    noise=None if noise_ids is None else sums[:, 0, 1],
+    chosen=_of_chosen(batch, sums[..., 0]),
+    rejected=sums[:, others, 0] if spec.needs.rejected else None,
+    noise=None if noise_ids is None else _of_chosen(batch, sums[..., 1]),
     corrupted=corrupted,
   )
+
+
+def _of_chosen(batch: Batch, values: Array) -> Array:
+  """Of [B, N, ...] the chosen answer's [B, ...]; of several, [B, K, ...]."""
+  return values[:, 0 if batch.chosen_of is None else slice(batch.num_chosen)]
 
 
 def _sum(per_token: Array, mask: Array, weight: Array | None) -> Array:
@@ -186,7 +195,8 @@ def _per_token(
     # Both targets share one product with the vocabulary matrix, the costly
     # part; other branches score their own tokens twice so that shapes are
     # equal.
-    second = gold.at[:, 0].set(noise_ids)
+    count, width = batch.num_chosen, gold.shape[2]
+    second = gold.at[:, :count].set(noise_ids.reshape(-1, count, width))
     targets = jnp.stack([gold, second], axis=-1)
   scored = token_logps(
     model.decoder.logits,

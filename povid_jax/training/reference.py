@@ -149,7 +149,9 @@ def _check_complete(
   """Raises UserError if the cache lacks samples (it had other length
   limits).
   """
-  absent = np.isnan(values.chosen[data.buckets.kept])
+  # [n, K] where rows have several chosen answers
+  chosen = values.chosen[data.buckets.kept]
+  absent = np.isnan(chosen.reshape(len(chosen), -1)).any(axis=1)
   if absent.any() and config.data.on_bad_sample == "raise":
     first = int(data.buckets.kept[absent][0])
     raise UserError(

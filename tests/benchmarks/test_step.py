@@ -160,17 +160,23 @@ def test_scoring_head_takes_an_eighth_of_the_naive_ones_memory(
 
 @pytest.mark.slow
 def test_several_pairs_of_one_question():
-  """Both cases run, on as many pairs, and the answers of a row differ."""
+  """All cases run, on as many pairs, and the answers of a row differ."""
   result = step.grouped(preset("test"), SHAPE, 1, questions=2, pairs=3)
-  assert set(result["seconds"]) == {"6 pairs, a row each", "6 pairs, 3 a row"}
+  assert set(result["seconds"]) == {
+    "a row each",
+    "3 a row, one chosen",
+    "3 a row, 3 chosen",
+  }
   assert all(value > 0 for value in result["ratios"].values())
   ids = jnp.arange(2 * 2 * 6).reshape(2, 2, 6)
-  batch = step_cases.with_rejected(
-    step_cases.Batch(ids[0], ids[0, 0], ids, ids > 0, None), 3
-  )
+  plain = step_cases.Batch(ids[0], ids[0, 0][:2], ids, ids > 0, None)
+  batch = step_cases.with_pairs(plain, 3)
   assert batch.branch_ids.shape == batch.loss_mask.shape == (2, 4, 6)
   np.testing.assert_array_equal(batch.branch_ids[:, :2], ids)
   assert len({tuple(row.tolist()) for row in batch.branch_ids[0]}) == 4
+  batch = step_cases.with_pairs(plain, 3, chosen=3)
+  assert batch.branch_ids.shape == (2, 6, 6) and batch.num_chosen == 3
+  np.testing.assert_array_equal(batch.chosen_of, [[0, 1, 2]] * 2)
 
 
 @pytest.mark.slow

@@ -60,7 +60,7 @@ def test_no_other_buckets_pad_less(values, count, multiple):
 
 def _lengths(prefix, branch, scored):
   return Lengths(
-    *map(np.array, (prefix, branch, scored, *5 * [[1] * len(prefix)]))
+    *map(np.array, (prefix, branch, scored, *6 * [[1] * len(prefix)]))
   )
 
 
@@ -105,7 +105,7 @@ def test_measured_lengths_are_those_of_the_tokens(source, tokenizer):
     sizes = [len(ids) for ids in encoded.branch_ids]
     got = [int(column[i]) for column in dataclasses.astuple(measured)]
     lengths_of = [len(encoded.prefix_ids), max(sizes), sum(sizes)]
-    assert got == [*lengths_of, 1, SQUARE.tokens, 1, 2, 0]
+    assert got == [*lengths_of, 1, SQUARE.tokens, 1, 2, 0, 1]
   chosen = lengths.measure(source, tokenizer, single, limit=2)
   assert len(chosen.prefix) == 2
   np.testing.assert_array_equal(chosen.branch, chosen.scored)

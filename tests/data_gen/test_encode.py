@@ -224,12 +224,14 @@ def test_what_stands_beside_a_pair_is_in_its_record(tmp_path, photos):
     context="It sits.",
     end_scored=False,
     rejected_weight=2.0,
-    more_rejected=(Rejected(more, 0.5),),
+    more_rejected=(Rejected(more, 0.5, 1),),
+    more_chosen=((*turns[:3], "In a garden."),),
   )
   record = to_record(made, Options("pairs", str(tmp_path)))
   assert record.prompt_turns == turns[:3]
   assert (record.chosen, record.rejected) == (("On grass.",), ("On sand.",))
-  assert record.more_rejected == (Rejected(("In water.",), 0.5),)
+  assert record.more_rejected == (Rejected(("In water.",), 0.5, 1),)
+  assert record.more_chosen == (("In a garden.",),)
   assert (record.context, record.end_scored) == ("It sits.", False)
   assert (record.system, record.rejected_weight) == ("Be brief.", 2.0)
   again = records.decode(records.encode(record))

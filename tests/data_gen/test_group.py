@@ -1,4 +1,4 @@
-"""Pairs of one question and one chosen answer in one record."""
+"""Pairs of one question in one record."""
 
 import dataclasses
 import json
@@ -7,7 +7,7 @@ import pytest
 
 from data_gen import group
 from data_gen.__main__ import main
-from povid_jax.data.pairs import Sample
+from povid_jax.data.pairs import Sample, to_record
 from povid_jax.data.picture import Picture
 from povid_jax.data.records import RecordSource, Rejected
 
@@ -29,10 +29,35 @@ def answers(sample):
   return [first, *((m.turns[-1], m.weight) for m in sample.more_rejected)]
 
 
+def test_a_pair_keeps_its_chosen_answer():
+  rows = joined(
+    pair("a", "A car."),
+    pair("b", "A bus.", turns=(Q, "A mug.")),
+    pair("c", "A van."),
+    pair("d", "A cup.", turns=(Q, "A mug."), rejected_weight=0.5),
+  )
+  assert [row.id for row in rows] == ["a"]
+  assert rows[0].every_chosen == ((Q, "A cup."), (Q, "A mug."))
+  assert [more.of for more in rows[0].more_rejected] == [1, 0, 1]
+  record = to_record(rows[0], ())
+  assert record.every_chosen == (("A cup.",), ("A mug.",))
+  first, second = record.by_chosen()
+  assert [answer.turns for answer in first.every_rejected] == [
+    ("A car.",),
+    ("A van.",),
+  ]
+  assert [answer.weight for answer in second.every_rejected] == [1.0, 0.5]
+
+
 def test_rejected_answers_of_one_question_become_one_row():
   rows = joined(
     pair("a", "A car."),
-    pair("other", "A car.", turns=(Q, "A mug.")),
+    pair(
+      "other",
+      "A car.",
+      turns=("<image>\nAnd?", "A mug."),
+      rejected=("<image>\nAnd?", "A car."),
+    ),
     pair("b", "A bus.", rejected_weight=0.5),
     pair("c", "A car."),  # twice in the data, twice in the loss
   )
@@ -45,7 +70,6 @@ def test_rejected_answers_of_one_question_become_one_row():
   "other",
   [
     {"images": (Picture("b.png"),)},
-    {"turns": (Q, "A mug.")},
     {"turns": (f"{Q}?", "A cup."), "rejected": (f"{Q}?", "B.")},
     {"context": "So far."},
     {"end_scored": False},

@@ -16,6 +16,9 @@ def more(f):
     "end_scored": f.Scalar(np.int64),
     "more_rejected": f.Text(),
     "more_rejected_turns": f.Scalar(np.int64),
+    "more_chosen": f.Text(),
+    "more_chosen_turns": f.Scalar(np.int64),
+    "rejected_of": f.Scalar(np.int64),
     "rejected_weight": f.Scalar(np.float32),
     "system": f.Text(),
   }

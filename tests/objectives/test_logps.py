@@ -69,7 +69,10 @@ def ours(model, batch, noise_ids, spec=SPEC):
   batch = jax.tree.map(jnp.asarray, batch)
   pictures = logps.encode(model, batch, spec, adapter=True)
   return logps.per_pair(
-    logps.score(model, batch, pictures, spec, adapter=True, noise_ids=noise_ids)
+    logps.score(
+      model, batch, pictures, spec, adapter=True, noise_ids=noise_ids
+    ),
+    batch,
   )
 
 

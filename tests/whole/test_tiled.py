@@ -106,7 +106,7 @@ def test_a_batch_of_mixed_sizes_is_each_alone(name, tmp_path):
     sums = logps.score(
       model, batch, pictures, spec, adapter=True, noise_ids=noise_ids
     )
-    return logps.per_pair(sums), noise_ids
+    return logps.per_pair(sums, batch), noise_ids
 
   params = jax.tree.map(jnp.asarray, _arrays(config))
   together, tokens = run(params, batch.for_model())

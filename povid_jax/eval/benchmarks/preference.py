@@ -130,7 +130,7 @@ def _scorer() -> Any:
     model = merge(graph, params)
     pictures = logps.encode(model, batch, spec, adapter=adapter)
     sums = logps.score(model, batch, pictures, spec, adapter=adapter)
-    return logps.per_pair(sums)[:2]
+    return logps.per_pair(sums, batch)[:2]
 
   return run
 

@@ -96,10 +96,11 @@ def _record(sample: pairs.Sample) -> Record:
 
 def _each_pair(record: Record) -> Iterator[Record]:
   """One record for each rejected answer."""
-  for rejected in record.every_rejected or (Rejected(()),):
-    yield dataclasses.replace(
-      record,
-      rejected=rejected.turns,
-      rejected_weight=rejected.weight,
-      more_rejected=(),
-    )
+  for one in record.by_chosen():
+    for rejected in one.every_rejected or (Rejected(()),):
+      yield dataclasses.replace(
+        one,
+        rejected=rejected.turns,
+        rejected_weight=rejected.weight,
+        more_rejected=(),
+      )
