@@ -183,10 +183,7 @@ def read_run(run: Path) -> dict[str, Any]:
         "wrote it"
       )
   if not held.get("init"):
-    raise UserError(
-      f"{file}: it has no `init`, which names the model that the run started "
-      "from; copy the run's own config.json back"
-    )
+    raise UserError(f"{file}: no `init` (what the run started from) in it")
   try:
     Path(held["init"]).exists()
   except OSError as error:
