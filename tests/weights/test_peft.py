@@ -230,7 +230,7 @@ def _wrong_shape() -> dict:
       "'pissa', which changes the base",
     ),
     (_good() | {"x.weight": np.zeros(1, np.float32)}, {}, "1 unexpected tens"),
-    (_without_b(), {}, "its lora_B is not"),
+    (_without_b(), {}, "_A.weight has no matching lora_B"),
     (_wrong_shape(), {}, r"has shape \(32, 3\), want \(16, 3\)"),
     (_good(), {"r": 4}, r"lora_A.weight has shape \(3, 32\), want \(4, 32\)"),
   ],
