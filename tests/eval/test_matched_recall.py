@@ -55,7 +55,7 @@ def test_a_better_model_wins_at_its_recall(tmp_path):
 def test_other_pictures_and_no_verdicts_are_refused(tmp_path):
   a = _folder(tmp_path / "a", {"1": ([], ["cat"])})
   b = _folder(tmp_path / "b", {"2": ([], ["cat"])})
-  with pytest.raises(UserError, match="same pictures"):
+  with pytest.raises(UserError, match="different pictures"):
     match([(a, b)])
   with pytest.raises(UserError, match=r"verdicts\.jsonl"):
     verdicts(tmp_path)
