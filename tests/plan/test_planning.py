@@ -284,7 +284,7 @@ def test_a_config_that_names_no_model_is_not_planned(spec):
 
 
 def test_rows_with_several_rejected_answers():
-  """They take more of everything; an objective without them takes none."""
+  """They take more of everything, unless the objective does not use them."""
   config, described = load(batch_size=8), preset("llava-1.5-7b")
   one, three = (
     _estimate(config, described, "gpu:8xH100", Shape(rejected=rejected))
@@ -298,9 +298,9 @@ def test_rows_with_several_rejected_answers():
   assert "one rejected answer a row" in text.text(one, 0.4)
   assert "24 pairs a step" in text.text(three, 0.4)
   assert "3 rejected answers a row, 8 rows" in text.text(three, 0.4)
-  sft = load(**{"objective.name": "sft", "batch_size": 8})
+  noise_alone = load(**{"objective.hyper.text_weight": 0.0, "batch_size": 8})
   alone = [
-    _estimate(sft, described, "gpu:8xH100", Shape(rejected=rejected))
+    _estimate(noise_alone, described, "gpu:8xH100", Shape(rejected=rejected))
     for rejected in (1, 3)
   ]
   assert alone[0].flops_per_step == alone[1].flops_per_step
