@@ -257,11 +257,8 @@ class Step:
     return runs
 
 
-def _own_pictures(model: Setup, step: Step) -> int:
-  """How often the reference encodes pictures because it sees others."""
-  kernels = (tower_costs.of(model.config).KERNEL, "projector/linear_1/kernel")
-  if not any(map(model.trains, kernels)):
-    return 0
+def _own_pictures(step: Step) -> int:
+  """How often the reference encodes pictures where it sees others."""
   if step.reference == "online":
     return 1 + (step.noise == "own" or step.corrupted)
   return int(step.reference == "cached" and step.noise == "policy")
@@ -271,16 +268,22 @@ def of(model: Setup, step: Step) -> dict[str, Work]:
   """FLOPs of a step by part: vision, projector, decoder, head, total.
 
   The clean image is encoded once for policy and reference; a noisy or
-  distorted image is one more. With a trained tower or projector the reference
-  encodes its own (see objectives.logps).
+  distorted image is one more. Where tower or projector is trained, the
+  reference's own runs once more (see objectives.logps); two runs of one frozen
+  tower on the same pictures become one in XLA.
   """
   clean = step.batch * step.tiles
   times = bool(step.noise) + step.corrupted
-  own = _own_pictures(model, step)
   parts = {"vision": Work(), "projector": Work()}
-  for n, gradient in ((1, True), (times, step.corrupted), (own, False)):
+  for n, gradient in ((1, True), (times, step.corrupted)):
     parts["vision"] += vision(model, clean * n, gradient, step.batch * n)
     parts["projector"] += projector(model, clean * n, gradient)
+  own = _own_pictures(step)
+  tower = model.trains(tower_costs.of(model.config).KERNEL)
+  if tower:
+    parts["vision"] += vision(model, clean * own, False, step.batch * own)
+  if tower or model.trains("projector/linear_1/kernel"):
+    parts["projector"] += projector(model, clean * own, False)
   parts |= {"decoder": Work(), "head": Work()}
   for run in step.passes():
     parts["decoder"] += decoder(model, run)
