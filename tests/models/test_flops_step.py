@@ -175,10 +175,7 @@ def test_step_with_pictures_at_their_own_size(name, reference):
   [
     ("dpo", "online", "vision/"),
     ("dpo", "online", "projector/"),
-    ("dpo", "cached", "vision/"),
     ("povid", "online", "vision/"),
-    ("povid_shared", "cached", "vision/"),
-    ("mdpo", "online", "vision/"),
   ],
 )
 def test_a_trained_tower_sees_for_itself(name, reference, part):
