@@ -51,8 +51,9 @@ def measure(
   params = _moved(made.params)
   with jax.set_mesh(mesh):
     batch = jax.tree.map(lambda x: x[0], build.place(host, config, mesh))
-    found = jax.jit(_scores, static_argnums=0)(step, made.frozen, params, batch)
-  found = jax.tree.map(np.asarray, found)
+    scores = jax.jit(_scores, static_argnums=0)
+    on_device = scores(step, made.frozen, params, batch)
+  found: dict[str, Any] = jax.tree.map(np.asarray, on_device)
   real = found.pop("tokens") > 0  # not a row that fills the batch
   pairs = {name: found[name][real] for name in ("log-probs", "margin")}
   return {**found, **pairs}

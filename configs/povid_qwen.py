@@ -29,6 +29,8 @@ def get_config(variant: str = "qwen2.5-vl-7b") -> ConfigDict:
   c = ConfigDict()
   # Pictures keep their size, so prefixes differ more than a LLaVA's do.
   c.data = ConfigDict({"buckets": 4})
+  # With smaller chunks libtpu 0.0.52 cannot compile the step for a v5e:4x4.
+  c.head_chunk = 512
   c.lr = 2e-6
   c.batch_size = 64
   c.epochs = 1.0
