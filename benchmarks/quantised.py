@@ -55,8 +55,8 @@ def measure(
     on_device = scores(step, made.frozen, params, batch)
   found: dict[str, Any] = jax.tree.map(np.asarray, on_device)
   real = found.pop("tokens") > 0  # not a row that fills the batch
-  pairs = {name: found[name][real] for name in ("log-probs", "margin")}
-  return {**found, **pairs}
+  of_pairs = {name: found[name][real] for name in ("log-probs", "margin")}
+  return {**found, **of_pairs}
 
 
 def _moved(params: dict[str, Any]) -> dict[str, Any]:
