@@ -123,7 +123,7 @@ def test_stage_2_is_stage_1_with_its_changes():
     (
       "povid_qwen.py:qwen2.5-vl-3b",
       "povid_stage1.py",
-      {"data.buckets", "lr", "batch_size", "epochs"},
+      {"data.buckets", "lr", "batch_size", "epochs", "head_chunk"},
     ),
   ],
 )

@@ -153,7 +153,7 @@ def test_bad_samples_are_skipped_by_name(tmp_path, photos, capsys):
     assert reasons[row["id"]] in row["reason"]
   facts = json.loads((out / "povid.json").read_text())
   assert (facts["skipped"], sum(facts["records"].values())) == (8, 1)
-  assert "8 skipped" in capsys.readouterr().out
+  assert "8 samples skipped" in capsys.readouterr().out
 
 
 def test_a_bad_sample_stops_and_leaves_nothing(tmp_path, photos):
@@ -327,7 +327,7 @@ def test_complete_tells_what_was_skipped(tmp_path, photos, capsys):
   write(tmp_path, "out", "--on-bad-sample=skip")
   said = capsys.readouterr().out
   assert "complete already" in said
-  assert "8 skipped:" in said and "remove the folder" in said
+  assert "8 samples skipped" in said and "remove the folder" in said
 
 
 def test_the_output_may_be_a_link_to_an_empty_folder(tmp_path, photos):

@@ -143,7 +143,7 @@ def test_a_disk_without_room(tmp_path):
   before = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (80, before[1]))
   try:
-    with pytest.raises(UserError, match="step 2 could not .* is whole") as e:
+    with pytest.raises(UserError, match="step 2 could not .* is complete") as e:
       run.save(_state(2), {})
       run.wait()
     run.close()  # the background commit ends before the limit is lifted

@@ -254,7 +254,7 @@ def test_flags_of_pictures(tmp_path: Path):
   run = lambda *flags: convert.main(
     ["from-torch", str(src), str(tmp_path / "dst"), "--dtype=float32", *flags]
   )
-  with pytest.raises(UserError, match="--image-mode=pad is for models that"):
+  with pytest.raises(UserError, match="--image-mode=pad is for models with"):
     run("--image-mode=pad")
   run("--pinpoints=original")
   assert restore.describe(tmp_path / "dst").layout.reader == "original"

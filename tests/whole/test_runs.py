@@ -193,7 +193,7 @@ def test_no_records(world, tmp_path):
   config = small_world.config(
     world / "model", tmp_path, {"batch_size": 8, "steps": 1}
   )
-  with pytest.raises(UserError, match="holds no train record"):
+  with pytest.raises(UserError, match="holds no records of the split train"):
     train.train_and_evaluate(config, tmp_path / "run")
   config = small_world.config(world / "model", tmp_path / "x", {})
   with pytest.raises(UserError, match="x"):
