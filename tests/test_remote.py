@@ -64,7 +64,8 @@ def test_the_command_names_the_path(name, tmp_path, monkeypatch):
   main = importlib.import_module(f"povid_jax.{module}").main
   if name != "plan":
     monkeypatch.chdir(root)
-  with pytest.raises(UserError, match=f"{flag}.*(this machine|local folder)") as caught:
+  matching = f"{flag}.*(this machine|local folder)"
+  with pytest.raises(UserError, match=matching) as caught:
     main(argv)
   assert "\n" not in str(caught.value)
   assert [p.name for p in tmp_path.iterdir()] == ["c.py"]
