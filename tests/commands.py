@@ -36,6 +36,14 @@ for line in sys.stdin:
 """
 
 
+def _end(process: subprocess.Popen) -> None:
+  """Its loop ends with its standard input."""
+  assert process.stdin and process.stdout
+  process.stdin.close()
+  process.stdout.close()
+  process.wait()
+
+
 @functools.cache
 def _forks() -> subprocess.Popen:
   process = subprocess.Popen(
@@ -45,7 +53,7 @@ def _forks() -> subprocess.Popen:
     stdout=subprocess.PIPE,
     text=True,
   )
-  atexit.register(process.kill)
+  atexit.register(_end, process)
   return process
 
 

@@ -33,6 +33,7 @@ def test_they_have_the_shapes_and_spread_of_a_model_that_is_drawn(streamed):
     )
 
 
+@pytest.mark.slow
 def test_no_two_layers_are_equal(streamed):
   kernel = streamed["decoder/layers/mlp/up_proj/kernel"]
   assert not np.allclose(kernel[0], kernel[1])
