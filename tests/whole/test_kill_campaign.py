@@ -20,8 +20,8 @@ import pytest
 
 from povid_jax import convert, files
 from tests import small_world
+from tests.forks import alive
 from tests.whole import small_run
-from tests.whole.forks import Forks, alive
 
 KILLS = 10
 PICTURES = 24
@@ -182,14 +182,14 @@ def _left(out: Path) -> list[str]:
 @pytest.mark.parametrize("name", JOBS)
 def test_killed_and_started_again(name, scenes, compiled_once, tmp_path):
   job, draw = _jobs(scenes)[name], random.Random(name)
-  with Forks(compiled_once, tmp_path / "renames") as forks:
+  with small_run.forks(compiled_once, tmp_path / "renames") as forks:
     (whole := tmp_path / "whole").mkdir()
     for _ in ("compiled", "timed"):
       shutil.rmtree(whole)
       whole.mkdir()
       began = time.monotonic()
       forks.start(*job.argv(whole), module=job.module, told=0)
-      assert forks.wait() in DONE, forks.said
+      assert forks.wait() in DONE, forks.stderr
     took, renames = time.monotonic() - began, forks.renames
     want = job.result(whole)
     killed = at_renames = finished = 0
@@ -210,7 +210,7 @@ def test_killed_and_started_again(name, scenes, compiled_once, tmp_path):
         with contextlib.suppress(ProcessLookupError):
           os.kill(pid, signal.SIGKILL)
       code = forks.wait()
-      assert code in (*DONE, -signal.SIGKILL), forks.said
+      assert code in (*DONE, -signal.SIGKILL), forks.stderr
       if code < 0:
         killed += 1
         at_renames += bool(aim)
@@ -221,7 +221,7 @@ def test_killed_and_started_again(name, scenes, compiled_once, tmp_path):
       shutil.rmtree(out)
       out.mkdir()
     forks.start(*job.argv(out), module=job.module)
-    assert forks.wait() in DONE, forks.said
+    assert forks.wait() in DONE, forks.stderr
     assert job.result(out) == want
     assert not _left(out)
   print(

@@ -12,8 +12,8 @@ import time
 import pytest
 
 from tests import small_world
+from tests.forks import alive
 from tests.whole import small_run
-from tests.whole.forks import Forks, alive
 
 
 @contextlib.contextmanager
@@ -101,7 +101,7 @@ def test_kill_at_random_moments(kills, world, compiled_once, tmp_path):
   """Restarted until done, the losses are those of a run left alone."""
   config = small_run.config(world, steps=4 * kills, checkpoint__every=1)
   path = small_world.config_file(tmp_path / "c.py", config)
-  forks = Forks(compiled_once, tmp_path / "renames")
+  forks = small_run.forks(compiled_once, tmp_path / "renames")
   forks.start(f"--config={path}", f"--workdir={tmp_path}/whole")
   assert forks.wait() == 0
   workdir, draw, killed, code = tmp_path / "run", random.Random(0), 0, None

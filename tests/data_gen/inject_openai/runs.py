@@ -1,17 +1,21 @@
 """A server that fails, and the command that asks it."""
 
+import atexit
 import contextlib
+import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from pathlib import Path
 
 from povid_jax.data.samples import read_samples
-from tests import commands
+from tests.forks import Forks
 
 
 class Server:
@@ -62,9 +66,27 @@ def environment(**more: str) -> dict[str, str]:
   return os.environ | {"OPENAI_API_KEY": "secret", "NO_PROXY": "*"} | more
 
 
+@functools.cache
+def _forks() -> Forks:
+  folder = tempfile.mkdtemp()
+  forks = Forks(
+    ("openai", "data_gen.__main__", "data_gen.inject", "povid_jax.llm.client"),
+    Path(folder, "run"),
+    # imports what a client needs
+    prepare="sys.modules['openai'].AsyncOpenAI(api_key='none').chat.completions",
+  )
+  atexit.register(shutil.rmtree, folder, ignore_errors=True)
+  atexit.register(forks.close)
+  return forks
+
+
 def run(folder, server, *args, code: int = 0, **more: str):
   _, _, _, *argv = command(folder, server, *args)
-  done = commands.data_gen(*argv, env=environment(**more))
+  forks = _forks()
+  forks.start(*argv, module="data_gen.__main__", env=environment(**more))
+  done = subprocess.CompletedProcess(
+    argv, forks.wait(), forks.stdout, forks.stderr
+  )
   assert done.returncode == code, done.stdout + done.stderr
   assert "Traceback" not in done.stderr
   assert "secret" not in done.stdout + done.stderr

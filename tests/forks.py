@@ -1,26 +1,26 @@
-"""Commands that are killed: whole processes, without a start of seconds."""
+"""Commands in whole processes, without a start of seconds.
+
+Most of the time of a short command is the import of the libraries that it
+uses. One process imports them once and forks a run for each command.
+"""
 
 import contextlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from tests.whole import small_run
 
 # A process that has imported everything, and forks a run for each line it
 # reads. A run may be told to kill itself at its n-th rename, before or after.
 _FORKS = """
 import importlib, json, os, signal, sys
 from povid_jax import errors
-from povid_jax.training import reference_part
-MODULES = ("povid_jax.train", "povid_jax.eval.__main__", "povid_jax.convert",
-           "data_gen.__main__")
-for module in (*MODULES, "data_gen.inject", "data_gen.injectors.sample",
-               "data_gen.injectors.rules", "data_gen.write"):
+modules, prepare = json.loads(sys.argv[1])
+for module in modules:
   importlib.import_module(module)
-reference_part.SECONDS = 0.0  # kept after every batch
+exec(prepare)
 
 def count_renames(told, log):
   done = 0
@@ -40,10 +40,15 @@ def count_renames(told, log):
   os.rename, os.replace = wrap(os.rename), wrap(os.replace)
 
 for line in sys.stdin:
-  module, argv, told, log = json.loads(line)
+  module, argv, env, told, log = json.loads(line)
   child = os.fork()
   if not child:
-    sys.stdout = sys.stderr = open(log + ".said", "w")
+    if env is not None:
+      os.environ.clear()
+      os.environ.update(env)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+      flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+      os.dup2(os.open(log + "." + name, flags, 0o644), number)
     if told is not None:
       count_renames(told, log)
     errors.run(lambda: importlib.import_module(module).main(argv))
@@ -56,36 +61,46 @@ class Forks:
   """Starts runs of any command, one at a time; a context manager.
 
   Args:
-    cache: folder of what is compiled.
-    log: file beside which each run leaves what it said.
+    modules: imported before the first run; runs may be of others too.
+    log: file beside which each run leaves what it printed.
+    env: environment of the process, and of runs that are given none.
+    prepare: Python that is run once after the imports.
   """
 
-  def __init__(self, cache: Path, log: Path):
-    env = {
-      **os.environ,
-      "XLA_FLAGS": small_run.flags(devices=1),
-      "JAX_PLATFORMS": "cpu",
-      "JAX_COMPILATION_CACHE_DIR": str(cache),
-      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+  def __init__(
+    self,
+    modules: Sequence[str],
+    log: Path,
+    *,
+    env: Mapping[str, str] | None = None,
+    prepare: str = "",
+  ):
     self._log = log
     self._process = subprocess.Popen(
-      [sys.executable, "-c", _FORKS],
-      cwd=small_run.ROOT,
+      [sys.executable, "-c", _FORKS, json.dumps([modules, prepare])],
+      cwd=Path(__file__).parents[1],
       env=env,
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
     )
 
-  def start(self, *argv, module="povid_jax.train", told=None) -> int:
+  def start(
+    self,
+    *argv: object,
+    module: str = "povid_jax.train",
+    env: Mapping[str, str] | None = None,
+    told: int | None = None,
+  ) -> int:
     """Starts a run; returns its process id.
 
     Args:
+      env: its whole environment; None: that of this process.
       told: the number of the rename before which it kills itself; negative:
         after which; 0: counts them only. None: renames are left alone.
     """
-    line = [module, list(map(str, argv)), told, str(self._log)]
+    given = None if env is None else dict(env)
+    line = [module, list(map(str, argv)), given, told, str(self._log)]
     self._process.stdin.write(json.dumps(line) + "\n")
     self._process.stdin.flush()
     return int(self._process.stdout.readline())
@@ -102,9 +117,14 @@ class Forks:
     return 0
 
   @property
-  def said(self) -> str:
-    """What the last run printed."""
-    return Path(f"{self._log}.said").read_text()
+  def stdout(self) -> str:
+    """What the last run printed to standard output."""
+    return Path(f"{self._log}.stdout").read_text()
+
+  @property
+  def stderr(self) -> str:
+    """What the last run printed to standard error."""
+    return Path(f"{self._log}.stderr").read_text()
 
   def close(self) -> None:
     self._process.stdin.close()
