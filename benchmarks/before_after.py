@@ -144,10 +144,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     help="seed of the random choice (%(default)s)",
   )
   args = parser.parse_args(argv)
-  sheet = draw(
-    *(read(args.before), read(args.after)),
-    *(Pictures([args.scenes]), args.count, args.seed),
-  )
+  before, after = read(args.before), read(args.after)
+  pictures = Pictures([args.scenes])
+  sheet = draw(before, after, pictures, args.count, args.seed)
   sheet = sheet.quantize(128)  # a third of the bytes, no difference to see
   with files.atomic_write(args.out, "wb") as file:
     sheet.save(file, "PNG", optimize=True)

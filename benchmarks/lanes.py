@@ -64,7 +64,7 @@ def run(
   width = max(len(step.name) for step in todo)
   with open(lock, "w") as held:
     _take(held, lock)
-    running: dict[str, _Command] = {}
+    running: dict[str, _Running] = {}
     ended: queue.Queue[str] = queue.Queue()
     count = len(steps) - len(todo)
     try:
@@ -77,7 +77,7 @@ def run(
           print(
             f"\n[{count}/{len(steps)}] {step.title}\n  $ {step}", flush=True
           )
-          running[step.name] = _Command(step, held, environment, width, ended)
+          running[step.name] = _Running(step, held, environment, width, ended)
         name = ended.get()
         command = running.pop(name)
         seconds = command.result()
@@ -97,8 +97,8 @@ def _take(held: IO[str], lock: Path) -> None:
     fcntl.flock(held, fcntl.LOCK_EX)
 
 
-class _Command:
-  """A running step; its lines are printed behind its name."""
+class _Running:
+  """A command that runs; its lines are printed behind its name."""
 
   def __init__(
     self,

@@ -167,7 +167,7 @@ class Loop:
     work.seen += len(judged)
     work.inventing += sum(bool(j.wrong) for j in judged)
     pairs = pairs_lib.pick(judged, self._rules)
-    work.pairs += [self._pair(work, *pair) for pair in pairs]
+    work.pairs += [self._pair(work.context, *pair) for pair in pairs]
     if self._args.unit == "sentence":
       named = set(self._sample.named(work.context))
       if not pairs and work.before is not None:
@@ -183,39 +183,32 @@ class Loop:
     return False
 
   def _pair(
-    self, work: _Work, chosen: Judged, rejected: Judged
+    self, context: str, chosen: Judged, rejected: Judged, first: str = ""
   ) -> dict[str, Any]:
+    """A pair behind a context; `first` comes before the rejected text."""
     pair: dict[str, Any] = {
       "chosen": chosen.candidate.text,
-      "rejected": rejected.candidate.text,
+      "rejected": join(first, rejected.candidate.text),
       "invented": sorted(rejected.wrong),
     }
     if self._args.unit == "sentence":
       # </s> belongs to sentences that end the answer; where only one of the
       # two does, its end would be compared with nothing
       ends = [c.candidate.end == "stop" for c in (chosen, rejected)]
-      pair |= {"context": work.context, "end_scored": all(ends)}
+      pair |= {"context": context, "end_scored": all(ends)}
     return pair
 
   def _over(
     self, before: _Before, judged: Sequence[Judged], named: set[str]
   ) -> list[dict[str, Any]]:
-    """The pair of an answer that is over, and the same that goes on."""
+    """The pair of an answer that is over, and the same that goes on.
+
+    Both end, so their ends are scored: the pair teaches where to end.
+    """
     found = pairs_lib.over(before.judged, before.best, judged, named)
     if found is None:
       return []
-    chosen, rejected = found
-    went_on = join(before.best.candidate.text, rejected.candidate.text)
-    return [
-      {
-        "chosen": chosen.candidate.text,
-        "rejected": went_on,
-        "invented": sorted(rejected.wrong),
-        "context": before.context,
-        # both answers are complete, and the pair teaches where to end
-        "end_scored": True,
-      }
-    ]
+    return [self._pair(before.context, *found, before.best.candidate.text)]
 
   def _finish(self, work: _Work) -> None:
     facts: dict[str, Any] = {

@@ -32,7 +32,7 @@ def read(folder: Path) -> Described:
   values = files.read_json(file, "it holds the model's dimensions")
   values.pop(_SUMS, None)
   template = values.pop("template", "vicuna_v1")
-  # older folders, from before there was more than one template
+  # older folders, from before there was more than one layout
   if "layout" not in values:
     values["layout"] = {"mode": values.pop("image_mode", "pad")}
   try:

@@ -41,9 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   config = config_lib.load(args.config, overrides)
   model, described = planning.dimensions(args.preset, config.init, args.config)
-  shape = Shape(
-    *(1, args.branch, args.images, _size(args.image), args.rejected)
-  )
+  image = _size(args.image)
+  shape = Shape(1, args.branch, args.images, image, args.rejected)
   # room for a question of 128 tokens
   prefix = args.prefix or -(-(shape.room(described).tokens + 128) // 64) * 64
   shape = shape._replace(prefix=prefix)

@@ -101,17 +101,11 @@ def _speed(plan: Plan, mfu: float) -> list[str]:
     )
   if plan.roofline is not None:
     found = plan.roofline
-    whole, work, memory, links = (
-      digits(seconds, 2)
-      for seconds in (
-        *(found.seconds, found.arithmetic),
-        *(found.memory, found.links),
-      )
-    )
     lines.append(
-      f"no faster than {whole} s a step by data sheet: arithmetic {work} s, "
-      f"memory {memory} s, links {links} s for "
-      f"{sum(found.sent.values()) / 1e9:.1f} GB of collectives; the "
+      f"no faster than {digits(found.seconds, 2)} s a step by data sheet: "
+      f"arithmetic {digits(found.arithmetic, 2)} s, "
+      f"memory {digits(found.memory, 2)} s, links {digits(found.links, 2)} s "
+      f"for {sum(found.sent.values()) / 1e9:.1f} GB of collectives; the "
       f"{found.limit} is the limit"
     )
   return lines

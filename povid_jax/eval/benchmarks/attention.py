@@ -189,11 +189,12 @@ def _draw(policy: Any, question: Question, seen: Seen, out: Path) -> None:
     tiles = np.flatnonzero(seen.is_image)[policy.config.image_tokens :]
     shown[tiles] = False
     share += f", {seen.weights[:, tiles].sum(1).mean():.1%} on its tiles"
+  title = question.text.strip().partition("\n")[0][:80]
   picture = heat_map.draw(
     seen.weights[:, shown],
     seen.is_image[shown],
     _pieces(policy.tokenizer, seen.ids[seen.start :]),
-    f"{question.text.strip().partition(chr(10))[0][:80]}  ({share})",
+    f"{title}  ({share})",
   )
   with atomic_write(out / "attention" / f"{name}.png", "wb") as file:
     picture.save(file, "PNG")
