@@ -44,12 +44,19 @@ def written(folder: Path) -> tuple[str, Path] | None:
       continue
     value = files.read_json(file, "want an object").get("chat_template")
     if isinstance(value, list):  # several by name
-      named = {
-        v["name"]: v for v in value if isinstance(v, dict) and "name" in v
-      }
-      value = named.get("default", {}).get("template")
-    if isinstance(value, str) and value.strip():
-      return value, file
+      named = [v for v in value if isinstance(v, dict)]
+      value = next(
+        (v.get("template", v) for v in named if v.get("name") == "default"),
+        value,
+      )
+    if value is None or value == "":
+      continue
+    if not isinstance(value, str):
+      raise UserError(
+        f"{file}: chat_template is {value!r:.80}; want its text, or a list "
+        "with an entry named 'default'. To pass it over, give --template"
+      )
+    return value, file
   return None
 
 
@@ -127,13 +134,21 @@ def _parts(text: str, bos: str) -> tuple[str, str]:
 _NOT, _SPACES, _TURN, _WHOLE = range(4)
 
 
+def _onevision(text: str) -> str:
+  """A text of qwen_1_5 with the white space that transformers' own folders of
+  LLaVA-OneVision have around the marks (the authors' code has line ends).
+  """
+  text = text.replace("<|im_start|>user\n", "<|im_start|>user ")
+  return text.replace("<|im_end|>\n", "<|im_end|>")
+
+
 def _fit(
   template: Template, forms: list[tuple[str, bool]], bos: str
 ) -> tuple[int, bool]:
   """(how well, whether with a picture).
 
   _WHOLE with the system's words, _TURN without (folders often leave them to
-  the user), _SPACES where white space is all that differs, else _NOT.
+  the user), _SPACES for the published folders of `_onevision`, else _NOT.
   """
   best = (_NOT, False)
   for text, pictured in forms:
@@ -148,7 +163,7 @@ def _fit(
       ours, _ = _parts(said + template.answer.replace("{text}", _ANSWER), bos)
       if ours == theirs:
         best = max(best, (value, pictured))
-      elif "".join(ours.split()) == "".join(theirs.split()):
+      elif _onevision(ours) == theirs:
         best = max(best, (_SPACES, pictured))
   return best
 

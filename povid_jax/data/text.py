@@ -60,11 +60,19 @@ class Encoded:
 
 
 def check_ids(tokenizer: Tokenizer, template: Template) -> None:
-  """Raises UserError if the template needs a token without an embedding row.
+  """Raises UserError if the template needs a token without an embedding row,
+  or generation_config.json has an end of answers that is no id of the model.
 
   Args:
     tokenizer: loaded with the number of rows.
   """
+  rows = tokenizer.rows
+  for i in generation_stops(tokenizer.folder):
+    if rows is not None and i >= rows:
+      raise UserError(
+        f"{tokenizer.folder}/generation_config.json: eos_token_id holds {i}, "
+        f"but the model's embedding has {rows} rows; want ids below that"
+      )
   for written in filter(
     lambda value: isinstance(value, str), dataclasses.astuple(template)
   ):

@@ -35,6 +35,7 @@ class Tokenizer(Protocol):
   pad_id: int
   vocab_size: int
   folder: Path
+  rows: int | None  # of the embedding; None: not known
 
   def encode(
     self, text: str, bos: bool = False, continues: bool = False

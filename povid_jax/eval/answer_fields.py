@@ -1,5 +1,6 @@
 """Finds the field of an answer row with the model's answer."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -51,8 +52,11 @@ def _label_of(question: Question) -> str | None:
   return None
 
 
-# Texts of a row that are not a model's words.
-_ABOUT = {"question", "prompt", "label", "category", "type", "split", "source"}
+# Names of fields that hold a model's words in the files of some tool.
+_SAID = re.compile(
+  r"(?:model_?)?(?:text|caption|response|prediction|predict|pred|output|reply"
+  r"|answer|generation|generated(?:_text)?|completion|raw_output)"
+)
 
 
 def refuse_guesses(
@@ -60,40 +64,46 @@ def refuse_guesses(
   rows: Sequence[Mapping[str, Any]],
   benchmark: Benchmark,
 ) -> None:
-  """Raises UserError if the chosen field does not hold the model's answer.
+  """Raises UserError if the chosen field may not hold the model's answer.
 
-  `text` holds the question in some files, and `answer` the right answer: then
-  every row equals its question or the right answer, and the model's answer is
-  in a field that is not read.
+  `text` holds the question in some files, with or without an instruction, and
+  `answer` or another one the right answer: then every row repeats its question
+  or the right answer, and the model's answer is in a field that is not read. In
+  others two fields could hold the answer, and they differ.
   """
   if not rows or any(row.get(NAMED) for row in rows):
     return
   names = {field_of(row) for row in rows}
-  said = [bare(text_of(row) or "") for row in rows]
-  pairs = list(zip(questions, said, strict=True))
   name = names.pop() if len(names) == 1 else None
   if name is None:
     return
-  if all(text and text == bare(q.text) for q, text in pairs):
-    what = "the question"
-  elif name == "answer" and all(
-    text and text == bare(_label_of(q) or "") for q, text in pairs
-  ):
-    what = "the right answer"
-  else:
-    return
+  asked = [bare(q.text) for q in questions]
+  right = [bare(_label_of(q) or "") for q in questions]
+
+  def column(key: str) -> list[str]:
+    return [bare(strip_thoughts(str(row.get(key, "")))) for row in rows]
+
+  said = column(name)
   others = [
     key
     for key, value in rows[0].items()
-    if isinstance(value, str)
-    and key != name
-    and key not in _ABOUT
-    and not key.startswith(("image", "img", "model"))
+    if isinstance(value, str) and key != name and _SAID.fullmatch(key)
   ]
-  if what == "the right answer" and not others:
-    return  # a model that is right every time
+  others = [key for key in others if column(key) not in (asked, right)]
+  # `answer` beside a model's words is the right answer in most files
+  rivals = [k for k in others if k != "answer" and column(k) != said]
+  if said == asked or (
+    others and all(q and q in s for q, s in zip(asked, said, strict=True))
+  ):
+    what = "holds the question in every row"
+  elif others and all(right) and said == right:
+    what = "holds the right answer in every row"
+  elif rivals:
+    what = f"and {rivals[0]!r} may both hold the answer, and they differ"
+  else:
+    return
   raise UserError(
-    f"{benchmark.name}: the field {name!r} holds {what} in every row; "
-    "--answer-field=NAME names the field with the model's answer"
+    f"{benchmark.name}: the field {name!r} {what}; --answer-field=NAME names "
+    "the field with the model's answer"
     + (f" ({', '.join(others)}?)" if others else "")
   )

@@ -1,6 +1,5 @@
 """Reads answers of any common format and matches them to questions."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +8,8 @@ from typing import Any
 from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
 from povid_jax.eval import answer_fields, answer_formats
-from povid_jax.eval.answer_fields import TEXT_FIELDS, bare, text_of
+from povid_jax.eval import answer_places as places_of
+from povid_jax.eval.answer_fields import TEXT_FIELDS, text_of
 from povid_jax.eval.protocol import Benchmark
 
 
@@ -103,20 +103,22 @@ def match(
     matched = _by_order(questions, rows, benchmark)
     answer_fields.refuse_guesses(questions, rows, benchmark)
     return matched
-  slots = _slots(questions, ids)
-  if rows and not any(str(row_id) in slots for row_id in ids):
-    slots, ids, by_words = _by_words(questions, rows, ids)
-  else:
-    by_words = False
+  slots = places_of.slots(questions, ids)
+  others = places_of.by_text(questions)
+  pictures = places_of.pictures_of(questions)
+  by_words = False
+  if rows and places_of.of_another_file(questions, rows, ids, slots, others):
+    slots, ids, by_words = places_of.by_words(questions, rows, ids)
   answers: list[str | None] = [None] * len(questions)
   unknown, repeats, in_turn = [], 0, 0
-  others = _by_text(questions)
   used: list[tuple[Question, Mapping[str, Any]]] = []
   for row, row_id in zip(rows, ids, strict=True):
     places, text = slots.get(str(row_id), []), text_of(row)
-    places = _agreeing(places, questions, row, others, benchmark)
+    places = places_of.agreeing(
+      places, questions, row, others, pictures, benchmark
+    )
     if len(places) > 1:
-      places, told = _asked(places, questions, row)
+      places, told = places_of.asked(places, questions, row)
       in_turn += not told
     free = [place for place in places if answers[place] is None]
     if free:
@@ -156,98 +158,6 @@ def match(
   return matched
 
 
-def _by_text(questions: Sequence[Question]) -> dict[str, list[int]]:
-  places: dict[str, list[int]] = defaultdict(list)
-  for place, question in enumerate(questions):
-    places[bare(question.text)].append(place)
-  return places
-
-
-def _prompt_of(row: Mapping[str, Any]) -> str:
-  return bare(row.get("prompt") or row.get("question") or "")
-
-
-def _picture_of(row: Mapping[str, Any]) -> str | None:
-  for name in ("image", "image_path", "img_path"):
-    if isinstance(row.get(name), str) and len(row[name]) < 4096:
-      return Path(row[name]).stem
-  return None
-
-
-def _same_picture(question: Question, row: Mapping[str, Any]) -> bool:
-  """Whether a row may be about a question's picture: it is, or names none."""
-  picture = _picture_of(row)
-  return picture is None or picture in {
-    Path(str(image)).stem for image in question.images
-  }
-
-
-def _agreeing(
-  places: Sequence[int],
-  questions: Sequence[Question],
-  row: Mapping[str, Any],
-  others: Mapping[str, list[int]],
-  benchmark: Benchmark,
-) -> Sequence[int]:
-  """The places of a row's id, or, where the row repeats the words of another
-  question, the place of that question.
-
-  Raises:
-    UserError: the words are those of several other questions.
-  """
-  said = _prompt_of(row)
-  if not places or said not in others:
-    return places
-  if any(bare(questions[place].text) == said for place in places):
-    return places
-  found = [p for p in others[said] if _same_picture(questions[p], row)]
-  if len(found) == 1 and _picture_of(row) is not None:
-    return found
-  place = places[0]
-  raise UserError(
-    f"{benchmark.name}: the answer with the id "
-    f"{questions[place].question_id!r} repeats another question "
-    f"({said[:60]!r}, not {bare(questions[place].text)[:60]!r}); its ids come "
-    "from another file: add the picture to each row as `image`, or use the "
-    "benchmark's own ids"
-  )
-
-
-def _by_words(
-  questions: Sequence[Question],
-  rows: Sequence[Mapping[str, Any]],
-  ids: list[Any],
-) -> tuple[dict[str, list[int]], list[Any], bool]:
-  """Slots and ids by question and picture; as they were where words do not
-  tell every row's place."""
-  others = _by_text(questions)
-  asked = [bare(question.text) for question in questions]
-  in_order = len(rows) == len(questions) and all(
-    _prompt_of(row) == text for row, text in zip(rows, asked, strict=True)
-  )
-  slots, keys = {}, []
-  for number, row in enumerate(rows):
-    places = others.get(_prompt_of(row), [])
-    found = [p for p in places if _same_picture(questions[p], row)]
-    if in_order:
-      found = [number]
-    if len(found) != 1:
-      return _slots(questions, ids), ids, False
-    key = f"row {number}"
-    slots[key] = found
-    keys.append(key)
-  return slots, keys, True
-
-
-def _asked(
-  places: Sequence[int], questions: Sequence[Question], row: Mapping[str, Any]
-) -> tuple[Sequence[int], bool]:
-  """Of the questions with one id, those that a row repeats; was there one?"""
-  said = bare(row.get("prompt") or row.get("question") or "")
-  same = [p for p in places if said and bare(questions[p].text) == said]
-  return (same, True) if same else (places, False)
-
-
 def _first(values: Iterable[Any], count: int = 3) -> str:
   values = list(values)
   more = ", ..." if len(values) > count else ""
@@ -269,22 +179,6 @@ def _by_order(
     [text_of(row) for row in rows],
     ["the answers have no ids, so they are matched by order"],
   )
-
-
-def _slots(
-  questions: Sequence[Question], ids: Sequence[Any]
-) -> dict[str, list[int]]:
-  """id -> places of its questions: by our ids if they fit, else by official."""
-  own: dict[str, list[int]] = defaultdict(list)
-  official: dict[str, list[int]] = defaultdict(list)
-  for place, question in enumerate(questions):
-    names = (question.question_id, *question.extra.get("aliases", ()))
-    for name in dict.fromkeys(map(str, names)):  # picture 1 may be "1.jpg"
-      own[name].append(place)
-    given = question.extra.get("official_id", question.question_id)
-    official[str(given)].append(place)
-  fits = sum(str(row_id) in own for row_id in ids)
-  return own if fits >= sum(str(i) in official for i in ids) else official
 
 
 def _without(

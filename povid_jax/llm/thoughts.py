@@ -2,7 +2,10 @@
 
 import re
 
-_TAGS = r"(?:\w+:)?(?:think|thinking|thoughts?|reasoning|reflection|scratchpad)"
+_TAGS = (
+  r"(?:\w+[:_])?(?:think|thinking|thoughts?|reasoning|reflection|scratchpad"
+  r"|rationale|analysis|monologue)(?:_\w+)?"
+)
 # Opening and closing marks of the model families that write thoughts into the
 # content where no parser of the server takes them out.
 _MARKS = (
@@ -10,17 +13,23 @@ _MARKS = (
   (r"\[THINK\]", r"\[/THINK\]"),
   (r"◁think▷", r"◁/think▷"),
   (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),
+  (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),  # Command A
+  (r"<\|inner_prefix\|>", r"<\|inner_suffix\|>"),  # Apertus
+  (r"<unused94>", r"<unused95>"),  # MedGemma
+  (r"#+ Thinking\b", r"#+ Final Response\b:?"),  # HuatuoGPT
+  (r"Here is my thought process:", r"Here is my response:"),  # Granite
   (r"(?:<\|start\|>assistant)?<\|channel\|>(?:analysis|commentary)\b",
    r"<\|channel\|>final<\|message\|>"),
 )  # fmt: skip
 _CLOSING = re.compile(
   rf"</(?:{_TAGS})>|\[/THINK\]"
-  r"|◁/think▷|<\|end_of_thought\|>",
+  r"|◁/think▷|<\|(?:end_of_thought|END_THINKING|inner_suffix)\|>|<unused95>",
   re.I,
 )
 _WRAPPER = re.compile(
-  r"\s*(?:<answer>(?P<tag>.*)</answer>"
-  r"|<\|begin_of_(solution|box)\|>(?P<mark>.*)<\|end_of_\2\|>"
+  r"\s*(?:<(answer|output|response|final_answer)>(?P<tag>.*)</\1>"
+  r"|<\|begin_of_(solution|box)\|>(?P<mark>.*)<\|end_of_\3\|>"
+  r"|<\|START_RESPONSE\|>(?P<cohere>.*?)(?:<\|END_RESPONSE\|>)?"
   r"|<\|channel\|>final<\|message\|>(?P<channel>.*))\s*",
   re.S | re.I,
 )

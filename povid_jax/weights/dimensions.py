@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from povid_jax.errors import UserError
 from povid_jax.models.config import DecoderConfig, LlavaConfig
-from povid_jax.weights import layouts, named_tower, towers
+from povid_jax.weights import layouts, named_tower, rope_fields, towers
 from povid_jax.weights.fields import (
   Fields,
   integer,
@@ -99,33 +99,6 @@ _ORIGINAL_CLASSES = {
 }
 
 
-def _rope(values: Fields, where: Path) -> tuple[float, dict | None]:
-  """Theta and scaling, from the fields before and after transformers 5."""
-  newer = section(values, "rope_parameters", where)
-  rope = newer or section(values, "rope_scaling", where)
-  given = {"rope_theta": values.get("rope_theta")} | rope
-  if given["rope_theta"] is None:
-    given["rope_theta"] = 10000.0
-  theta = number(given, "rope_theta", where)
-  want(
-    rope.get("partial_rotary_factor", 1), (1,), "partial_rotary_factor", where
-  )
-  kind = rope.get("rope_type") or rope.get("type") or "default"
-  want(kind, ("default", "linear", "llama3"), "the rope type", where)
-  if kind == "default":
-    return theta, None
-  names = ["factor"]
-  if kind == "llama3":
-    names += ["low_freq_factor", "high_freq_factor"]
-    names += ["original_max_position_embeddings"]
-  lost = [name for name in names if name not in rope]
-  if lost:
-    raise UserError(f"{where}: rope scaling {kind!r} without {lost[0]}")
-  for name in names:
-    number(rope, name, where)
-  return theta, {"type": kind} | {name: rope[name] for name in names}
-
-
 def decoder_from(values: Fields, kind: str, where: Path) -> DecoderConfig:
   """A decoder's dimensions from the fields of a Llama-family config.
 
@@ -157,7 +130,7 @@ def decoder_from(values: Fields, kind: str, where: Path) -> DecoderConfig:
   want(c["hidden_act"], ("silu",), "hidden_act", where)
   want(c.get("mlp_bias", False), (False,), "mlp_bias", where)
   want(c.get("partial_rotary_factor", 1), (1,), "partial_rotary_factor", where)
-  theta, scaling = _rope(values, where)
+  theta, scaling = rope_fields.read(values, where)
   bias = kind == "qwen2" or bool(c.get("attention_bias", False))
   layers = "num_hidden_layers"
   heads, hidden = (
@@ -295,6 +268,9 @@ def from_original(
     "mm_vision_select_feature",
     where,
   )
+  # LLaVA-NeXT's code changes or drops features with it
+  resampler = c.get("mm_resampler_type")
+  want(resampler, (None, "", "identity"), "mm_resampler_type", where)
   for field in ("mm_use_im_start_end", "mm_use_im_patch_token"):
     want(bool(c.get(field)), (False,), field, where)
   vision = towers.of_original(folder, c, tensors, vision_tower)

@@ -53,7 +53,11 @@ def refuse_changes(values: Fields, where: Path) -> None:
     UserError: names the field.
   """
   for field, value in values.items():
-    if field.startswith(("rope_", "mm_")) or value in _NEUTRAL:
+    # 1 as a factor changes nothing, true as a switch does, and Python holds
+    # them for equal
+    if field.startswith(("rope_", "mm_")) or (
+      value in _NEUTRAL and value is not True
+    ):
       continue
     if _CHANGES.search(field):
       raise UserError(

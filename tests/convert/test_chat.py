@@ -100,10 +100,49 @@ def test_a_folder_without_one(tmp_path: Path):
   assert chat.fitting(tmp_path, "vicuna_v1") == ("vicuna_v1", "")
 
 
-def test_white_space_alone(tmp_path: Path):
-  """transformers' LLaVA-OneVision has a space for the authors' line end."""
-  source = QWEN.replace("'\n' + m['content']", "' ' + m['content']")
-  assert source != QWEN
-  folder = _folder(tmp_path, source, "chat_template.jinja")
+# transformers' folders of LLaVA-OneVision: a space, and no line end between
+# the turns, where the authors' code has line ends.
+ONEVISION = (
+  "{% for m in messages %}{{ '<|im_start|>' + m['role'] + ' ' }}"
+  "{% for part in m['content'] | selectattr('type', 'equalto', 'image') %}"
+  "{{ '<image>' }}{% endfor %}"
+  "{% for part in m['content'] | selectattr('type', 'equalto', 'text') %}"
+  "{{ '\n' + part['text'] }}{% endfor %}{{ '<|im_end|>' }}{% endfor %}"
+)
+
+
+def test_the_white_space_of_published_folders(tmp_path: Path):
+  folder = _folder(tmp_path, ONEVISION, "chat_template.json")
   name, note = chat.fitting(folder, "qwen_1_5")
   assert name == "qwen_1_5" and "differs from qwen_1_5 in white space" in note
+
+
+@pytest.mark.parametrize(
+  ("template", "default"),
+  [
+    (LLAVA_HF.replace("+ ': '", "+ ':  '"), "vicuna_v1"),
+    (LLAVA_HF.replace("+ ': '", "+ ':'"), "vicuna_v1"),
+    (MISTRAL.replace("'[INST] '", "'[INST]'"), "mistral_instruct"),
+    (CHATML.replace("}}\n{{", "}} {{"), "qwen_1_5"),
+    (CHATML.replace("<|im_start|>", " <|im_start|>"), "qwen_1_5"),
+    (LLAMA_3.replace("\n\n", "\n"), "llava_llama_3"),
+    (ONEVISION.replace("<image>", "<image> "), "qwen_1_5"),
+  ],
+)
+def test_one_blank_is_another_text(tmp_path: Path, template: str, default: str):
+  assert "{%" in template
+  folder = _folder(tmp_path, template, "chat_template.jinja")
+  with pytest.raises(UserError, match="want --template, one of"):
+    chat.fitting(folder, default)
+
+
+@pytest.mark.parametrize(
+  "value",
+  [7, {"default": MISTRAL}, [{"name": "rag", "template": MISTRAL}],
+   [{"name": ["default"], "template": "x"}], [{"name": "default"}, 1],
+   [{"name": "default", "template": [MISTRAL]}]],
+)  # fmt: skip
+def test_a_chat_template_of_another_form(tmp_path: Path, value: object):
+  folder = _folder(tmp_path, value, "tokenizer_config.json")
+  with pytest.raises(UserError, match="chat_template is .*give --template"):
+    chat.fitting(folder, "vicuna_v1")

@@ -276,6 +276,70 @@ def test_a_field_that_holds_the_truth_is_no_answer(put):
   assert _matched(put("p.jsonl", perfect)).answers[0] == POPE[1][2]
 
 
+@pytest.mark.parametrize(
+  ("name", "text", "other"),
+  [
+    # an instruction or a template around the question
+    ("text", "{} Answer with yes or no only.", "answer"),
+    ("text", "USER: <image>\n{} ASSISTANT:", "output"),
+    ("caption", "Question: {}\nAnswer:", "generated_text"),
+    # the right answer in a field that usually has the model's words
+    ("response", None, "output"),
+    ("text", None, "model_output"),
+    # two fields that may be the model's, and differ
+    ("caption", "A dog on a chair.", "output"),
+    ("prediction", "It is unclear.", "pred"),
+  ],
+)
+def test_a_field_that_may_be_another(put, name, text, other):
+  rows = [
+    {"question_id": i, name: text.format(q) if text else label, other: SAID[i]}
+    for i, (_, q, label) in POPE.items()
+  ]
+  path = put("a.jsonl", rows)
+  with pytest.raises(UserError, match=rf"'{name}' .*--answer-field.*{other}"):
+    _matched(path)
+  assert _matched(path, other).answers == list(SAID.values())
+  # what else our own files hold is nobody's answer
+  ours = [
+    {"question_id": i, "text": label, "answer_id": str(i), "model_id": "m"}
+    for i, (_, _, label) in POPE.items()
+  ]
+  assert _matched(put("ours.jsonl", ours)).answers[0] == POPE[1][2]
+
+
+def test_a_model_that_repeats_its_question(put):
+  rows = [
+    {"question_id": i, "text": f"{q} {SAID[i]}", "label": label}
+    for i, (_, q, label) in POPE.items()
+  ]
+  assert _matched(put("a.jsonl", rows)).answers[0].endswith(SAID[1])
+
+
+def test_a_row_about_the_picture_of_another_question(put):
+  rows = [
+    {"question_id": i, "text": SAID[i], "image": f"val/{image}"}
+    for i, (image, _, _) in POPE.items()
+  ]
+  assert _matched(put("a.jsonl", rows)).answers == list(SAID.values())
+  rows[4]["image"] = "val/0.jpg"
+  with pytest.raises(UserError, match="id 5 is about the picture '0'"):
+    _matched(put("b.jsonl", rows))
+  rows[4]["image"] = "a-name-that-no-question-has.jpg"
+  assert _matched(put("c.jsonl", rows)).answers == list(SAID.values())
+
+
+def test_rows_that_are_counted_in_another_way(put):
+  """VLMEvalKit counts from 0: all rows are in the order of the questions."""
+  rows = [
+    {"index": i - 1, "question": q, "prediction": SAID[i]}
+    for i, (_, q, _) in POPE.items()
+  ]
+  found = _matched(put("a.jsonl", rows))
+  assert found.answers == list(SAID.values())
+  assert "matched by question and picture" in found.notes[0]
+
+
 def test_a_row_that_repeats_another_question(put):
   """The ids count from another file: pictures tell, or it is refused."""
   rows = [
@@ -286,8 +350,9 @@ def test_a_row_that_repeats_another_question(put):
   assert _matched(put("a.jsonl", shifted)).answers == list(SAID.values())
   for row in shifted:
     del row["image"]
+  assert _matched(put("b.jsonl", shifted)).answers == list(SAID.values())
   with pytest.raises(UserError, match="repeats another question"):
-    _matched(put("b.jsonl", shifted))
+    _matched(put("c.jsonl", shifted[::-1]))  # the order does not tell either
 
 
 @pytest.mark.parametrize(

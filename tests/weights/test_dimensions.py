@@ -251,12 +251,36 @@ def test_what_is_not_computed_is_refused(tmp_path: Path, changes, message):
       "factor is 'a', want a number",
     ),
     (
+      {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}},
+      "the rope field full_attention is",
+    ),
+    (
+      {"rope_scaling": {"type": "default", "long_factor": [1.0]}},
+      "the rope field long_factor is",
+    ),
+    (
+      {"rope_scaling": {"type": "mrope", "rope_type": "default"}},
+      "different values .'mrope', 'default'",
+    ),
+    (
+      {
+        "rope_scaling": {"type": "linear", "factor": 2},
+        "rope_parameters": {"rope_type": "linear", "factor": 4},
+      },
+      "have different values .factor.",
+    ),
+    (
+      {"rope_scaling": _LLAMA3 | {"low_freq_factor": 4.0}},
+      "low_freq_factor is 4.0 and high_freq_factor 4.0",
+    ),
+    (
       {"rope_parameters": {"partial_rotary_factor": 0.5}},
       "partial_rotary_factor is 0.5, want 1",
     ),
     ({"mm_vision_select_layer": 25}, "is 25, want one integer from -25 to 24"),
     ({"mm_vision_select_layer": [-2, -5]}, "want one integer from -25 to 24"),
     ({"image_aspect_ratio": "anyres"}, "mm_patch_merge_type is 'flat'"),
+    ({"mm_resampler_type": "masked_drop"}, "resampler_type is 'masked_drop'"),
     ({"model_type": "llava_gemma"}, "model_type is 'llava_gemma', want"),
     ({"model_type": None}, "model_type is None, want 'llava'"),
     (

@@ -25,6 +25,8 @@ WHERE = Path("config.json")
 def test_a_field_that_changes_the_numbers(field: str):
   with pytest.raises(UserError, match=f"{field} is 12"):
     refuse_changes({"hidden_size": 64, field: 12}, WHERE)
+  with pytest.raises(UserError, match=f"{field} is True"):
+    refuse_changes({field: True}, WHERE)
   for neutral in (None, False, 1, 1.0, [], ""):
     refuse_changes({field: neutral}, WHERE)
 
