@@ -78,6 +78,12 @@ def _no_end_token(src: Path) -> None:
     )  # fmt: skip
 
 
+def _ends_at(value: object) -> Callable[[Path], None]:
+  """generation_config.json with these ends of an answer."""
+  text = json.dumps({"eos_token_id": value})
+  return lambda src: (src / "generation_config.json").write_text(text)
+
+
 @pytest.mark.parametrize(
   ("spoil", "message"),
   [
@@ -96,6 +102,9 @@ def _no_end_token(src: Path) -> None:
       _no_end_token,
       "tokenizer.model: no end-of-text token; want one with </s>",
     ),
+    (_ends_at([2, 99999]), "eos_token_id holds 99999, but .* has 400 rows"),
+    (_ends_at([[2]]), r"eos_token_id is \[\[2\]\], want an id or a list"),
+    (_ends_at("</s>"), "eos_token_id is '</s>', want an id or a list"),
   ],
 )
 def test_bad_sources(tmp_path: Path, spoil: Callable, message: str):
