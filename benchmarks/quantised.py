@@ -1,6 +1,6 @@
 """What a base in 8 or 4 bits does to log-probs and gradients of a model.
 
-  python -m benchmarks.quantised --model runs/quickstart/sft \
+  python -m benchmarks.quantised --model runs/quickstart/sft \\
     --data runs/quickstart/records/pairs
 
 The policy has adapters that have moved (B is not zero), the same ones on every

@@ -1,6 +1,6 @@
 """The whole of POVID on drawn pictures and a CPU: every stage of the toy.
 
-  python -m povid_jax.train --config=configs/quickstart.py:stage2 \
+  python -m povid_jax.train --config=configs/quickstart.py:stage2 \\
     --workdir=runs/quickstart/stage2
 
 `make quickstart` runs the stages in order and makes what they read. Paths are

@@ -90,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   ))  # fmt: skip
   add("--runner", default="local", help=(
     "local, or a Beam runner: DirectRunner, DataflowRunner, FlinkRunner, "
-    "SparkRunner (needs `pip install povid_jax[beam]`)"
+    "SparkRunner (needs pip install 'povid_jax[beam]')"
   ))  # fmt: skip
   add("pipeline_options", nargs="*", help="for the Beam runner, after `--`")
 

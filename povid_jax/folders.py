@@ -244,14 +244,14 @@ def _others(folder: Path, names: set[str]) -> str:
 
 
 def _deeper(folder: Path, names: set[str]) -> str:
-  """The hint for a folder above the right one: checkpoints or the hub's
-  cache.
+  """The hint for a folder above the right one: checkpoints, model folders or
+  the hub's cache.
   """
   if _has_weights(names):
     return ""
   inside = [
     p.parent.relative_to(folder).as_posix()
-    for pattern in ("*/config.json", "snapshots/*/config.json")
+    for pattern in ("*/config.json", "*/model.json", "snapshots/*/config.json")
     for p in folder.glob(pattern)
   ]
   if not inside:

@@ -1,6 +1,7 @@
 """What the pages name exists: commands, flags, config fields, paths, links."""
 
 import argparse
+import ast
 import contextlib
 import functools
 import importlib
@@ -147,6 +148,16 @@ def test_the_examples_of_help_are_known(module):
   for command in ("", *MODULES[module]):
     text = _help(module, command)
     assert not re.search(r"\S {3,}--", text.partition("\noptions:")[0]), text
+    for words in _commands(text):
+      _check(words)
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "configs"])
+def test_the_examples_in_heads_of_files_are_known(folder):
+  for path in sorted((ROOT / folder).glob("*.py")):
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    # a backslash that is no raw one joins two lines of the example
+    assert not re.search(r"\S {3,}--", text), path
     for words in _commands(text):
       _check(words)
 

@@ -67,6 +67,7 @@ def _with(*names: str) -> Callable[[Path], None]:
     (_with("consolidated.00.pth"), "Meta's own layout"),
     (_with(".cache/huggingface/download/a.incomplete"), "not finished"),
     (_with("checkpoint-9/config.json"), "one folder deeper: give checkpoint-9"),
+    (_with("llava-7b/model.json"), "one folder deeper: give llava-7b"),
     (_tensors("model.mm_projector.0.weight"), "holds only a projector"),
     (_tensors("model.embed_tokens.weight", "lm_head.weight"),
      "a language model alone"),

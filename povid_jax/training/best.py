@@ -1,12 +1,14 @@
 """The metric by which the best checkpoint is kept, checked before step 0."""
 
 import difflib
+import re
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
 from povid_jax.errors import UserError
+from povid_jax.eval import benchmarks
 from povid_jax.training import build
 from povid_jax.training.step import StepFn
 
@@ -26,8 +28,11 @@ def check(
       benchmark of this run.
   """
   wanted = config.checkpoint.best
-  benchmarks = [n.strip() for n in config.eval.benchmarks.split(",")]
-  if not wanted or wanted.partition("/")[0] in benchmarks:
+  asked = [n.strip() for n in config.eval.benchmarks.split(",")]
+  name = wanted.partition("/")[0]
+  if name in asked:
+    _check_listed(name, wanted)
+  if not wanted or name in asked:
     return
   loader = build.build_loader(config, data, model.weights, mesh, workdir)
   batch = build.place(loader(data.plan[0]), config, mesh)
@@ -41,3 +46,23 @@ def check(
       f"you mean {near!r}? The metrics are {', '.join(sorted(metrics))}, and "
       "BENCHMARK/METRIC for each benchmark in config.eval.benchmarks"
     )
+
+
+def _check_listed(name: str, wanted: str) -> None:
+  """Raises UserError where no part of the metric is in the benchmark's list.
+
+  The list has placeholders (<split>/f1), and the data decides which names take
+  their place. So a wrong split is found at the first evaluation only.
+  """
+  columns = re.findall(
+    r"^    (\S.*?)(?:  |$)", benchmarks.get(name).meanings(), re.M
+  )
+  words = re.findall(r"[\w-]+", " ".join(columns))
+  if set(wanted.split("/")[1:]) & set(words):
+    return
+  near = difflib.get_close_matches(wanted.rpartition("/")[2], words, 1, 0.0)[0]
+  raise UserError(
+    f"config.checkpoint.best={wanted!r} is not a metric of {name}; did you "
+    f"mean '{name}/{near}'? The head of povid_jax/eval/benchmarks/{name}.py "
+    "lists its metrics"
+  )

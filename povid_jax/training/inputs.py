@@ -3,6 +3,7 @@ starts.
 """
 
 import importlib.util
+import re
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -28,19 +29,39 @@ def check(config: ConfigDict, workdir: str | Path) -> None:
     )
 
 
+# what lies beside pairs and is none, of a run of data_gen or of records
+_BESIDE = re.compile(
+  r"(.*\.)?(journal|rejected|skipped|summary|dataset_info|features|povid)"
+  r"\.jsonl?"
+)
+
+
 def _check_data(train: str) -> None:
   path = Path(train)
-  if path.suffix in (".json", ".jsonl", ".parquet") and path.is_file():
+  if path.is_file() and path.suffix in (".json", ".jsonl", ".parquet"):
     raise UserError(
-      f"config.data.train={train} is a file of pairs; training reads records. "
-      f"Write them with `python -m data_gen write --pairs {train} --image-dir "
-      "PICTURES --out DIR`, then --config.data.train=DIR"
+      f"config.data.train={train} is a file of pairs{_write(path)}"
     )
-  pairs = sorted(path.glob("*.json*")) if path.is_dir() else []
-  pairs = [p for p in pairs if p.name not in ("dataset_info.json",
-           "features.json")]  # fmt: skip
-  if pairs and not any(path.glob("*.tfrecord*")):
-    _check_data(str(pairs[0]))
+  if not path.is_dir() or any(path.glob("*.tfrecord*")):
+    return
+  if inner := sorted(path.glob("*/dataset_info.json")):
+    raise UserError(
+      f"config.data.train={train} has no records itself, but a folder of them: "
+      f"give --config.data.train={inner[0].parent}"
+    )
+  pairs = [p for p in path.glob("*.json*") if not _BESIDE.fullmatch(p.name)]
+  if pairs:
+    raise UserError(
+      f"config.data.train={train} has no records, but pairs{_write(min(pairs))}"
+    )
+
+
+def _write(pairs: Path) -> str:
+  return (
+    f"; training reads records. Write them with `python -m data_gen write "
+    f"--pairs {pairs} --image-dir PICTURES --out DIR`, then "
+    "--config.data.train=DIR"
+  )
 
 
 def _check_packages(config: ConfigDict) -> None:

@@ -108,9 +108,9 @@ def test_patience_ends_a_run_and_the_best_is_kept(
 
 
 def test_a_best_that_is_not_measured(world, given, tmp_path):
-  wrong = {"checkpoint.best": "pope/f2"}
+  wrong = {"checkpoint.best": "pope/rand/f1"}  # no such split in the data
   with pytest.raises(
-    UserError, match="'pope/f2' is not a metric of .*pope/f1"
+    UserError, match="'pope/rand/f1' is not a metric of .*pope/f1"
   ) as e:
     train.train_and_evaluate(_config(world, **wrong), tmp_path)
   assert "\n" not in str(e.value)
@@ -161,6 +161,8 @@ def test_benchmarks_that_could_not_run_are_said_first(
       "config.eval.every and config.eval.patience need",
     ),
     ({"checkpoint.best": "loss"}, "no longer improves.*'loss'"),
+    ({"checkpoint.best": "pope/F1"}, "metric of pope; did you mean 'pope/f1'"),
+    ({"checkpoint.best": "pope"}, "'pope' is not a metric of pope"),
     (
       {"eval.benchmarks": "mmhal", "eval.data": str(judged), **plain},
       "give one with config.eval.judge ",

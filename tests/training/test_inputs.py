@@ -25,12 +25,15 @@ def test_kinds_of_folders_that_are_something_else(tmp_path):
   hf = _folder(tmp_path / "hf", "model.safetensors")
   (hf / "config.json").write_text('{"model_type": "llava"}')
   model = _folder(tmp_path / "model", "model.json")
-  pairs = _folder(tmp_path / "pairs", "pairs.jsonl")
+  beside = ("journal.jsonl", "own.journal.jsonl", "own.rejected.jsonl")
+  pairs = _folder(tmp_path / "pairs", *beside, "own.summary.json", "own.jsonl")
+  _folder(tmp_path / "records", "dataset_info.json")
   for given, wanted in (
     ({"init": hf}, f"convert from-torch {hf} MODEL"),
     ({"init": "liuhaotian/llava-v1.5-7b"}, "hf download liuhaotian/llava"),
-    ({"data": pairs / "pairs.jsonl"}, "data_gen write --pairs .*pairs.jsonl"),
-    ({"data": pairs}, "data_gen write --pairs .*pairs.jsonl"),
+    ({"data": pairs / "own.jsonl"}, "data_gen write --pairs .*own.jsonl"),
+    ({"data": pairs}, "data_gen write --pairs .*pairs/own.jsonl"),
+    ({"data": tmp_path}, rf"give --config.data.train={tmp_path}/records$"),
     ({"reference_cache": str(pairs)}, "other files than cached log-probs"),
     ({"log.wandb": "p"}, "needs the package wandb"),
   ):

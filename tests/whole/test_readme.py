@@ -28,7 +28,6 @@ PHOTOS = {
 }
 # What the README names, and what is put in its place to be small and quick.
 SHRINK = {
-  "--vision-tower clip-vit-large-patch14-336": "",
   "--topology=v5e:4x4": "--topology=cpu:1 --preset=test",
   "--config.init=": "--config.mesh.fsdp=1 --config.batch_size=2 "
   "--config.steps=2 --config.lora.rank=4 --config.init=",
@@ -52,11 +51,11 @@ def folder(tmp_path: Path) -> Path:
   base = tmp_path / "base"
   made = [f"--tokenizer={tokenizer}", "--preset=test", "--template=short"]
   assert convert.main(["init", str(base), *made]) == 0
-  assert (
-    convert.main(["to-hf", str(base), str(tmp_path / "llava-v1.5-7b")]) == 0
-  )
+  checkpoint = tmp_path / "llava-1.5-7b-hf"
+  assert convert.main(["to-hf", str(base), str(checkpoint)]) == 0
   pictures = Path(skimage.__file__).parent / "data"
-  os.symlink(pictures, tmp_path / "coco", target_is_directory=True)
+  (tmp_path / "coco" / "annotations").mkdir(parents=True)
+  os.symlink(pictures, tmp_path / "coco" / "train2017")
   _write_samples(tmp_path)
   _write_benchmarks(tmp_path)
   os.symlink(ROOT / "configs", tmp_path / "configs")
@@ -75,7 +74,7 @@ def _write_samples(folder: Path) -> None:
     }
     for name, answer in PHOTOS.items()
   ]
-  (folder / "llava_instruct.json").write_text(json.dumps(samples))
+  (folder / "llava_instruct_150k.json").write_text(json.dumps(samples))
 
 
 def _coco(names: list[str]) -> tuple[dict, dict]:
@@ -98,7 +97,8 @@ def _coco(names: list[str]) -> tuple[dict, dict]:
 def _write_benchmarks(folder: Path) -> None:
   names = list(PHOTOS)
   instances, captions = _coco(names)
-  (folder / "instances_train2014.json").write_text(json.dumps(instances))
+  trained = folder / "coco" / "annotations" / "instances_train2017.json"
+  trained.write_text(json.dumps(instances))
   chair = folder / "benchmarks_data" / "chair"
   chair.mkdir(parents=True)
   (chair / "instances_val2014.json").write_text(json.dumps(instances))
@@ -120,7 +120,7 @@ def _write_benchmarks(folder: Path) -> None:
     path = pope / f"coco_pope_{split}.json"
     path.write_text("\n".join(map(json.dumps, rows)))
   for benchmark in (chair, pope):
-    os.symlink(folder / "coco", benchmark / "images")
+    os.symlink(folder / "coco" / "train2017", benchmark / "images")
 
 
 def _run(command: str, folder: Path) -> str:
@@ -145,7 +145,7 @@ def _run(command: str, folder: Path) -> str:
 @pytest.mark.slow
 def test_the_example_with_photographs_runs(folder: Path):
   os.symlink(ROOT / "docs", folder / "docs")
-  os.symlink(folder / "coco", folder / "photos")
+  os.symlink(folder / "coco" / "train2017", folder / "photos")
   found = commands("On real photographs")
   assert len(found) == 2
   for command in found:

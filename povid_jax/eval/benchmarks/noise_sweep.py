@@ -4,7 +4,9 @@ The pictures and questions of CHAIR, asked once clean and once under the
 diffusion noise of each step of --noise-steps (POVID's stage 2 uses 500 of
 1000). Metrics are CHAIR's, by step:
 
-  clean/CHAIRs, clean/CHAIRi, ..., 500/CHAIRs, 500/CHAIRi, ...
+  <step>/CHAIRs, <step>/CHAIRi, <step>/recall   as CHAIR's; <step> is `clean`
+                   or a number
+  <step>/objects_per_caption, <step>/length   as CHAIR's
 
 The noise of a picture is a function of --seed, the picture and the step, so
 checkpoints are compared under the same noise.

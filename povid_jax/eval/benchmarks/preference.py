@@ -8,8 +8,8 @@ switched off, or --reference.
   accuracy         pairs whose chosen answer has the greater reward / pairs
   margin           mean reward of chosen - mean reward of rejected
   chosen_reward, rejected_reward   the two means
-  likelier         pairs whose chosen answer has the greater log-prob / pairs,
-                   without any reference; reference_likelier: under it
+  likelier, reference_likelier   pairs whose chosen answer has the greater
+                   log-prob / pairs: of the policy, and of the reference
   <category>/accuracy, <category>/margin   by category of the pairs
 
 A checkpoint without adapter and without --reference has `likelier` only.
