@@ -26,6 +26,14 @@ _OF_OTHERS = (
   (r"(tf_model|model)\.h5$", "weights of TensorFlow"),
   (r"flax_model.*\.msgpack$", "weights of Flax (msgpack)"),
   (r".+\.onnx$", "an ONNX model"),
+  (r"weights.*\.npz$", "weights of MLX"),
+  (r"rank\d+\.(safetensors|engine)$", "an engine of TensorRT-LLM"),
+  (r"latest_checkpointed_iteration\.txt$", "a checkpoint of Megatron"),
+  (
+    r".+\.(pth|pt|ckpt)$",
+    "a PyTorch file under a name of its own (if it is a "
+    "state dict, name it pytorch_model.bin)",
+  ),
 )
 
 
@@ -171,6 +179,13 @@ def _adapter(folder: Path, names: set[str]) -> str:
   """The hint for a LoRA folder, of PEFT or of LLaVA's own trainer."""
   if not any(n.startswith("adapter_") for n in names) or _has_weights(names):
     return ""
+  weights = any(n.startswith("adapter_model.") for n in names)
+  if not weights or "adapter_config.json" not in names:
+    lost = "adapter_config.json" if weights else "adapter_model.safetensors"
+    return (
+      f"it is a part of a LoRA adapter, without its {lost}: check that the "
+      "download, or the copy, is complete"
+    )
   base = _json(folder / "adapter_config.json").get("base_model_name_or_path")
   of = f" of {base}" if isinstance(base, str) and base else ""
   return (
@@ -243,6 +258,18 @@ def _others(folder: Path, names: set[str]) -> str:
   return ""
 
 
+def _words_alone(folder: Path, names: set[str]) -> str:
+  """The hint for a folder whose large files are not there."""
+  small = {"config.json", "tokenizer_config.json", "tokenizer.model",
+           "tokenizer.json"}  # fmt: skip
+  if not names & small or _has_weights(names) or "model.json" in names:
+    return ""
+  return (
+    f"it holds {', '.join(sorted(names & small))}, but no weights: the large "
+    "files of the download are missing (run the same `hf download` again)"
+  )
+
+
 def _deeper(folder: Path, names: set[str]) -> str:
   """The hint for a folder above the right one: checkpoints, model folders or
   the hub's cache.
@@ -283,4 +310,5 @@ _RULES: tuple[Callable[[Path, set[str]], str], ...] = (
   _others,
   _llava,
   _deeper,
+  _words_alone,
 )

@@ -57,7 +57,19 @@ def _with(*names: str) -> Callable[[Path], None]:
   ("make", "message"),
   [
     (_lora, "a LoRA adapter alone of a/base: .* --adapter="),
-    (_with("adapter_model.safetensors"), "a LoRA adapter alone: "),
+    (_with("adapter_model.safetensors"), "without its adapter_config.json"),
+    (_with("adapter_config.json"), "without its adapter_model.safetensors"),
+    (_with("tokenizer.model"), "holds config.json, tokenizer.model, but no"),
+    (_with("model.pth"), "a PyTorch file under a name of its own"),
+    (_with("weights.npz"), "weights of MLX"),
+    (_with("rank0.engine"), "an engine of TensorRT-LLM"),
+    (_with("iter_9/x", "latest_checkpointed_iteration.txt"), "Megatron"),
+    (lambda folder: _write(folder, "b.dat", "a.dat"), "holds a.dat, b.dat"),
+    (_with("model-00001-of-00002.safetensors"), "look at number 2 of 2"),
+    (_with("pytorch_model-00002-of-00002.bin",
+           "pytorch_model-00001-of-00003.bin"), "look at number 3 of 3"),
+    (_tensors("policy.model.embed_tokens.weight", "policy.lm_head.weight"),
+     "a language model alone"),
     (_pointer, "model-00001.* git LFS pointer.*git lfs pull"),
     (_with("latest", "global_step9/mp_rank_00.pt"), "zero_to_fp32"),
     (_with("zero_pp_rank_0_mp_rank_00_optim_states.pt"), "zero_to_fp32"),
@@ -108,7 +120,7 @@ def test_a_folder_of_deepspeeds_own_name_is_read(tmp_path: Path):
     ({"quantization_config": {"quant_method": "awq"}}, "model.safetensors",
      r"quantised \(awq\)"),
     ({"init": "x"}, "metrics/train.jsonl", "has saved no checkpoint"),
-    ({"model_type": "llava"}, "adapter_model.bin", "a LoRA adapter alone"),
+    ({"model_type": "llava"}, "adapter_model.bin", "part of a LoRA adapter"),
   ],
 )  # fmt: skip
 def test_what_a_checkpoint_that_is_none_is(
@@ -133,8 +145,11 @@ def test_a_name_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
   assert folders.absent("runs/stage1") == ""  # a slip, not a name
 
 
-def test_prefixes_of_wrappers_and_trainers_files(tmp_path: Path):
-  """The same arrays, under DDP's and torch.compile's names, inside a dict."""
+@pytest.mark.parametrize(
+  "prefix", ["module._orig_mod.", "base_model.model.", "policy.", "model."]
+)
+def test_prefixes_of_wrappers_and_trainers_files(tmp_path: Path, prefix: str):
+  """The same arrays under the names of DDP, PEFT, a trainer; inside a dict."""
   torch = pytest.importorskip("torch")
   base = small_world.model_folder(tmp_path)
   hf, again = tmp_path / "hf", tmp_path / "again"
@@ -145,7 +160,7 @@ def test_prefixes_of_wrappers_and_trainers_files(tmp_path: Path):
   state = load_file(file)
   for old in hf.glob("model*"):
     old.unlink()
-  named = {f"module._orig_mod.{key}": value for key, value in state.items()}
+  named = {f"{prefix}{key}": value for key, value in state.items()}
   torch.save({"epoch": 3, "state_dict": named}, hf / "pytorch_model.bin")
   flags = ["--dtype=float32", "--template=short"]
   assert convert.main(["from-torch", str(hf), str(again), *flags]) == 0

@@ -20,7 +20,8 @@ from povid_jax.weights.fields import (
   section,
   want,
 )
-from povid_jax.weights.shards import Tensor, read_json
+from povid_jax.weights.safetensors_file import Tensor
+from povid_jax.weights.shards import read_json
 
 # What transformers assumes where config.json is silent; checked by a test.
 _DECODER_DEFAULTS: dict[str, dict[str, Any]] = {

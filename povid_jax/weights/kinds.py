@@ -24,13 +24,37 @@ _LORA = re.compile(r"\.lora_(A|B|magnitude_vector|embedding_[AB])\b")
 
 
 def unwrapped(tensors: Mapping[str, _T]) -> dict[str, _T]:
-  """The tensors by their names without wrappers (DDP, FSDP, torch.compile)."""
+  """The tensors by their names without wrappers (DDP, FSDP, torch.compile), and
+  without what a trainer put before every name (`policy.`, `base_model.model.`).
+  """
   out: dict[str, _T] = {}
   for key, tensor in tensors.items():
     name = _WRAPPED.sub("", key)
     # the same name twice is reported later
     out[key if name in out else name] = tensor
-  return out
+  best = shorter = out
+  for _ in range(4):
+    prefixes = {key.partition(".")[0] for key in shorter}
+    if len(prefixes) != 1:
+      break
+    start = len(prefixes.pop()) + 1
+    shorter = {key[start:]: tensor for key, tensor in shorter.items()}
+    if _known(shorter) > _known(best):
+      best = shorter
+  return best
+
+
+def _known(names: Iterable[str]) -> int:
+  """How many names are those of a tensor in some layout."""
+  spots = [keys.split(name) or ("", "") for name in names]
+  return sum(
+    bool(part)
+    and (
+      part != "decoder"
+      or name.startswith(("layers.", "embed_tokens.", "norm."))
+    )
+    for part, name in spots
+  )
 
 
 def explain(names: Iterable[str]) -> str:

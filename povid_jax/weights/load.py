@@ -13,12 +13,8 @@ from povid_jax import progress
 from povid_jax.errors import UserError
 from povid_jax.models.config import LlavaConfig
 from povid_jax.weights import dimensions, finite, keys, kinds, qwen
-from povid_jax.weights.shards import (
-  Tensor,
-  read_file,
-  read_folder,
-  read_json,
-)
+from povid_jax.weights.safetensors_file import Tensor
+from povid_jax.weights.shards import read_file, read_folder, read_json
 
 # (path, shape) -> sharding, as povid_jax.checkpoints.restore.load takes it
 Shardings = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]

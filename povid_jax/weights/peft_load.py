@@ -11,30 +11,41 @@ from povid_jax.models.config import LlavaConfig, LoraConfig
 from povid_jax.weights import keys
 from povid_jax.weights.fields import integer, number
 from povid_jax.weights.load import cast
-from povid_jax.weights.shards import Tensor, read_bin, read_folder, read_json
+from povid_jax.weights.safetensors_file import Tensor
+from povid_jax.weights.shards import read_bin, read_folder, read_json
 
 # PEFT's wrapper around a model; the released trainer wraps twice
 _WRAPPERS = re.compile(r"^(?:base_model\.model\.)+")
 _KEY = re.compile(
   r"^(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight$"
 )
-# fields that change the numbers in a way that we do not compute
-_MUST_BE_OFF = (
-  "use_dora",
-  "fan_in_fan_out",
-  "rank_pattern",
-  "alpha_pattern",
-  "lora_bias",
-  "megatron_config",
-  "layer_replication",
-  "alora_invocation_tokens",
-  "use_qalora",
-  "use_bdlora",
-  "arrow_config",
-  "kasa_config",
-  "monteclora_config",
-  "velora_config",
-)
+# Fields that change nothing in what is computed here, or that are read. PEFT
+# gets new ones with almost every version: any other must be switched off.
+_NEUTRAL_FIELDS = {
+  "peft_type",
+  "r",
+  "lora_alpha",
+  "bias",
+  "use_rslora",
+  "init_lora_weights",
+  "lora_dropout",
+  "task_type",
+  "auto_mapping",
+  "peft_version",
+  "base_model_name_or_path",
+  "revision",
+  "inference_mode",
+  "target_modules",
+  "exclude_modules",
+  "modules_to_save",
+  "layers_to_transform",
+  "layers_pattern",
+  "eva_config",
+  "megatron_core",
+  "qalora_group_size",
+  "runtime_config",
+  "ensure_weight_tying",
+}
 # ways to start an adapter that leave the base weights as they are; the others
 # (pissa, olora, corda, ...) change them, and the adapter fits only the changed
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
@@ -97,9 +108,13 @@ def _read_config(folder: Path) -> tuple[int, float]:
   c = read_json(where)
   if c.get("peft_type", "LORA") != "LORA":
     raise UserError(f"{where}: peft_type is {c['peft_type']!r}, want 'LORA'")
-  for field in _MUST_BE_OFF:
-    if c.get(field):
-      raise UserError(f"{where}: {field} is {c[field]!r}, want it switched off")
+  for field, value in c.items():
+    if value and field not in _NEUTRAL_FIELDS:
+      raise UserError(
+        f"{where}: {field} is {value!r:.80}, want it switched off: povid_jax "
+        "does not know a LoRA with it. Merge the adapter by PEFT's "
+        "merge_and_unload() and convert the result"
+      )
   start = c.get("init_lora_weights", True)
   if start not in _PLAIN_STARTS:
     raise UserError(

@@ -1,173 +1,31 @@
-"""Tensors of a weights folder, one at a time, from memory-mapped files."""
+"""Tensors of a weights folder: safetensors or torch files, and their index."""
 
-import dataclasses
-import math
 import os
+import re
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from povid_jax import errors, files, folders
 from povid_jax.errors import UserError
-from povid_jax.weights import finite
+from povid_jax.weights.safetensors_file import (
+  DTYPES,
+  Tensor,
+  mapped,
+  read_safetensors,
+)
 
-_DTYPES = {
-  "F64": np.dtype(np.float64),
-  "F32": np.dtype(np.float32),
-  "F16": np.dtype(np.float16),
-  "BF16": np.dtype(ml_dtypes.bfloat16),
-  "I64": np.dtype(np.int64),
-  "I32": np.dtype(np.int32),
-  "U8": np.dtype(np.uint8),
-  "BOOL": np.dtype(np.bool_),
-}
 _TORCH_NAMES = {
-  "float64": _DTYPES["F64"],
-  "float32": _DTYPES["F32"],
-  "float16": _DTYPES["F16"],
-  "bfloat16": _DTYPES["BF16"],
-  "int64": _DTYPES["I64"],
+  "float64": DTYPES["F64"],
+  "float32": DTYPES["F32"],
+  "float16": DTYPES["F16"],
+  "bfloat16": DTYPES["BF16"],
+  "int64": DTYPES["I64"],
 }
 # where trainers keep the state dict inside of what they save
 _WRAPPERS = ("state_dict", "model_state_dict", "module", "model")
-# Some 100 MB of JSON would be a file that is not safetensors at all.
-_MAX_HEADER = 100_000_000
-
-
-@dataclasses.dataclass(frozen=True)
-class Tensor:
-  """The place of a tensor in a file; only `read` reads its data."""
-
-  file: Path
-  key: str
-  shape: tuple[int, ...]
-  dtype: np.dtype
-  load: Callable[[], np.ndarray]
-
-  @property
-  def name(self) -> str:
-    """The file and the key, for errors."""
-    return f"{self.file}: {self.key}"
-
-  def read(self) -> np.ndarray:
-    """The tensor; unmapped again as soon as the array is dropped.
-
-    Raises:
-      UserError: a value in it is NaN or infinite.
-    """
-    value = self.load()
-    finite.check(value, self.name)
-    return value
-
-
-def _mapped(
-  file: Path, dtype: np.dtype, shape: tuple[int, ...], offset: int
-) -> np.ndarray:
-  # One map per tensor: dropping it gives its pages back, so that the resident
-  # memory of a conversion does not grow to the size of the checkpoint.
-  if math.prod(shape) == 0:
-    return np.zeros(shape, dtype)
-  return np.memmap(file, dtype, mode="r", offset=offset, shape=shape)
-
-
-def _header(file: Path) -> tuple[dict[str, Any], int]:
-  """The header of a safetensors file, and the offset of its data."""
-  size = file.stat().st_size
-  with open(file, "rb") as stream:
-    length = int.from_bytes(stream.read(8), "little")
-    if size < 8 or length > min(_MAX_HEADER, size - 8):
-      raise UserError(
-        f"{file}: truncated, or not a safetensors file: {size} bytes, "
-        f"want a header of {length} after the first 8"
-      )
-    try:
-      header = files.parse_json(stream.read(length))
-    except ValueError as error:
-      raise UserError(
-        f"{file}: not a safetensors file: its header is not JSON"
-      ) from error
-  if not isinstance(header, dict):
-    raise UserError(
-      f"{file}: not a safetensors file: its header is not an object"
-    )
-  return header, 8 + length
-
-
-def _check_offsets(file: Path, header: dict[str, Any], start: int) -> None:
-  """The tensors must lie end to end and fill the file, as the official parser
-  demands: a file of other offsets hides data, or gives bytes out twice.
-
-  Args:
-    start: offset of the data.
-  """
-  size, end = file.stat().st_size, 0
-  spans = sorted((spec["data_offsets"], key) for key, spec in header.items())
-  last = start + max((stop for (_, stop), _ in spans), default=0)
-  if size < last:
-    raise UserError(
-      f"{file}: truncated: {size} bytes, want {last}; copy or download the "
-      "file again"
-    )
-  for (begin, stop), key in spans:
-    if begin != end or stop < begin:
-      raise UserError(
-        f"{file}: broken header: {key} lies at bytes {begin} to {stop} of the "
-        f"data, want {end} to ...: tensors overlap or leave a gap"
-      )
-    end = stop
-  if size > last:
-    raise UserError(
-      f"{file}: {size - last} unexpected bytes after the last tensor; copy or "
-      "download the file again"
-    )
-
-
-def _is_spec(spec: Any) -> bool:
-  """Whether this describes a tensor, in the way of safetensors."""
-  if not isinstance(spec, dict) or not isinstance(spec.get("dtype"), str):
-    return False
-  shape, offsets = spec.get("shape"), spec.get("data_offsets")
-  if not isinstance(shape, list) or not isinstance(offsets, list):
-    return False
-  sizes = [*shape, *offsets]
-  return len(offsets) == 2 and all(type(n) is int and n >= 0 for n in sizes)
-
-
-def read_safetensors(file: Path) -> dict[str, Tensor]:
-  """The tensors of one file.
-
-  Raises:
-    UserError: truncated file, broken header, a dtype that we do not read.
-  """
-  header, start = _header(file)
-  header.pop("__metadata__", None)
-  for key, spec in header.items():
-    if not _is_spec(spec):
-      raise UserError(
-        f"{file}: broken header: {key} has {spec!r:.80}, want dtype, shape and "
-        "data_offsets"
-      )
-  _check_offsets(file, header, start)
-  tensors = {}
-  for key, spec in header.items():
-    if spec["dtype"] not in _DTYPES:
-      raise UserError(
-        f"{file}: {key} has dtype {spec['dtype']}, want one of {list(_DTYPES)}"
-      )
-    dtype, shape = _DTYPES[spec["dtype"]], tuple(spec["shape"])
-    begin, stop = spec["data_offsets"]
-    if stop - begin != math.prod(shape) * dtype.itemsize:
-      raise UserError(
-        f"{file}: {key} takes {stop - begin} bytes, "
-        f"want {math.prod(shape) * dtype.itemsize} for shape {shape}"
-      )
-    load = lambda d=dtype, s=shape, o=start + begin: _mapped(file, d, s, o)
-    tensors[key] = Tensor(file, key, shape, dtype, load)
-  return tensors
 
 
 def _torch(file: Path) -> Any:
@@ -184,7 +42,7 @@ def _torch(file: Path) -> Any:
 def _whole(value: Any) -> np.ndarray:
   torch = _torch(Path())
   if value.dtype == torch.bfloat16:
-    return value.contiguous().view(torch.int16).numpy().view(_DTYPES["BF16"])
+    return value.contiguous().view(torch.int16).numpy().view(DTYPES["BF16"])
   return value.contiguous().numpy()
 
 
@@ -240,6 +98,12 @@ def read_bin(file: Path) -> dict[str, Tensor]:
       )
       offsets = {}
   except Exception as error:  # torch raises whatever its parsers raise
+    if "weights_only" in str(error):
+      raise UserError(
+        f"{file}: it holds objects of Python besides tensors, which may run "
+        "code when they are read; want a state dict alone: "
+        "torch.save(model.state_dict(), FILE), or save_pretrained"
+      ) from error
     raise UserError(
       f"{file}: torch cannot read it, is it truncated? "
       f"({errors.first_line(error)})"
@@ -255,7 +119,7 @@ def read_bin(file: Path) -> dict[str, Tensor]:
     dtype = _TORCH_NAMES[name]
     if key in offsets:
       start = offsets[key] + value.storage_offset() * dtype.itemsize
-      load = lambda d=dtype, s=shape, o=start: _mapped(file, d, s, o)
+      load = lambda d=dtype, s=shape, o=start: mapped(file, d, s, o)
     else:
       load = lambda v=value: _whole(v)
     tensors[key] = Tensor(file, key, shape, dtype, load)
@@ -303,6 +167,28 @@ def _indexed(index: Path) -> dict[str, Tensor]:
   return tensors
 
 
+def _shards(folder: Path, stem: str, ending: str) -> list[Path]:
+  """The shards of a folder whose index is not there, by their numbers.
+
+  Raises:
+    UserError: one of them is missing.
+  """
+  name = re.compile(rf"{stem}-(\d+)-of-(\d+)\.{ending}")
+  found = {p.name: m for p in folder.iterdir() if (m := name.fullmatch(p.name))}
+  if not found:
+    return []
+  count = max(int(m[2]) for m in found.values())
+  numbers = sorted(int(m[1]) for m in found.values())
+  if numbers != list(range(1, count + 1)):
+    lost = sorted(set(range(1, count + 1)) - set(numbers)) or numbers
+    raise UserError(
+      f"{folder}: shards {stem}-*-of-*.{ending} without their index, and not "
+      f"each once: look at number {lost[0]} of {count}; check that the "
+      "download is complete"
+    )
+  return [folder / name for name in sorted(found)]
+
+
 def read_folder(
   folder: Path, stems: tuple[str, ...] = ("model", "pytorch_model")
 ) -> dict[str, Tensor]:
@@ -324,10 +210,17 @@ def read_folder(
         return _indexed(index)
       if single.is_file():
         return read_file(single)
+      if shards := _shards(folder, stem, ending):
+        return dict(item for file in shards for item in read_file(file).items())
       # DeepSpeed's zero_to_fp32.py makes a folder of that name
       if (inside := single / index.name).is_file():
         return _indexed(inside)
   names = " or ".join(f"{s}.safetensors / {s}.bin" for s in stems)
   if lies := folders.explain(folder):
     raise UserError(f"{folder}: no weights that can be read here: {lies}")
-  raise UserError(f"{folder}: no weights in it; want {names}, or their index")
+  lies = sorted(p.name for p in folder.iterdir())
+  more = ", ..." if len(lies) > 5 else ""
+  raise UserError(
+    f"{folder}: no weights in it; want {names}, or their index. "
+    + (f"It holds {', '.join(lies[:5])}{more}" if lies else "It is empty")
+  )

@@ -7,7 +7,8 @@ from typing import Any
 from povid_jax.errors import UserError
 from povid_jax.models.config import VisionConfig
 from povid_jax.weights.fields import Fields, integer, number, section, want
-from povid_jax.weights.shards import Tensor, read_json
+from povid_jax.weights.safetensors_file import Tensor
+from povid_jax.weights.shards import read_json
 
 # our name -> that of transformers
 NAMES = {

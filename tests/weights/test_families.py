@@ -9,7 +9,7 @@ from povid_jax.errors import UserError
 from povid_jax.models.config import LayoutConfig, VisionConfig
 from povid_jax.weights import dimensions, layouts
 from povid_jax.weights.fields import Fields
-from povid_jax.weights.shards import Tensor
+from povid_jax.weights.safetensors_file import Tensor
 
 # Published files, shortened to what decides the dimensions.
 NEXT_MISTRAL: Fields = {

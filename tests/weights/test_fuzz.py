@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from povid_jax import convert
 from povid_jax.convert import chat
-from povid_jax.weights import peft_load, shards
+from povid_jax.weights import peft_load, safetensors_file
 from povid_jax.weights.export import write_safetensors
 from povid_jax.weights.load import open_checkpoint
 from tests import fuzzing, small_world
@@ -104,7 +104,7 @@ def test_the_header_of_safetensors(folders: dict[str, Path], data: Any):
   spoilt.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + length :])
 
   def ask() -> None:
-    for tensor in shards.read_safetensors(spoilt).values():
+    for tensor in safetensors_file.read_safetensors(spoilt).values():
       tensor.read()
 
   fuzzing.survives(ask)
@@ -118,7 +118,7 @@ def test_bytes_of_safetensors(folders: dict[str, Path], junk: bytes, at: int):
   spoilt.write_bytes(raw[:at] + junk + raw[at + len(junk) :])
 
   def ask() -> None:
-    for tensor in shards.read_safetensors(spoilt).values():
+    for tensor in safetensors_file.read_safetensors(spoilt).values():
       tensor.read()
 
   fuzzing.survives(ask)

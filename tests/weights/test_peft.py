@@ -220,6 +220,11 @@ def _wrong_shape() -> dict:
       {"kasa_config": {"beta": 1}},
       "kasa_config is .*want it switched off",
     ),
+    (
+      _good(),
+      {"field_of_a_later_version": {"beta": 1}},
+      "field_of_a_later_version is .*want it switched off",
+    ),
     (_good(), {"bias": "all"}, "bias is 'all', want 'none'"),
     (_good(), {"peft_type": "IA3"}, "peft_type is 'IA3', want 'LORA'"),
     (_good(), {"r": None}, "r is None, want a whole number"),

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from povid_jax.errors import UserError
 from povid_jax.weights import export, shards
+from povid_jax.weights.safetensors_file import Tensor, read_safetensors
 
 VALUES = {
   "a": np.arange(12, dtype=np.float32).reshape(3, 4),
@@ -23,7 +24,7 @@ VALUES = {
 }
 
 
-def _same(tensors: dict[str, shards.Tensor], want: dict[str, np.ndarray]):
+def _same(tensors: dict[str, Tensor], want: dict[str, np.ndarray]):
   assert set(tensors) == set(want)
   for key, value in want.items():
     got = tensors[key].read()
@@ -37,9 +38,9 @@ def _same(tensors: dict[str, shards.Tensor], want: dict[str, np.ndarray]):
 def test_safetensors_both_ways(tmp_path: Path):
   plain = {k: v for k, v in VALUES.items() if k != "c"}
   save_file(plain, tmp_path / "theirs.safetensors")
-  _same(shards.read_safetensors(tmp_path / "theirs.safetensors"), plain)
+  _same(read_safetensors(tmp_path / "theirs.safetensors"), plain)
   export.write_safetensors(tmp_path / "ours.safetensors", VALUES)
-  _same(shards.read_safetensors(tmp_path / "ours.safetensors"), VALUES)
+  _same(read_safetensors(tmp_path / "ours.safetensors"), VALUES)
 
 
 def test_our_files_open_elsewhere(tmp_path: Path):
@@ -111,6 +112,13 @@ def test_shards_by_their_index(tmp_path: Path):
   export.write_safetensors(tmp_path / "1.safetensors", {"a": VALUES["a"]})
   export.write_safetensors(tmp_path / "2.safetensors", {"b": VALUES["b"]})
   _index(tmp_path, {"a": "1.safetensors", "b": "2.safetensors"})
+  _same(shards.read_folder(tmp_path), {k: VALUES[k] for k in "ab"})
+
+
+def test_shards_whose_index_is_gone(tmp_path: Path):
+  for number, key in enumerate("ab", 1):
+    name = f"model-0000{number}-of-00002.safetensors"
+    export.write_safetensors(tmp_path / name, {key: VALUES[key]})
   _same(shards.read_folder(tmp_path), {k: VALUES[k] for k in "ab"})
 
 
@@ -189,6 +197,10 @@ def _names_no_files(folder: Path) -> None:
     (_not_in_shard, "1.safetensors: no tensor z; model.safetensors.index.json"),
     (_short, r"model.safetensors: truncated: \d+ bytes, want \d+"),
     (_short_header, "model.safetensors: truncated, or not a safetensors"),
+    (
+      lambda folder: (folder / "model.safetensors").write_text("<!doctype" * 9),
+      "bytes that begin with b'<!doctype<!",
+    ),
     (_no_json, "model.safetensors: not a safetensors file"),
     (_odd_dtype, "model.safetensors: a has dtype F8_E4M3, want one of"),
   ],
@@ -210,7 +222,7 @@ def test_no_code_of_a_pickle_runs_and_no_warning_is_shown(tmp_path: Path):
       return Path.touch, (made,)
 
   file.write_bytes(pickle.dumps({"a": Code()}, protocol=4))
-  with pytest.raises(UserError, match="pytorch_model.bin: torch cannot read"):
+  with pytest.raises(UserError, match="holds objects of Python besides tensor"):
     shards.read_folder(tmp_path)
   assert not made.exists()
 
