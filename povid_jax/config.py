@@ -19,7 +19,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from povid_jax import bounds
+from povid_jax import bounds, folders
 from povid_jax.errors import UserError
 
 # where pip puts the files of configs/ (pyproject.toml, data-files)
@@ -238,6 +238,7 @@ def load(spec: str, overrides: Sequence[tuple[str, Any]] = ()) -> ConfigDict:
   Raises:
     UserError: the file, the variant or a field does not exist.
   """
+  folders.refuse_remote({"config": spec})
   path, _, variant = spec.partition(":")
   config = default()
   for stated in _read_file(Path(path), variant):

@@ -33,6 +33,12 @@ COMMANDS = {
     ["--checkpoint=m", "--images=p", "--prompt=hi", "--out=gs://b/g.jsonl"],
     "--out",
   ),
+  "pictures": (
+    "generate.__main__",
+    ["--checkpoint=m", "--questions=q", "--image-dir=hdfs://b/p", "--out=o"],
+    "--image-dir",
+  ),
+  "config": ("train", ["--config=gs://b/c.py:7b", "--workdir=r"], "--config"),
   "score": (
     "score",
     ["--checkpoint=m", "--pairs=p.json", "--out=gs://b/s.jsonl"],

@@ -208,7 +208,7 @@ def _chat(args: argparse.Namespace, how: Decoding) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
   """The command."""
   args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
-  folders.refuse_remote(vars(args), but=("prompt", "image_dir"))
+  folders.refuse_remote(vars(args), but=("prompt",))
   how = Decoding(
     max_new_tokens=args.max_new_tokens,
     temperature=args.temperature,
