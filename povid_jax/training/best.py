@@ -28,11 +28,12 @@ def check(
       benchmark of this run.
   """
   wanted = config.checkpoint.best
+  if not wanted:
+    return
   asked = [n.strip() for n in config.eval.benchmarks.split(",")]
   name = wanted.partition("/")[0]
   if name in asked:
     _check_listed(name, wanted)
-  if not wanted or name in asked:
     return
   loader = build.build_loader(config, data, model.weights, mesh, workdir)
   batch = build.place(loader(data.plan[0]), config, mesh)
