@@ -192,13 +192,14 @@ def read_run(run: Path) -> dict[str, Any]:
 
 
 def init_of(run: Path, config: dict[str, Any]) -> str:
-  """What a run started from; a relative path may be relative to the run."""
-  init = config["init"]
-  folder, _ = split_spec(init)
-  beside = run.parent / folder.name
-  if not folder.exists() and beside.exists():
-    return init.replace(str(folder), str(beside))
-  return init
+  """What a run started from; a path may be relative to a folder around it."""
+  folder, step = split_spec(config["init"])
+  around = run.absolute().parents[:4]
+  places = (folder, *(up / folder for up in around), around[0] / folder.name)
+  for found in places:
+    if found.exists():
+      return str(found) if step is None else f"{found}@{step}"
+  return config["init"]
 
 
 def load(

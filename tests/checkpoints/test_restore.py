@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -103,6 +104,27 @@ def test_runs_may_be_moved_together(world, tmp_path):
   here, there = (restore.load(f"{r}/second") for r in (tmp_path, world))
   for path, array in there.params.items():
     np.testing.assert_array_equal(here.params[path], array)
+
+
+@pytest.mark.parametrize(
+  ("init", "here", "run"),
+  [
+    ("../model", "runs/first", "."),  # typed in runs/
+    ("model", "runs", "first"),  # typed above runs/
+    ("./model", "other", "../runs/first"),
+    ("../runs/before@3", "runs/first", "../first"),
+  ],
+)
+def test_a_run_read_from_another_folder(
+  tmp_path, monkeypatch, init: str, here: str, run: str
+):
+  for name in ("model", "runs/first", "runs/before", "other"):
+    (tmp_path / name).mkdir(parents=True)
+  monkeypatch.chdir(tmp_path / here)
+  found, step = restore.split_spec(restore.init_of(Path(run), {"init": init}))
+  want, asked = restore.split_spec(init)
+  assert found.resolve().name == want.name and found.is_dir()
+  assert step == asked
 
 
 def test_resolve(world):
