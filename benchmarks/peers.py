@@ -66,11 +66,20 @@ def in_turns(
 ) -> dict[str, dict[str, Any]]:
   """Seconds of each, one after the other, so that a busy moment hits all."""
   found: dict[str, list[float]] = {name: [] for name in work}
-  for _ in range(repeats):
+  for turn in range(repeats):
     for name, run in work.items():
       run()  # a step follows one of its own kind
       found[name].append(run())
+    _progress(
+      f"turn {turn + 1} of {repeats}: "
+      + ", ".join(f"{name} {each[-1]:.2f} s" for name, each in found.items())
+    )
   return {name: spread(seconds) for name, seconds in found.items()}
+
+
+def _progress(text: str) -> None:
+  """A line of progress; the tables alone go to stdout."""
+  print(text, file=sys.stderr, flush=True)
 
 
 def ratios(
@@ -95,6 +104,7 @@ def train(
   described: LlavaConfig, model: Any, batch: int, dtype: str, repeats: int
 ) -> dict[str, Any]:
   """TRL's step against ours."""
+  _progress("training: building and compiling")
   random = np.random.default_rng(0)
   assert isinstance(described.vision, VisionConfig)  # square pictures
   side = described.vision.image_size
@@ -200,6 +210,7 @@ def write(
   params = {k: jnp.asarray(v, jnp.dtype(dtype)) for k, v in base.items()}
   out: dict[str, Any] = {}
   for count in (64, 128):
+    _progress(f"decoding {count} new tokens: compiling")
     eight = decode.Case(described, PROMPTS, 1, count, params)
     alone = decode.Case(described, 1, PROMPTS, count, params)
     run = peer_torch.generate(model, described, eight.ids, eight.pictures)
