@@ -1,6 +1,7 @@
 """Training steps to be timed: ours by config, and the released one's work."""
 
 import dataclasses
+import functools
 import statistics
 import time
 import zlib
@@ -180,12 +181,16 @@ def random_arrays(tree: Any) -> Any:
 
   def normal(path: tuple, leaf: Struct) -> jax.Array:
     key = jax.random.key(zlib.crc32(jax.tree_util.keystr(path).encode()))
-    make = lambda key: (0.02 * jax.random.normal(key, leaf.shape)).astype(
-      leaf.dtype
-    )
-    return jax.jit(make, out_shardings=leaf.sharding)(key)
+    return _normal(leaf.shape, leaf.dtype, leaf.sharding)(key)
 
   return jax.tree_util.tree_map_with_path(normal, tree)
+
+
+# a model has hundreds of arrays and few shapes: each is compiled once
+@functools.cache
+def _normal(shape: tuple[int, ...], dtype: Any, placed: Any) -> Callable:
+  make = lambda key: (0.02 * jax.random.normal(key, shape)).astype(dtype)
+  return jax.jit(make, out_shardings=placed)
 
 
 def random_batch(structs: Batch, described: LlavaConfig) -> Batch:
