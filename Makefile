@@ -35,10 +35,10 @@ quickstart-seeds: $(INSTALLED)  ## three seeds with all ablations (an hour)
 	$(BIN)/python -m benchmarks.quickstart --seeds $(SEEDS) --ablations
 
 test: $(INSTALLED_DEV)  ## the fast tests
-	$(BIN)/python -m pytest -n $(JOBS) -q -m "$(MARK)" $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q -m "$(MARK)" $(TESTS)
 
 test-all: $(INSTALLED_DEV)  ## the slow tests as well
-	$(BIN)/python -m pytest -n $(JOBS) -q -m "slow or not slow"
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q -m "slow or not slow"
 
 lint: types  ## format, lint, import layers and types
 	$(BIN)/ruff format --check .

@@ -7,6 +7,14 @@ import tempfile
 
 import pytest
 
+if hasattr(os, "sched_setaffinity") and "PYTEST_XDIST_WORKER" in os.environ:
+  # One core for each worker: XLA starts a thread per core that it sees, and
+  # threads of two workers that wait for each other's core cost more than they
+  # bring.
+  _cores = sorted(os.sched_getaffinity(0))
+  _worker = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
+  os.sched_setaffinity(0, {_cores[_worker % len(_cores)]})
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"

@@ -119,7 +119,11 @@ class Setup:
 
 
 def vision(
-  model: Setup, tiles: float, gradient: bool = True, rows: float = 1.0
+  model: Setup,
+  tiles: float,
+  gradient: bool = True,
+  rows: float = 1.0,
+  adapter: bool = True,
 ) -> Work:
   """The vision tower up to its feature layer, for so many distinct squares.
 
@@ -128,23 +132,64 @@ def vision(
   Args:
     rows: that have these tiles together; where tiles are patches of whole
       pictures, those of a row see each other.
+    adapter: LoRA takes part, where it has the tower's layers among its targets.
   """
   cost = tower_costs.of(model.config)
-  forward = cost.forward(model.config, tiles, rows)
-  if not (gradient and model.trains(cost.KERNEL)):
+  parts = cost.forward(model.config, tiles, rows)
+  low = _tower_adapters(model, tiles) if adapter else 0.0
+  forward = sum(parts) + low
+  trained = model.trains(cost.KERNEL)
+  if not gradient or not (trained or low):
     return Work(forward)
+  backward = parts.linears + 2 * parts.attention + 2 * low
+  if trained:
+    backward += parts.linears + parts.patches
   again = cost.again(model.config, model.remat)
-  return Work(forward, 2 * forward, forward if again else 0.0)
+  return Work(forward, backward, forward if again else 0.0)
 
 
-def projector(model: Setup, tiles: float, gradient: bool = True) -> Work:
+def _tower_adapters(model: Setup, tiles: float) -> float:
+  if model.lora is None:
+    return 0.0
+  return tower_costs.of(model.config).adapters(
+    model.config, tiles, model.lora.rank, model.lora.targets
+  )
+
+
+def _tower_changes(model: Setup) -> bool:
+  """Whether the policy's tower is another than the reference's."""
+  kernel = tower_costs.of(model.config).KERNEL
+  return model.trains(kernel) or _tower_adapters(model, 1.0) > 0
+
+
+def projector(
+  model: Setup, tiles: float, gradient: bool = True, adapter: bool = True
+) -> Work:
   """The projector over the features of so many squares."""
-  first, second = tower_costs.of(model.config).projector(model.config, tiles)
-  forward = first + second
-  if not gradient or not model.trains("projector/linear_1/kernel"):
-    return Work(forward)
-  # weight gradients of both, input gradient of the second only
-  return Work(forward, forward + second)
+  tokens, linears = tower_costs.of(model.config).projector(model.config, tiles)
+  # whether something before the layer is trained, which its input's gradient
+  # is for
+  before = _tower_changes(model)
+  total = Work()
+  for linear in linears:
+    path = f"projector/{linear.name}"
+    base = 2 * tokens * linear.inputs * linear.outputs
+    low = high = 0.0
+    if adapter and model.lora and re.search(model.lora.targets, path):
+      low = 2 * tokens * linear.inputs * model.lora.rank
+      high = 2 * tokens * model.lora.rank * linear.outputs
+    trained = model.trains(f"{path}/kernel")
+    backward = low + 2 * high  # weights of both, and what A's product gets
+    backward += base if trained else 0.0
+    backward += base + low if before else 0.0
+    total += Work(base + low + high, backward if gradient else 0.0)
+    before = before or trained or low > 0
+  return total
+
+
+def _projector_changes(model: Setup) -> bool:
+  """Whether the policy's image tokens are others than the reference's."""
+  return _tower_changes(model) or projector(model, 1.0).backward > 0
 
 
 def decoder(model: Setup, run: Pass) -> Work:
@@ -279,11 +324,12 @@ def of(model: Setup, step: Step) -> dict[str, Work]:
     parts["vision"] += vision(model, clean * n, gradient, step.batch * n)
     parts["projector"] += projector(model, clean * n, gradient)
   own = _own_pictures(step)
-  tower = model.trains(tower_costs.of(model.config).KERNEL)
-  if tower:
-    parts["vision"] += vision(model, clean * own, False, step.batch * own)
-  if tower or model.trains("projector/linear_1/kernel"):
-    parts["projector"] += projector(model, clean * own, False)
+  if _tower_changes(model):
+    parts["vision"] += vision(
+      model, clean * own, False, step.batch * own, adapter=False
+    )
+  if _projector_changes(model):
+    parts["projector"] += projector(model, clean * own, False, adapter=False)
   parts |= {"decoder": Work(), "head": Work()}
   for run in step.passes():
     parts["decoder"] += decoder(model, run)

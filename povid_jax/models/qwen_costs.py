@@ -4,7 +4,8 @@ from povid_jax.models import sizes
 from povid_jax.models.config import LlavaConfig, QwenVisionConfig
 from povid_jax.models.qwen_vision import PATCHES_AT_A_TIME
 
-KERNEL = "vision/layers/attn/qkv/kernel"
+LAYERS = "vision/layers"
+KERNEL = f"{LAYERS}/attn/qkv/kernel"
 
 
 def _tower(config: LlavaConfig) -> QwenVisionConfig:
@@ -18,31 +19,47 @@ def padded(config: QwenVisionConfig, patches: int) -> int:
   return -(-patches // block) * block
 
 
-def forward(config: LlavaConfig, patches: float, rows: float) -> float:
+def forward(
+  config: LlavaConfig, patches: float, rows: float
+) -> sizes.TowerFlops:
   """See tower_costs.
 
   In a layer with windows a block of patches meets three blocks of keys, in the
   others every patch meets all of its row.
   """
-  if not patches:
-    return 0.0
   tower = _tower(config)
   dim = tower.hidden_size
-  embed = 2 * 3 * tower.patch_size**2 * dim
   weights = sizes.weights(sizes.qwen_vision_linears(tower))
   full = len(set(tower.full_layers))
-  keys = full * patches / rows
+  keys = full * patches / rows if rows else 0.0
   keys += (tower.num_layers - full) * 3 * tower.window_patches
-  layers = tower.num_layers * 2 * weights + 4 * keys * dim
-  return patches * (embed + layers)
+  return sizes.TowerFlops(
+    patches * 2 * 3 * tower.patch_size**2 * dim,
+    patches * tower.num_layers * 2 * weights,
+    patches * 4 * keys * dim,
+  )
 
 
-def projector(config: LlavaConfig, patches: float) -> tuple[float, float]:
+def adapters(
+  config: LlavaConfig, patches: float, rank: int, targets: str
+) -> float:
   """See tower_costs."""
   tower = _tower(config)
-  wide = tower.hidden_size * tower.merged
-  per_token = 2 * wide * patches / tower.merged
-  return per_token * wide, per_token * config.decoder.hidden_size
+  linears = sizes.qwen_vision_linears(tower)
+  weights = sizes.low_rank(linears, LAYERS, rank, targets)
+  return tower.num_layers * 2 * patches * weights
+
+
+def projector(
+  config: LlavaConfig, patches: float
+) -> tuple[float, tuple[sizes.Sizes, ...]]:
+  """See tower_costs."""
+  tower = _tower(config)
+  wide, dim = tower.hidden_size * tower.merged, config.decoder.hidden_size
+  return patches / tower.merged, (
+    sizes.Sizes("linear_1", wide, wide, True),
+    sizes.Sizes("linear_2", wide, dim, True),
+  )
 
 
 def memory(config: LlavaConfig, rows: int, patches: int, itemsize: int) -> int:

@@ -1,5 +1,6 @@
 """The linear layers of one layer, once for all who count or name them."""
 
+import re
 from typing import NamedTuple
 
 from povid_jax.models.config import (
@@ -57,6 +58,26 @@ def qwen_vision_linears(config: QwenVisionConfig) -> tuple[Sizes, ...]:
     Sizes("mlp/gate_proj", dim, wide, True),
     Sizes("mlp/up_proj", dim, wide, True),
     Sizes("mlp/down_proj", wide, dim, True),
+  )
+
+
+class TowerFlops(NamedTuple):
+  """FLOPs of a vision tower's forward pass, by kind of product."""
+
+  patches: float  # the first layer, over pixels
+  linears: float
+  attention: float
+
+
+def low_rank(
+  linears: tuple[Sizes, ...], folder: str, rank: int, targets: str
+) -> int:
+  """Weights of LoRA's two matrices on those linear layers of `folder` whose
+  path `targets` (a regex) matches."""
+  return sum(
+    rank * (linear.inputs + linear.outputs)
+    for linear in linears
+    if re.search(targets, f"{folder}/{linear.name}")
   )
 
 

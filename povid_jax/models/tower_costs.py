@@ -2,8 +2,11 @@
 
 A family's module has
   KERNEL     a weight of the tower that is trained where the tower is
-  forward    (config, tiles, rows) -> FLOPs of so many tiles, in so many rows
-  projector  (config, tiles) -> forward FLOPs of its first and second layer
+  forward    (config, tiles, rows) -> sizes.TowerFlops of so many tiles, in so
+             many rows
+  adapters   (config, tiles, rank, targets) -> forward FLOPs of LoRA on the
+             tower's layers that the regex `targets` matches
+  projector  (config, tiles) -> its tokens, and its layers' sizes
   memory     (config, rows, tiles of a row, itemsize) -> bytes of a layer's
              working set
   again      (config, remat) -> whether a trained tower runs its forward pass

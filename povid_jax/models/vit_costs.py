@@ -3,26 +3,44 @@
 from povid_jax.models import sizes
 from povid_jax.models.config import LlavaConfig
 
-KERNEL = "vision/layers/self_attn/q_proj/kernel"
+LAYERS = "vision/layers"
+KERNEL = f"{LAYERS}/self_attn/q_proj/kernel"
 
 
-def forward(config: LlavaConfig, tiles: float, rows: float) -> float:
+def forward(
+  config: LlavaConfig, tiles: float, rows: float
+) -> sizes.TowerFlops:
   """See tower_costs."""
   del rows  # no tile sees another
   tower = config.square_tower
   dim, tokens = tower.hidden_size, tower.num_tokens
-  patch = 2 * tower.num_patches * 3 * tower.patch_size**2 * dim
   weights = sizes.weights(sizes.vit_linears(tower))
-  layer = 2 * tokens * weights + 4 * tokens**2 * dim
-  return (patch + tower.num_used_layers * layer) * tiles
+  layers = tower.num_used_layers * tiles
+  return sizes.TowerFlops(
+    tiles * 2 * tower.num_patches * 3 * tower.patch_size**2 * dim,
+    layers * 2 * tokens * weights,
+    layers * 4 * tokens**2 * dim,
+  )
 
 
-def projector(config: LlavaConfig, tiles: float) -> tuple[float, float]:
+def adapters(
+  config: LlavaConfig, tiles: float, rank: int, targets: str
+) -> float:
+  """See tower_costs."""
+  tower = config.square_tower
+  weights = sizes.low_rank(sizes.vit_linears(tower), LAYERS, rank, targets)
+  return tower.num_used_layers * 2 * tower.num_tokens * tiles * weights
+
+
+def projector(
+  config: LlavaConfig, tiles: float
+) -> tuple[float, tuple[sizes.Sizes, ...]]:
   """See tower_costs."""
   inputs, dim = config.vision.hidden_size, config.decoder.hidden_size
-  tokens = tiles * config.image_tokens
-  second = 0 if config.projector == "linear" else 2 * tokens * dim**2
-  return 2 * tokens * inputs * dim, second
+  first = sizes.Sizes("linear_1", inputs, dim, True)
+  second = sizes.Sizes("linear_2", dim, dim, True)
+  linear = config.projector == "linear"
+  return tiles * config.image_tokens, (first,) if linear else (first, second)
 
 
 def memory(config: LlavaConfig, rows: int, tiles: int, itemsize: int) -> int:
