@@ -46,7 +46,7 @@ class Projector(nnx.Module):
     )
 
   def __call__(self, features: Array, adapter: bool = True) -> Array:
-    h = self.linear_1(features, adapter)
+    h = by_batch(self.linear_1(features, adapter))
     if self.linear_2 is None:
       return h
     return self.linear_2(jax.nn.gelu(h, approximate=False), adapter)

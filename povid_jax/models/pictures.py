@@ -97,7 +97,8 @@ def _in_chunks(
   def one(part: tuple[Array, Array | None]) -> Array:
     pixels, eps = part
     given = None if noise is None or eps is None else (noise[0], eps)
-    return _features(model, pixels, given, adapter)
+    # The loop's parts keep their rows on their devices.
+    return by_batch(_features(model, by_batch(pixels), given, adapter))
 
   if model.remat != "none":
     one = jax.checkpoint(one)

@@ -7,6 +7,7 @@ from flax import nnx
 from povid_jax.models.attention import self_attention
 from povid_jax.models.config import CLIP_MEAN, CLIP_STD, VisionConfig
 from povid_jax.models.layers import ACTIVATIONS, LayerNorm, Linear, over_last
+from povid_jax.models.partition import by_batch
 
 Array = jax.Array
 
@@ -68,7 +69,7 @@ class _Layer(nnx.Module):
 
   def __call__(self, x_BTD: Array, adapter: bool) -> Array:
     x_BTD = x_BTD + self.self_attn(self.layer_norm1(x_BTD), adapter)
-    return x_BTD + self.mlp(self.layer_norm2(x_BTD), adapter)
+    return by_batch(x_BTD + self.mlp(self.layer_norm2(x_BTD), adapter))
 
 
 class _Embeddings(nnx.Module):

@@ -7,9 +7,7 @@ LAYERS = "vision/layers"
 KERNEL = f"{LAYERS}/self_attn/q_proj/kernel"
 
 
-def forward(
-  config: LlavaConfig, tiles: float, rows: float
-) -> sizes.TowerFlops:
+def forward(config: LlavaConfig, tiles: float, rows: float) -> sizes.TowerFlops:
   """See tower_costs."""
   del rows  # no tile sees another
   tower = config.square_tower

@@ -112,7 +112,8 @@ def test_a_signal_to_one_stops_both(config, tmp_path, compiled_once):
   alone = small_run.command(
     f"--config={config}", f"--workdir={tmp_path}/alone", devices=2
   )
-  assert alone.wait() == 0, alone.communicate()
+  printed = alone.communicate()
+  assert alone.returncode == 0, printed
   got, want = (small_world.losses(tmp_path / n) for n in ("run", "alone"))
   assert len(got) == STEPS
   np.testing.assert_allclose(got, want, rtol=1e-5)
