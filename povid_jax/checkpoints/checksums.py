@@ -55,8 +55,13 @@ class Sums:
 def compare(
   folder: Path, wanted: Mapping[str, str], found: Mapping[str, str]
 ) -> None:
-  """Raises UserError for arrays that are not as they were written."""
-  wrong = [name for name, crc in wanted.items() if found.get(name) != crc]
+  """Raises UserError for arrays that are not as they were written.
+
+  Args:
+    wanted: of every array; {} for a folder that has no checksums.
+  """
+  names = sorted({*wanted, *found}) if wanted else []
+  wrong = [name for name in names if found.get(name) != wanted.get(name)]
   if wrong:
     more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
     first = wrong[0].replace(".", "/")

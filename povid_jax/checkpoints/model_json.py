@@ -44,7 +44,13 @@ def read(folder: Path) -> Described:
 def checksums(folder: Path) -> dict[str, str]:
   """The checksum of each array; {} for a folder from before there were any."""
   values = files.read_json(folder / NAME, "it holds the model's dimensions")
-  return values.get(_SUMS, {})
+  sums = values.get(_SUMS, {})
+  if not isinstance(sums, dict):
+    raise UserError(
+      f"{folder / NAME}: {_SUMS} is {sums!r:.80}, want the checksum of each "
+      "array by its name"
+    )
+  return sums
 
 
 def write(

@@ -82,6 +82,22 @@ def find_shards(path: str | Path, split: str) -> tuple[Path, ...]:
   return tuple(shards)
 
 
+def _check_copies(index: Index) -> None:
+  """Raises UserError where two shards hold the same records: one was copied in
+  the place of another, whose records are missing.
+  """
+  ends = [*index.starts[1:].tolist(), len(index.offsets)]
+  seen: dict[bytes, Path] = {}
+  for shard, start, end in zip(index.shards, index.starts, ends, strict=True):
+    held = index.crcs[start:end].tobytes() + index.lengths[start:end].tobytes()
+    if held and held in seen:
+      raise UserError(
+        f"{shard}: holds the same records as {seen[held].name}; copy the right "
+        "shard again, or write the folder again"
+      )
+    seen[held] = shard
+
+
 def check_counts(path: str | Path, split: str, index: Index) -> None:
   """Compares the records of each shard with the folder's dataset_info.json.
 
@@ -97,7 +113,7 @@ def check_counts(path: str | Path, split: str, index: Index) -> None:
   splits = read_json(info, "data_gen write makes it").get("splits") or []
   try:
     lengths = {s["name"]: [int(n) for n in s["shardLengths"]] for s in splits}
-  except (TypeError, KeyError, ValueError) as error:
+  except (TypeError, KeyError, ValueError, OverflowError) as error:
     raise UserError(
       f"{info}: want `splits` with a name and shardLengths each"
     ) from error
@@ -229,7 +245,7 @@ def open_index(shards: tuple[Path, ...]) -> Index:
   """Loads the index of these shards, or walks them once and keeps it.
 
   Raises:
-    UserError: a shard is damaged; names the file and the record.
+    UserError: a shard is damaged, or a copy of another; names the file.
   """
   places = _places(shards)
   for place in places:
@@ -237,6 +253,7 @@ def open_index(shards: tuple[Path, ...]) -> Index:
       return index
   try:
     index = _build(shards)
+    _check_copies(index)
   except OSError as error:
     raise UserError(f"{error.filename}: {error.strerror}") from error
   # If it cannot be stored, the index is built again at the next start.

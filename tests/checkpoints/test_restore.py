@@ -204,6 +204,14 @@ def test_weights_that_are_not_as_they_were_written(world, tmp_path):
     with pytest.raises(UserError, match=wanted):
       read(folder)
   described = json.loads((folder / "model.json").read_text())
+  for sums, said in (
+    ({**described["crc32c"], "decoder.lm_head.kernel": None}, wanted),
+    ({"decoder.lm_head.kernel": "0"}, "weights of .* and .* more are damaged"),
+    (["0"], r"crc32c is \['0'\], want the checksum of each array"),
+  ):
+    (folder / "model.json").write_text(json.dumps(described | {"crc32c": sums}))
+    with pytest.raises(UserError, match=said):
+      restore.fingerprint(folder)
   del described["crc32c"]  # a folder from before there were checksums
   (folder / "model.json").write_text(json.dumps(described))
   assert not restore.load(folder).params["decoder/lm_head/kernel"].any()

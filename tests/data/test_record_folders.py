@@ -74,6 +74,17 @@ def test_a_shard_with_other_records_than_it_had(
     records.RecordSource(folder)
 
 
+def test_a_shard_in_the_place_of_another(folder: Path) -> None:
+  write(shard(folder, 0), 0, 1)
+  (folder / "dataset_info.json").unlink()
+  shutil.copy(shard(folder, 0), shard(folder, 1))
+  with pytest.raises(UserError, match="holds the same records as povid-train"):
+    records.RecordSource(folder)
+  for i in range(2):
+    write(shard(folder, i))  # two empty ones are no copies
+  assert ids(folder) == []
+
+
 def test_shards_of_another_number_than_the_folder_has(folder: Path) -> None:
   for i in range(2):
     shard(folder, i).rename(folder / records.shard_name("train", i, 3))
@@ -89,6 +100,8 @@ def test_shards_of_another_number_than_the_folder_has(folder: Path) -> None:
     lambda text: "[1]",
     lambda text: text.replace("shardLengths", "lengths"),
     lambda text: text.replace('"3"', '"x"'),
+    lambda text: text.replace('"3"', "1e999"),
+    lambda text: '{"splits": 5}',
   ],
 )
 def test_a_damaged_description_is_named(
