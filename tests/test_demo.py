@@ -1,5 +1,6 @@
 """Two checkpoints side by side: what is marked, and the page in a browser."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import pytest
 
 import povid_jax
 from povid_jax.demo import __main__ as demo
+from povid_jax.demo import page as page_lib
 from povid_jax.demo.page import Truth
 from povid_jax.errors import UserError
 from tests import small_world
@@ -72,15 +74,19 @@ def test_without_gradio_the_extra_is_named(monkeypatch):
     demo.main(["none", "none"])
 
 
+def _free_port():
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    return free.getsockname()[1]
+
+
 @pytest.fixture
 def served(tmp_path):
   """The address of a page on two small models, and its picture."""
   pytest.importorskip("gradio")
   model = small_world.model_folder(tmp_path)
   small_world.picture(0, (64, 48)).save(tmp_path / "a.png")
-  with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    port = free.getsockname()[1]
+  port = _free_port()
   process = subprocess.Popen(
     [sys.executable, "-m", "povid_jax.demo", str(model), str(model),
      f"--port={port}", "--max-new-tokens=12"],
@@ -101,18 +107,47 @@ def served(tmp_path):
     process.stdout.close()
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_in_a_browser(served):
+@contextlib.contextmanager
+def _browser():
   playwright = pytest.importorskip("playwright.sync_api")
   if BROWSER is None:
     pytest.skip("no chromium here")
-  address, picture = served
   with playwright.sync_playwright() as driver:
     browser = driver.chromium.launch(
       executable_path=BROWSER, args=["--no-sandbox"]
     )
-    page = browser.new_page()
+    yield browser.new_page()
+    browser.close()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_an_invented_object_is_red():
+  """Gradio's own style of marked words is black."""
+  pytest.importorskip("gradio")
+  shown = page_lib.STYLE + Truth([]).marked("A dog and a bus.", {"dog"})
+  blocks = page_lib.page(["a", "b"], lambda *given: [shown, shown])
+  port = _free_port()
+  blocks.launch(
+    server_name="127.0.0.1", server_port=port, prevent_thread_lock=True
+  )
+  try:
+    with _browser() as page:
+      page.goto(f"http://127.0.0.1:{port}")
+      page.get_by_role("button", name="Ask both").click()
+      mark = page.locator("mark.bad").first
+      mark.wait_for()
+      colour = mark.evaluate("e => getComputedStyle(e).color")
+  finally:
+    blocks.close()
+  assert colour == "rgb(179, 38, 30)"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_in_a_browser(served):
+  address, picture = served
+  with _browser() as page:
     page.goto(address)
     page.get_by_role("button", name="Ask both").click()
     page.get_by_text("choose a picture first").wait_for()
@@ -128,4 +163,3 @@ def test_in_a_browser(served):
     assert first == second
     if os.environ.get("POVID_SCREENSHOT"):
       page.screenshot(path=os.environ["POVID_SCREENSHOT"])
-    browser.close()

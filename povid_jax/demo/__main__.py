@@ -6,7 +6,8 @@
 The page is served on this machine only (http://127.0.0.1:7860). Objects that an
 answer names and the picture does not show are marked, if the objects of the
 picture are known: from annotations, found by the picture's file name, or from
-the field "objects in the picture". Needs pip install 'povid_jax[demo]'.
+the field "objects in the picture". The first answer takes a minute or two more,
+for compiling. Needs pip install 'povid_jax[demo]'.
 """
 
 import argparse

@@ -12,8 +12,10 @@ from povid_jax.generate import answering, chat
 from povid_jax.generate.answering import Decoding, Policy, Question
 from povid_jax.report import captions, html
 
-_STYLE = """<style>.bad { background: none; color: #b3261e;
-text-decoration: underline wavy; text-underline-offset: .2em; }</style>"""
+# gradio's own style of <mark> would hide the colour
+STYLE = """<style>mark.bad { background: none !important;
+color: #b3261e !important; text-decoration: underline wavy;
+text-underline-offset: .2em; }</style>"""
 
 
 class Truth:
@@ -94,7 +96,7 @@ def answerer(
     shown = []
     for policy in policies:
       (rows,) = answering.stream(policy, [asked], decoding)
-      shown.append(_STYLE + truth.marked(rows[0]["text"], known))
+      shown.append(STYLE + truth.marked(rows[0]["text"], known))
     return shown
 
   return answer
@@ -113,7 +115,7 @@ def page(names: Sequence[str], answer: Callable[..., list[str]]) -> Any:
     try:
       return answer(*inputs)
     except UserError as error:  # gradio shows it and goes on
-      raise gradio.Error(str(error)) from error
+      raise gradio.Error(str(error), print_exception=False) from error
 
   with gradio.Blocks(title="povid_jax", analytics_enabled=False) as blocks:
     with gradio.Row():

@@ -205,6 +205,11 @@ class Benchmark:
     found = re.search(r"(?:^  .*\n)+", getattr(module, "__doc__", ""), re.M)
     return textwrap.indent(found[0].rstrip(), "  ") if found else ""
 
+  def metric_words(self) -> set[str]:
+    """Words of the names in that list, those of placeholders (<split>) too."""
+    names = re.findall(r"^    (\S.*?)(?:  |$)", self.meanings(), re.M)
+    return set(re.findall(r"[\w-]+", " ".join(names)))
+
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
   """part / whole, and 0 where there is nothing to divide by.

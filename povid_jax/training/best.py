@@ -1,7 +1,6 @@
 """The metric by which the best checkpoint is kept, checked before step 0."""
 
 import difflib
-import re
 from pathlib import Path
 
 import jax
@@ -52,14 +51,11 @@ def check(
 def _check_listed(name: str, wanted: str) -> None:
   """Raises UserError where no part of the metric is in the benchmark's list.
 
-  The list has placeholders (<split>/f1), and the data decides which names take
-  their place. So a wrong split is found at the first evaluation only.
+  The data decides what takes the place of a placeholder (<split>/f1). So a
+  wrong split is found at the first evaluation only.
   """
-  columns = re.findall(
-    r"^    (\S.*?)(?:  |$)", benchmarks.get(name).meanings(), re.M
-  )
-  words = re.findall(r"[\w-]+", " ".join(columns))
-  if set(wanted.split("/")[1:]) & set(words):
+  words = benchmarks.get(name).metric_words()
+  if words & set(wanted.split("/")[1:]):
     return
   near = difflib.get_close_matches(wanted.rpartition("/")[2], words, 1, 0.0)[0]
   raise UserError(

@@ -107,6 +107,8 @@ def test_scores_are_finite(name, clean, data, said):
     whole = ("length", "objects_per_caption")
     limit = math.inf if metric in whole else top.get(metric.split("/")[-1], 1)
     assert 0 <= float(np.asarray(value)[0]) <= limit
+    # results.md and config.checkpoint.best go by the list
+    assert benchmark.metric_words() & set(metric.split("/")), metric
   for interval in bootstrap.intervals(
     benchmark, scored.units, options, 5
   ).values():

@@ -12,6 +12,7 @@ Guan et al., arXiv 2310.14566. From HallusionBench.json:
                (visual_input 0, 1), and of those where it is edited (2); as in
                the original's code, though its table says accuracy per question
   easy_items, hard_items   aAcc of the same items
+  unclear   answers that are neither a yes nor a no / answers
 
 The original asks GPT-4 whether the answer agrees with the reference. Here, as
 in VLMEvalKit, the words yes and no of the answer decide: one of them and not
