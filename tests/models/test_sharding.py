@@ -135,11 +135,17 @@ def test_eight_devices_make_the_same_losses(name, world, one_device, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["test", "test-next"])
+@pytest.mark.parametrize(
+  "family", ["test", "test-next", "test-onevision", "test-qwen"]
+)
 def test_gradients_of_every_part(family, tmp_path):
   """All is trained, tower and projector too: losses alone would not tell."""
+  published = preset(family)
   config = dataclasses.replace(
-    preset(family), decoder=small_world.MODEL.decoder
+    published,
+    decoder=dataclasses.replace(
+      published.decoder, vocab_size=small_world.MODEL.decoder.vocab_size
+    ),
   )
   graph, _ = params.abstract(config)
   weights = jax.tree.map(jnp.asarray, small_world.arrays(config))
