@@ -32,9 +32,9 @@ part() {  # part NAME SECONDS COMMAND...
   tail -n 30 "$out/$name.txt"
 }
 
-part stage2 240 benchmarks.step --preset=$model --device=$device $shape \
-  --batches=$batches --repeats=3 --budget=200 --only='stage 2.*online' \
+part stage2 300 benchmarks.step --preset=$model --device=$device $shape \
+  --batches=$batches --repeats=3 --budget=260 --only='stage 2.*online' \
   --json="$out/stage2.json"
 part decode 150 benchmarks.decode --preset=$model --new-tokens=$tokens --repeats=3
-part peers 330 benchmarks.peers --preset=$model --device=$device --repeats=3 \
+part peers 270 benchmarks.peers --preset=$model --device=$device --repeats=3 \
   --pairs=1 --json="$out/peers.json"

@@ -38,7 +38,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks import device, released_step, step_sweep
+from benchmarks import device, released_step, step_rows, step_sweep
 from benchmarks.step_cases import Case, measure, other, ours, with_pairs
 from povid_jax import errors, files
 from povid_jax.errors import UserError
@@ -238,7 +238,7 @@ def sweep(described: LlavaConfig, args: argparse.Namespace) -> None:
   usable = device.usable(described)
   check = usable[0] if len(usable) > 1 and not args.no_check else ""
   batches = [int(size) for size in args.batches.split(",")]
-  for wave in step_sweep.waves(batches, usable):
+  for wave in step_rows.waves(batches, usable):
     wave = [what for what in wave if re.search(args.only, str(what))]
     runner.run(wave, check)
     check = ""

@@ -107,9 +107,9 @@ def ours(
 ) -> Case:
   """The step that povid_jax.train runs with this config."""
   config, sketch, step = step_of(described, fields)
-  work, _ = step_flops(
+  work = step_flops(
     config, described, sketch, step, **lengths_of(shape, described, step)
-  )
+  ).total
   return _case(name, step, step, (config, described, sketch), shape, work.model)
 
 
@@ -180,16 +180,24 @@ def random_arrays(tree: Any) -> Any:
   """Small random numbers of these shapes, dtypes and shardings."""
 
   def normal(path: tuple, leaf: Struct) -> jax.Array:
-    key = jax.random.key(zlib.crc32(jax.tree_util.keystr(path).encode()))
-    return _normal(leaf.shape, leaf.dtype, leaf.sharding)(key)
+    name = jax.tree_util.keystr(path)
+    key = jax.random.key(zlib.crc32(name.encode()))
+    size = 0.02
+    if leaf.dtype.itemsize == 1:
+      size = 40  # codes, whose scale follows
+    elif "kernel_scale" in name:
+      size = 0.02 / 40
+    return _normal(leaf.shape, leaf.dtype, leaf.sharding, size)(key)
 
   return jax.tree_util.tree_map_with_path(normal, tree)
 
 
 # a model has hundreds of arrays and few shapes: each is compiled once
 @functools.cache
-def _normal(shape: tuple[int, ...], dtype: Any, placed: Any) -> Callable:
-  make = lambda key: (0.02 * jax.random.normal(key, shape)).astype(dtype)
+def _normal(
+  shape: tuple[int, ...], dtype: Any, placed: Any, size: float
+) -> Callable:
+  make = lambda key: (size * jax.random.normal(key, shape)).astype(dtype)
   return jax.jit(make, out_shardings=placed)
 
 

@@ -35,6 +35,7 @@ from benchmarks.step_cases import (
   single_mesh,
   step_of,
 )
+from benchmarks.step_rows import STAGES, What
 from povid_jax import files
 from povid_jax.models.config import LlavaConfig
 from povid_jax.plan.abstract import Shape, abstract_arguments
@@ -43,70 +44,7 @@ from povid_jax.training.accounting import step_flops
 from povid_jax.training.step import Frozen, State
 
 THREAD = "compiles a step"
-STAGES = {"stage 2": "povid", "stage 1": "dpo"}
-
-
-@dataclasses.dataclass(frozen=True)
-class What:
-  """One row of the table: see the config fields of these names.
-
-  Attributes:
-    work: shared, plain (share_prefix off) or released (released_step).
-  """
-
-  stage: str
-  batch: int
-  attention: str
-  remat: str
-  reference: str = "online"
-  work: str = "shared"
-
-  def __str__(self) -> str:
-    return (
-      f"{self.stage}  {self.attention:<6} batch {self.batch:>2}  "
-      f"remat {self.remat:<9} reference {self.reference:<6} {self.work:<8}"
-    )
-
-
-def waves(batches: Sequence[int], usable: Sequence[str]) -> list[list[What]]:
-  """All rows, in the order of their worth.
-
-  The first backend's largest batches come first, with all and with nothing
-  recomputed; then what lies between, smaller batches and the cached
-  reference; then other ways to do the same, at the smallest batch, which is
-  the released one, and the largest; last the other backends.
-  """
-  best, *others = usable
-  sizes = sorted(batches, reverse=True)
-  large, small = sizes[:2], sizes[2:]
-  # what a card of 80 GB holds of LLaVA-1.5-7B
-  fitting = lambda size: "mlp" if size > 8 else "dots"
-  both = lambda *rest, **more: [What(s, *rest, **more) for s in STAGES]
-  first, second = [], []
-  for size in large:
-    for remat in ("dots", "full"):
-      first += both(size, best, remat)
-  for size in large:
-    second += both(size, best, "mlp")
-    second += both(size, best, fitting(size), reference="cached")
-  second += both(large[-1], best, "attention")
-  for size in small:
-    second += both(size, best, "dots")
-  alone, most = sizes[-1], sizes[0]
-  ways = [
-    What("stage 2", alone, best, "dots", work="released"),
-    What("stage 2", alone, best, "dots", work="plain"),
-    What("stage 2", alone, best, "dots", reference="cached"),
-    What("stage 2", most, best, "full", work="plain"),
-    What("stage 2", most, best, "full", reference="cached", work="plain"),
-  ]
-  other = [
-    what
-    for backend in others
-    for size in sizes
-    for what in both(size, backend, fitting(size))
-  ]
-  return [wave for wave in (first, second, ways, other) if wave]
+_FLOAT8 = "__cublas$lt$matmul$f8"  # as the text of a program for a GPU has it
 
 
 class Sweep:
@@ -208,12 +146,13 @@ class Sweep:
         "remat": what.remat,
         "reference": what.reference,
         "share_prefix": what.work != "plain",
+        "matmul": what.matmul,
       },
     )
     parts = (config, self.described, sketch, step)
     structs = abstract_arguments(*parts, self.mesh, self.shape)
     lengths = lengths_of(self.shape, self.described, step)
-    work, _ = step_flops(*parts, **lengths, masked=False)
+    work = step_flops(*parts, **lengths, masked=False).total
     run: Callable = step
     if what.work == "released":
       run = released_step.make(step)
@@ -235,6 +174,8 @@ class Sweep:
   def time(self, what: What, case: Case, seconds: float) -> dict[str, Any]:
     """Speed and memory of one case; the reason where it does not run."""
     row: dict[str, Any] = {"bytes": case.bytes, "compile_seconds": seconds}
+    if what.matmul == "fp8":  # none: the compiler made something else of them
+      row["float8_products"] = case.run.as_text().count(_FLOAT8)
     room = self.result["memory"]
     if room and case.bytes > room:
       return {**row, "error": "out of memory: more than the device has"}
@@ -264,7 +205,9 @@ class Sweep:
 
   def _prepare(self, case: Case) -> None:
     state, frozen, batch = case.structs
-    if self.frozen is None:
+    dtypes = lambda tree: jax.tree.map(lambda x: x.dtype, tree)
+    if self.frozen is None or dtypes(self.frozen) != dtypes(frozen):
+      self.frozen = None  # the device may not hold both
       self.frozen = random_arrays(frozen)
     if self.state is None:
       params = random_arrays(state.params)
@@ -344,4 +287,9 @@ def _cells(row: dict[str, Any]) -> str:
   return (
     f"{row['pairs_per_second']:8.3f} pairs/s  MFU {row['mfu']:6.1%}  {size}"
     f"  (compiled in {row['compile_seconds']:.0f} s)"
+    + (
+      f"  float8 products: {row['float8_products']}"
+      if "float8_products" in row
+      else ""
+    )
   )

@@ -207,6 +207,7 @@ BOUNDS: dict[str, Bound] = {
   "on_nonfinite": Bound(choices=("raise", "skip")),
   "dtype": Bound(choices=("bfloat16", "float32")),
   "base": Bound(choices=("bf16", "int8", "nf4")),
+  "matmul": Bound(choices=("bf16", "int8", "fp8")),
   "attention": Bound(choices=("auto", "xla", "cudnn", "splash")),
   "remat": Bound(choices=("full", "attention", "mlp", "dots", "none")),
   "head_chunk": _count(2**24, 1),

@@ -106,6 +106,9 @@ def default() -> ConfigDict:
   c.dtype = "bfloat16"  # dtype of activations and frozen weights
   # how kernels of frozen layers are stored: bf16 (as dtype) | int8 | nf4
   c.base = "bf16"
+  # how the decoder multiplies by frozen kernels: bf16 (as dtype) | int8 | fp8
+  # (faster on chips that have such products, if less exact)
+  c.matmul = "bf16"
   c.attention = "auto"  # auto | xla | cudnn | splash
   # what layers keep for the backward pass, from the least to the most memory:
   # full | attention | mlp | dots | none

@@ -35,12 +35,12 @@ def restore(
   shardings: Any,
   dtype: Any,
   keep: Callable[[str], bool],
-  base: str = "bf16",
+  storage: str = "bf16",
 ) -> Params:
   """The arrays of a folder by flat path, in the order of their names.
 
   Args:
-    shardings, dtype, keep, base: see `checkpoints.restore.load`.
+    shardings, dtype, keep, storage: see `checkpoints.restore.load`.
 
   Raises:
     UserError: the folder does not exist, or a file in it cannot be read.
@@ -53,7 +53,7 @@ def restore(
   streamed = open_pieces(folder)
   if streamed:
     try:
-      return _read_streamed(streamed, shardings, dtype, keep, base)
+      return _read_streamed(streamed, shardings, dtype, keep, storage)
     except UserError as error:
       raise UserError(f"{folder} cannot be restored: {error}") from error
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -97,7 +97,7 @@ def _read_streamed(
   shardings: Any,
   dtype: Any,
   keep: Callable[[str], bool],
-  base: str,
+  storage: str,
 ) -> Params:
   """The arrays of a model folder, one after the other and layer by layer.
 
@@ -112,7 +112,7 @@ def _read_streamed(
     place = shardings(name, array.shape) if shardings else device
     whole = load_array(array, wanted or array.dtype, place)
     # at once: beside the quantised ones there is one whole array at a time
-    out |= quantised.store(name, whole, base)
+    out |= quantised.store(name, whole, storage)
     del whole
     bar.update(_size(array))
   bar.close()

@@ -174,7 +174,7 @@ def read_run(run: Path) -> dict[str, Any]:
   held = files.read_json(file, "it must be the config that training wrote")
   kinds: dict[str, Any] = {
     "init": str, "lora": dict | None, "eval": dict, "steps": int,
-    "total_steps": int, "base": str, "dtype": str,
+    "total_steps": int, "base": str, "matmul": str, "dtype": str,
   }  # fmt: skip
   for name, kind in kinds.items():
     if name in held and not isinstance(held[name], kind):
@@ -207,7 +207,7 @@ def load(
   shardings: Any = None,
   dtype: Any = None,
   keep: Callable[[str], bool] = lambda path: False,
-  base: str = "bf16",
+  storage: str = "bf16",
 ) -> Weights:
   """Restores a model folder, or a run on top of what it started from.
 
@@ -219,8 +219,9 @@ def load(
       stay float32. None: as stored.
     keep: paths that are restored as stored all the same (trained ones, whose
       small updates bfloat16 would lose).
-    base: how the kernels of a model folder are stored, see `quantised`. Of a
-      run they come unquantised, in the numbers of the base it trained on.
+    storage: how the kernels of a model folder are stored, see
+      `quantised.kind_of`. Of a run they come unquantised, in the numbers of
+      the kernels it trained on.
 
   Raises:
     UserError: there is nothing to load, or the folder is not complete.
@@ -228,7 +229,7 @@ def load(
   spec = resolve(spec)
   path, step = split_spec(spec)
   if step is None:
-    return _load_folder(path, shardings, dtype, keep, base)
+    return _load_folder(path, shardings, dtype, keep, storage)
   run = read_run(path)
   start = load_base(spec, shardings, dtype, keep)
   folder = path / "checkpoints" / str(step) / "params"
@@ -252,8 +253,8 @@ def load_base(
   path, _ = split_spec(resolve(spec))
   run = read_run(path)
   start = load(init_of(path, run), shardings, dtype, keep).merged()
-  kind, in_dtype = run.get("base", "bf16"), run.get("dtype", "bfloat16")
-  params = quantised.rounded(start.params, kind, in_dtype)
+  in_dtype = run.get("dtype", "bfloat16")
+  params = quantised.rounded(start.params, quantised.kind_of(run), in_dtype)
   return dataclasses.replace(start, params=params)
 
 
@@ -300,9 +301,9 @@ def open_chain(
     params, lora, init = load_trained(spec)
     trained.insert(0, (params, lora))
     run = read_run(split_spec(spec)[0])
-    if run.get("base", "bf16") != "bf16":
+    if (kind := quantised.kind_of(run)) != "bf16":
       print(
-        f"warning: {spec} was trained on a base in {run['base']}, and what is "
+        f"warning: {spec} was trained on kernels in {kind}, and what is "
         "written has its changes on the unquantised base: answers may differ",
         file=sys.stderr,
       )
@@ -337,12 +338,12 @@ def _load_folder(
   shardings: Any,
   dtype: Any,
   keep: Callable[[str], bool],
-  base: str,
+  storage: str,
 ) -> Weights:
   described = model_json.read(path)
   return Weights(
     **described._asdict(),
-    params=arrays.restore(path / "params", shardings, dtype, keep, base),
+    params=arrays.restore(path / "params", shardings, dtype, keep, storage),
     lora=None,
     tokenizer=path / "tokenizer",
     fingerprint=fingerprint(path),

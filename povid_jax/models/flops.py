@@ -238,6 +238,16 @@ def _attention(model: Setup, run: Pass) -> Work:
   return Work(2 * product, 4 * product, again * product)
 
 
+def kernels(model: Setup, step: "Step") -> Work:
+  """Of a step: what the decoder's frozen kernels are multiplied for."""
+  bare = dataclasses.replace(model, lora=None)
+  total = Work()
+  for run in step.passes():
+    for name, inputs, outputs, _ in decoder_linears(model.config.decoder):
+      total += _linear(bare, run, f"decoder/layers/{name}", inputs, outputs)
+  return total * model.config.decoder.num_layers
+
+
 def head(model: Setup, run: Pass) -> Work:
   """The vocabulary head at the scored positions, in whole chunks."""
   if not run.head:

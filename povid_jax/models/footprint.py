@@ -26,6 +26,7 @@ class Load:
     tiles: squares of a row that the tower sees at a time, or its patches.
     tensor: devices that a layer is cut over.
     itemsize: bytes of an activation.
+    kernel_itemsize: bytes of a decoder's weight as it is multiplied.
     remat, head_chunk, attention: of the config.
   """
 
@@ -37,6 +38,7 @@ class Load:
   branches: int
   tensor: int
   itemsize: int
+  kernel_itemsize: int
   remat: str
   head_chunk: int
   attention: str
@@ -93,10 +95,12 @@ def _layer(load: Load) -> int:
   kernels = layer_weights(load.config) / load.tensor
   width = 8 * dim + (4 * queries + 6 * wide) / load.tensor
   work = load.tokens * width * load.itemsize
+  if load.kernel_itemsize < load.itemsize:  # codes, and sums of 32 bits
+    work += load.tokens * 5 * wide / load.tensor
   if load.attention == "xla":
     work += 3 * _square(load)
   # the next layer's weights are fetched while this one runs
-  return int(2 * kernels * load.itemsize + work)
+  return int(2 * kernels * load.kernel_itemsize + work)
 
 
 def layer_weights(config: LlavaConfig) -> int:
@@ -121,7 +125,7 @@ def traffic(load: Load, state: dict[str, int], passes: int) -> int:
     passes: times that the decoder's weights are read, forward and backward.
   """
   layers = load.config.decoder.num_layers * layer_weights(load.config)
-  read = passes * layers * load.itemsize / load.tensor
+  read = passes * layers * load.kernel_itemsize / load.tensor
   # state is read and written, activations written and read
   state_moved = 2 * sum(
     state[kind] for kind in ("trained", "optimizer", "gradients")

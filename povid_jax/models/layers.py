@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from povid_jax.models import quantised
+from povid_jax.models import products, quantised
 
 Array = jax.Array
 
@@ -80,6 +80,7 @@ class Linear(nnx.Module):
     self.kernel = nnx.Param(init)
     self.bias = nnx.Param(jnp.zeros((*stack, d_out))) if bias else None
     self.kernel_scale = nnx.data(None)
+    self.multiplied = False  # the kernel as it is stored, see `products`
     self.lora_a = nnx.data(None)
     self.lora_b = nnx.data(None)
     self.lora_scale = 0.0
@@ -96,19 +97,24 @@ class Linear(nnx.Module):
     self.lora_scale = scale
 
   def quantise(self, kind: str) -> None:
-    """Stores the kernel in 8 or 4 bits; see `quantised`."""
+    """Stores the kernel in 8 or 4 bits; `kind` as of `quantised.kind_of`."""
     kernel, scale = quantised.quantise(self.kernel[...], kind)
     self.kernel = nnx.Param(kernel)
     self.kernel_scale = nnx.Param(scale)
+    self.multiplied = kind in quantised.MULTIPLIED
 
-  def weights(self, dtype: jnp.dtype) -> Array:
-    """The kernel in the dtype that it is multiplied in."""
+  def _product(self, x: Array) -> Array:
+    """x W, whatever the kernel is stored in."""
+    kernel = self.kernel[...]
     if self.kernel_scale is None:
-      return self.kernel[...].astype(dtype)
-    return quantised.dequantise(self.kernel[...], self.kernel_scale[...], dtype)
+      return x @ kernel.astype(x.dtype)
+    scale = self.kernel_scale[...]
+    if self.multiplied:
+      return products.product(x, kernel, scale)
+    return x @ quantised.dequantise(kernel, scale, x.dtype)
 
   def __call__(self, x: Array, adapter: bool = True) -> Array:
-    y = x @ self.weights(x.dtype)
+    y = self._product(x)
     if self.bias is not None:
       y = y + over_last(self.bias[...], y)
     if adapter and self.lora_a is not None:

@@ -27,11 +27,11 @@ def build(
   dtype: jnp.dtype = jnp.float32,
   remat: str = "none",
   attention: str = "xla",
-  base: str = "bf16",
+  storage: str = "bf16",
 ) -> Llava:
   """A model with random weights; adapters added where `lora.targets` match.
 
-  `base`: how kernels of layers are stored, see `quantised`.
+  `storage`: how kernels of layers are stored, see `quantised.kind_of`.
 
   Under `jax.eval_shape` nothing is allocated: see `abstract`.
 
@@ -43,11 +43,11 @@ def build(
   )
   if lora is not None:
     _add_lora(model, lora, nnx.Rngs(seed + 1))
-  if base != "bf16":  # after the adapters, whose sizes are the kernels'
-    for path, module in nnx.iter_modules(model):
-      name = "/".join(map(str, path))
-      if isinstance(module, Linear) and quantised.takes(f"{name}/kernel"):
-        module.quantise(base)
+  # after the adapters, whose sizes are the kernels'
+  for path, module in nnx.iter_modules(model):
+    kernel = "/".join((*map(str, path), "kernel"))
+    if isinstance(module, Linear) and quantised.takes(kernel, storage):
+      module.quantise(storage)
   return model
 
 

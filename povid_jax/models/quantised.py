@@ -1,35 +1,69 @@
-"""Frozen kernels in 8 or 4 bits, with one scale for every 64 rows of a column.
+"""Frozen kernels in 8 or 4 bits.
 
-Codes and scales are qwix's: int8 holds round(w / scale), nf4 the number of the
-nearest of 16 quantiles of a normal distribution (Dettmers et al. 2023, QLoRA,
-arXiv 2305.14314, appendix E), here two rows in a byte. Only the linear layers
-of the decoder's and the tower's blocks are stored so; the arithmetic after
+For memory (`config.base`): one scale for every 64 rows of a column. Codes and
+scales are qwix's: int8 holds round(w / scale), nf4 the number of the nearest of
+16 quantiles of a normal distribution (Dettmers et al. 2023, QLoRA, arXiv
+2305.14314, appendix E), here two rows in a byte. The linear layers of the
+decoder's and the tower's blocks are stored so; the arithmetic after
 `dequantise` is that of any other kernel.
+
+For speed (`config.matmul`): one scale for each column, as `products` multiplies
+them. The linear layers of the decoder's blocks are stored so: the tower has a
+hundredth of a step's arithmetic.
 """
 
 import functools
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from povid_jax.errors import UserError
+from povid_jax.models import products
 
 Array = jax.Array
 _ROWS = 64
+_MOST_SUMMED = 2**31 // 127**2  # products of int8 that int32 holds
 _KERNEL = re.compile(r"^(decoder|vision)/layers/.*/kernel$")
+# kind of storage -> format of the products
+MULTIPLIED = {f"matmul={name}": name for name in products.KERNELS}
 
 
-def takes(path: str) -> bool:
-  """Whether a quantised base has this kernel quantised."""
-  return bool(_KERNEL.search(path))
+def kind_of(config: Mapping[str, Any]) -> str:
+  """How frozen kernels are stored: bf16 (as any other array) | int8 | nf4, or
+  one of MULTIPLIED.
+
+  Args:
+    config: with `base` and `matmul`, which older runs do not have.
+
+  Raises:
+    UserError: both are set.
+  """
+  base, matmul = (config.get(name, "bf16") for name in ("base", "matmul"))
+  if matmul == "bf16":
+    return base
+  if base != "bf16":
+    raise UserError(
+      f"config.matmul={matmul} stores the decoder's kernels in 8 bits of its "
+      f"own, so config.base={base} has no place: set --config.base=bf16, or "
+      "--config.matmul=bf16 for the least memory"
+    )
+  return f"matmul={matmul}"
+
+
+def takes(path: str, kind: str) -> bool:
+  """Whether storage of this kind has this kernel quantised."""
+  if kind == "bf16" or not _KERNEL.search(path):
+    return False
+  return kind not in MULTIPLIED or path.startswith("decoder/")
 
 
 def is_stored(path: str, leaf: Any) -> bool:
   """Whether a leaf is part of a quantised kernel, and so keeps its dtype."""
-  return takes(path.removesuffix("_scale")) and leaf.dtype != jnp.float32
+  return path.endswith("/kernel_scale") or leaf.dtype.itemsize == 1
 
 
 def numbers(path: str, leaf: Any) -> int:
@@ -44,14 +78,22 @@ def quantise(kernel: Array, kind: str) -> tuple[Array, Array]:
 
   Returns:
     int8[..., D, F] or, of nf4, uint8[..., D / 2, F], and the scales
-    bfloat16[..., D / 64, F] (D / gcd(D, 64) where 64 does not divide D).
+    bfloat16[..., D / 64, F] (D / gcd(D, 64) where 64 does not divide D). Of
+    MULTIPLIED int8 or float8[..., D, F] and float32[..., 1, F].
 
   Raises:
-    UserError: nf4 of an odd number of rows.
+    UserError: nf4 of an odd number of rows; a sum that int32 may not hold.
   """
+  *lead, rows, columns = kernel.shape
+  if form := MULTIPLIED.get(kind):
+    if form == "int8" and max(rows, columns) > _MOST_SUMMED:
+      raise UserError(
+        f"config.matmul=int8: a kernel is {rows} x {columns}, and sums of more "
+        f"than {_MOST_SUMMED} numbers do not fit: set --config.matmul=bf16"
+      )
+    return products.quantise(kernel, products.KERNELS[form], -2)
   import qwix  # a third of a second that other runs need not wait
 
-  *lead, rows, columns = kernel.shape
   if kind == "nf4" and rows % 2:
     raise UserError(f"config.base=nf4: a kernel has {rows} rows, an odd number")
   found = qwix.quantize(
@@ -102,9 +144,8 @@ def _by_layer(kernel: Array, kind: str) -> tuple[Array, Array]:
 
 
 def store(path: str, array: Array, kind: str) -> dict[str, Array]:
-  """What a base of this kind holds in place of an array."""
-  before = jnp.issubdtype(array.dtype, jnp.integer)
-  if kind == "bf16" or not takes(path) or before:
+  """What storage of this kind holds in place of an array."""
+  if not takes(path, kind) or is_stored(path, array):
     return {path: array}
   kernel, scale = _by_layer(array, kind)
   kernel.block_until_ready()  # the caller lets go of the array now
@@ -120,15 +161,13 @@ def _rounded(kernel: Array, kind: str, dtype: Any) -> Array:
 
 
 def rounded(params: dict[str, Any], kind: str, dtype: str) -> dict[str, Any]:
-  """The same numbers as a quantised base has, in kernels stored as usual.
+  """The same numbers as quantised kernels have, in kernels stored as usual.
 
   Args:
-    dtype: in which the base was quantised, the run's.
+    dtype: in which they were quantised, the run's.
   """
-  if kind == "bf16":
-    return params
   out = dict(params)
-  for path in filter(takes, params):
+  for path in (path for path in params if takes(path, kind)):
     found = _rounded(params[path], kind, jnp.dtype(dtype))
     out[path] = jax.device_put(found, params[path].sharding)
   return out

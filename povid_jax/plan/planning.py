@@ -48,7 +48,8 @@ class Plan:
     batch_pairs: rows of a step; with several rejected answers a row is as many
       pairs.
     branches: answers of a row.
-    peak_flops: FLOP/s of all devices together, or None.
+    peak_flops: FLOP/s of all devices together, or None; with config.matmul
+      the mean of both speeds of the chip over the FLOPs.
     roofline: seconds that each limit alone would take, and bytes of
       collectives; None where nothing was compiled or we do not know the chip.
   """
@@ -187,16 +188,20 @@ def make(
     ]
   kinds = by_kind(held, load, temporary)
   total = sum(kinds.values())
-  work, runs = step_flops(
+  counted = step_flops(
     *(config, described, sketch, step),
     prefix=shape.prefix,
     branch=shape.branch,
     branches=shape.branches(step.spec.needs),
     tiles=room.tiles,
   )
+  work = counted.total
   # the run with a gradient reads the weights three times: there, again, back
-  moved = footprint.traffic(load, kinds, (runs + 2) * config.grad_accum)
+  passes = (counted.passes + 2) * config.grad_accum
+  moved = footprint.traffic(load, kinds, passes)
   chip = topology.chip
+  speed, more = _speed(config.matmul, chip, counted.share)
+  notes += more
   memory = chip.memory
   if topology.platform == "cpu":
     memory //= topology.devices
@@ -209,10 +214,8 @@ def make(
     flops_per_step=work.model,
     hardware_flops_per_step=work.hardware,
     arithmetic_intensity=work.hardware / topology.devices / moved,
-    ridge=chip.flops / chip.bandwidth
-    if chip.flops and chip.bandwidth
-    else None,
-    peak_flops=chip.flops * topology.devices if chip.flops else None,
+    ridge=speed / chip.bandwidth if speed and chip.bandwidth else None,
+    peak_flops=speed * topology.devices if speed else None,
     batch_pairs=config.batch_size,
     grad_accum=config.grad_accum,
     prefix=shape.prefix,
@@ -225,10 +228,32 @@ def make(
     attention=sketch.attention,
     compile_seconds=seconds,
     notes=notes,
-    roofline=roofline(chip, sent, work.hardware / topology.devices, moved)
+    roofline=roofline(
+      dataclasses.replace(chip, flops=speed),
+      sent,
+      work.hardware / topology.devices,
+      moved,
+    )
     if sent
     else None,
   )
+
+
+def _speed(
+  matmul: str, chip: chips.Chip, share: float
+) -> tuple[float | None, list[str]]:
+  """Peak FLOP/s of a chip with this share of products in 8 bits, and notes."""
+  if matmul == "bf16" or not chip.flops:
+    return chip.flops, []
+  if matmul not in chip.eight:
+    return chip.flops, [
+      f"config.matmul={matmul}: this chip has no such products that are faster "
+      "than those of bfloat16, so it saves memory at most"
+    ]
+  return chip.speed(share), [
+    f"config.matmul={matmul}: {share:.0%} of the FLOPs at twice the peak, by "
+    "data sheet; quantising takes time too, and nothing was measured yet"
+  ]
 
 
 def held_bytes(arguments: tuple) -> dict[str, int]:
@@ -274,6 +299,7 @@ def load_of(
   """What one device runs at a time."""
   rows = config.grad_accum * mesh.shape["data"] * mesh.shape["fsdp"]
   tiles = cut = shape.room(described).tiles
+  itemsize = jnp.dtype(config.dtype).itemsize
   if described.layout.newline and cut:
     tiles = chunk_of(config.batch_size // config.grad_accum, cut)
   return footprint.Load(
@@ -284,7 +310,8 @@ def load_of(
     branch=shape.branch,
     branches=shape.branches(step.spec.needs),
     tensor=mesh.shape["tensor"],
-    itemsize=jnp.dtype(config.dtype).itemsize,
+    itemsize=itemsize,
+    kernel_itemsize=itemsize if config.matmul == "bf16" else 1,
     remat=config.remat,
     head_chunk=config.head_chunk,
     attention=sketch.attention,

@@ -6,7 +6,7 @@ import os
 import re
 
 from povid_jax.errors import UserError
-from povid_jax.models.chips import GPUS, TPUS, Chip, by_memory, card
+from povid_jax.models.chips import GPUS, TPUS, Chip, by_memory, card_memory
 
 # each takes a thread and a share of the compile
 _MOST_VIRTUAL = 256
@@ -53,9 +53,8 @@ def parse(name: str) -> Topology:
       return Topology(name, "gpu", count, GPUS[model], model)
     if size and found and found[1]:
       model = by_memory(int(size[1]))
-      like = GPUS[model]
-      assert like.flops and like.bandwidth  # a card has both
-      chip = card(int(size[1]), like.flops, like.bandwidth)
+      memory = card_memory(int(size[1]))
+      chip = dataclasses.replace(GPUS[model], memory=memory)
       return Topology(name, "gpu", count, chip, f"{model}, the slowest of it")
   raise UserError(
     f"--topology={name!r}: want {', '.join(f'{t}:AxB' for t in TPUS)} "

@@ -1,6 +1,6 @@
 """What the host counts for a step: learning rates, tokens, padding, FLOPs."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,6 +17,20 @@ from povid_jax.training.step import StepFn
 _BLOCK = 4096  # steps whose learning rates are computed together
 
 
+class Counted(NamedTuple):
+  """Work of a step, how many times the decoder runs in it, and the part of the
+  work that is the decoder's products with frozen kernels."""
+
+  total: flops.Work
+  passes: int
+  kernels: flops.Work
+
+  @property
+  def share(self) -> float:
+    """Of the kernels, in all that the hardware computes."""
+    return self.kernels.hardware / self.total.hardware
+
+
 def step_flops(
   config: ConfigDict,
   described: LlavaConfig,
@@ -28,8 +42,8 @@ def step_flops(
   branches: int,
   tiles: float = 1.0,
   masked: bool = True,
-) -> tuple[flops.Work, int]:
-  """Work of a step, and how many times the decoder runs in it.
+) -> Counted:
+  """What a step computes.
 
   Args:
     prefix, branch, branches: P, C and N of the batch.
@@ -57,7 +71,8 @@ def step_flops(
     chunk=config.head_chunk,
     masked=masked,
   )
-  return flops.of(model, work)["total"], len(work.passes())
+  total = flops.of(model, work)["total"]
+  return Counted(total, len(work.passes()), flops.kernels(model, work))
 
 
 class Accounting:
@@ -93,7 +108,7 @@ class Accounting:
     used = [r for r in plan.rows if r != batches.FILLER]
     lengths = self._data.lengths
     real = int(lengths.prefix[used].sum() + lengths.scored[used].sum())
-    work, _ = step_flops(
+    work = step_flops(
       self._config,
       self._model.weights.config,
       self._model,
@@ -102,7 +117,7 @@ class Accounting:
       branch=plan.branch,
       branches=branches,
       tiles=int(lengths.tiles[used].sum()) / len(plan.rows),
-    )
+    ).total
     return {
       **self._rates_of(number),
       "epoch": number / self._data.plan.steps_per_epoch,

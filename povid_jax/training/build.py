@@ -63,6 +63,7 @@ def build_model(config: ConfigDict, mesh: Mesh) -> Model:
       adapter has other dimensions.
   """
   dtype = jnp.dtype(config.dtype)
+  storage = quantised.kind_of(config)
   place = sharding.sharding_for(mesh)
   described = restore.describe(config.init)
   sketch = outline(config, described)
@@ -73,13 +74,13 @@ def build_model(config: ConfigDict, mesh: Mesh) -> Model:
     place,
     dtype,
     keep=lambda path: path in trained,
-    base=config.base,
+    storage=storage,
   ).merged()
   # a run as init has adapters: quantised only after they are folded in
   arrays: Params = {}
   for path in list(weights.params):
-    arrays |= quantised.store(path, weights.params.pop(path), config.base)
-  if config.base != "bf16":
+    arrays |= quantised.store(path, weights.params.pop(path), storage)
+  if storage != "bf16":
     arrays = {
       path: jax.device_put(array, place(path, array.shape))
       for path, array in arrays.items()

@@ -96,9 +96,11 @@ def outline(
     platform: cpu | gpu | tpu that it will run on; None: where JAX runs.
 
   Raises:
-    UserError: nothing matched as trainable, a backend that cannot run.
+    UserError: nothing matched as trainable, a backend that cannot run, frozen
+      kernels in few bits that are to be trained.
   """
   lora, patterns = lora_of(config), trainable_patterns(config)
+  storage = quantised.kind_of(config)
   dtype = jnp.dtype(config.dtype)
   attention = backends.choose(
     config.attention, described.decoder, dtype, platform
@@ -109,16 +111,17 @@ def outline(
     dtype=dtype,
     remat=config.remat,
     attention=attention,
-    base=config.base,
+    storage=storage,
   )
   matched = optim.match_trainable(shapes, patterns)
   trained = tuple(path for path in shapes if path in matched)
   for path in trained:
-    if config.base != "bf16" and quantised.takes(path):
+    if quantised.takes(path, storage):
+      field = "matmul" if storage in quantised.MULTIPLIED else "base"
       raise UserError(
-        f"config.base={config.base} stores frozen kernels, but trainable="
-        f"{config.trainable!r} trains {path}: set --config.base=bf16, or "
-        "--config.trainable=lora"
+        f"config.{field}={config[field]} stores frozen kernels in few bits, "
+        f"but trainable={config.trainable!r} trains {path}: set "
+        f"--config.{field}=bf16, or --config.trainable=lora"
       )
   copied = tuple(path for path in trained if not params_lib.is_lora(path))
   return Outline(

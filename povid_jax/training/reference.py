@@ -59,8 +59,9 @@ def key_of(
     "noise": config.noise.to_dict() if needs_noise else None,
     "noise_seed": config.seed if needs_noise else None,
   }
-  if config.base != "bf16":  # caches from before there were others have none
-    key["base"] = config.base
+  for field in ("base", "matmul"):
+    if config[field] != "bf16":  # older caches have none
+      key[field] = config[field]
   if config.data.changed_weight != 1.0:  # weights of records are in `data`
     key["changed_weight"] = config.data.changed_weight
   return key

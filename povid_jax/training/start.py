@@ -225,7 +225,7 @@ def _hardware(
   peak = chips.peak_flops(kind)
   if peak is None:
     return said
-  work, _ = step_flops(
+  counted = step_flops(
     config,
     model.weights.config,
     model,
@@ -234,5 +234,5 @@ def _hardware(
     branch=data.buckets.branch[-1],
     branches=data.text.num_branches,
   )
-  rate = _USUAL_MFU * peak * mesh.size / work.model
+  rate = _USUAL_MFU * peak * mesh.size / counted.total.model
   return f"{said}; about {rate:.2g} steps/s at {_USUAL_MFU:.0%} of the peak"

@@ -67,7 +67,13 @@ def test_a_budget_that_is_spent(tmp_path):
 
 
 def test_what_a_sweep_is_made_of():
-  first, second, ways, other = step_sweep.waves([1, 4, 8, 16], ["cudnn", "xla"])
+  first, eight, second, ways, other = step_rows.waves(
+    [1, 4, 8, 16], ["cudnn", "xla"]
+  )
+  assert {(w.stage, w.batch, w.matmul) for w in eight} == {
+    ("stage 2", 16, "int8"),
+    ("stage 2", 16, "fp8"),
+  }
   assert {(w.attention, w.batch) for w in first} == {
     ("cudnn", 16),
     ("cudnn", 8),
@@ -84,7 +90,7 @@ def test_what_a_sweep_is_made_of():
     assert found == {
       (s, b) for s in ("stage 1", "stage 2") for b in (1, 4, 8, 16)
     }
-  rows = [*first, *second, *ways, *other]
+  rows = [*first, *eight, *second, *ways, *other]
   assert len(set(rows)) == len(rows)
 
 

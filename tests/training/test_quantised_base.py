@@ -103,7 +103,7 @@ def test_a_run_resumes_and_every_command_takes_it(
   # export: the changes on the base as it was, and a word about it
   capsys.readouterr()
   convert.main(["to-hf", str(run), str(tmp_path / "hf")])
-  assert "was trained on a base in nf4" in capsys.readouterr().err
+  assert "was trained on kernels in nf4" in capsys.readouterr().err
   given = restore.load(world / "model").params
   lora = {path: np.asarray(x) for path, x in whole.params.items()}
   want = params.merge_lora({**given, **lora}, 4.0 / 2)

@@ -168,6 +168,9 @@ STALE = {
   "quantised base": (
     {"base": "int8"}, "its base is None, this run has 'int8'"
   ),
+  "products": (
+    {"matmul": "fp8"}, "its matmul is None, this run has 'fp8'"
+  ),
   "limit": ({"data.limit": 3}, "its records is 5, this run has 3"),
   "new noise each epoch": (
     {"noise.per_epoch": True, "steps": 9},
