@@ -15,7 +15,6 @@ hundredth of a step's arithmetic.
 import functools
 import math
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -32,12 +31,12 @@ _KERNEL = re.compile(r"^(decoder|vision)/layers/.*/kernel$")
 MULTIPLIED = {f"matmul={name}": name for name in products.KERNELS}
 
 
-def kind_of(config: Mapping[str, Any]) -> str:
+def kind_of(config: Any) -> str:
   """How frozen kernels are stored: bf16 (as any other array) | int8 | nf4, or
   one of MULTIPLIED.
 
   Args:
-    config: with `base` and `matmul`, which older runs do not have.
+    config: of a run, or its config.json; older ones lack both fields.
 
   Raises:
     UserError: both are set.

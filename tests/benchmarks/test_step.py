@@ -11,7 +11,7 @@ from benchmarks import (
   released_step,
   step,
   step_cases,
-  step_sweep,
+  step_rows,
 )
 from povid_jax.errors import UserError
 from povid_jax.models import backends
