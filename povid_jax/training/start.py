@@ -35,17 +35,19 @@ def join(
   """Joins this process to the others of the run, if the flags name several.
 
   Raises:
-    UserError: a flag is missing, there is no cluster, or some processes do not
-      join.
+    UserError: a flag is missing or out of range, there is no cluster, or some
+      processes do not join.
   """
-  if not coordinator and not distributed:
-    return
   given = (num_processes, process_id)
-  if coordinator and None in given:
-    raise UserError(
-      f"--coordinator={coordinator} needs --num-processes=N and "
-      "--process-id=I (0 to N-1) as well"
-    )
+  if coordinator is None and not distributed:
+    if given != (None, None):
+      raise UserError(
+        "--num-processes and --process-id need --coordinator=HOST:PORT as "
+        "well; leave them out for a run of one process"
+      )
+    return
+  if coordinator is not None:
+    _check_address(coordinator, num_processes, process_id)
   try:
     jax.distributed.initialize(
       coordinator, *given, initialization_timeout=timeout
@@ -63,6 +65,27 @@ def join(
       f"process {process_id} of {num_processes} could not join the "
       f"others at {coordinator} within {timeout} s: {reason}"
     ) from error
+
+
+def _check_address(
+  coordinator: str, num_processes: int | None, process_id: int | None
+) -> None:
+  host, _, port = coordinator.rpartition(":")
+  if not host or not port.isdecimal() or not 0 < int(port[:6]) < 1 << 16:
+    raise UserError(
+      f"--coordinator={coordinator}: want HOST:PORT with a port from 1 to "
+      "65535, such as 10.0.0.2:1234"
+    )
+  if num_processes is None or process_id is None:
+    raise UserError(
+      f"--coordinator={coordinator} needs --num-processes=N and "
+      "--process-id=I (0 to N-1) as well"
+    )
+  if process_id >= num_processes:
+    raise UserError(
+      f"--process-id={process_id}: want 0 to {num_processes - 1}, as "
+      f"--num-processes={num_processes}"
+    )
 
 
 # texts in the errors of a collective, or of the service between the hosts, when

@@ -14,6 +14,14 @@ from povid_jax.training import start
   [
     (("host:1", None, 0, False, 9), "needs --num-processes=N"),
     (("host:1", 2, None, False, 9), "needs --num-processes=N"),
+    (("host", 2, 0, False, 9), "--coordinator=host: want HOST:PORT"),
+    ((":1", 2, 0, False, 9), "--coordinator=:1: want HOST:PORT"),
+    (("host:99999", 2, 0, False, 9), "want HOST:PORT with a port from 1"),
+    (("host:0", 2, 0, False, 9), "want HOST:PORT"),
+    (("", 2, 0, False, 9), "want HOST:PORT"),
+    (("host:1", 2, 2, False, 9), "--process-id=2: want 0 to 1"),
+    ((None, 2, None, False, 9), "need --coordinator=HOST:PORT"),
+    ((None, None, 0, False, 9), "need --coordinator=HOST:PORT"),
     ((None, None, None, True, 9), "--distributed: JAX finds no cluster here"),
   ],
 )
