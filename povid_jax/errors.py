@@ -95,7 +95,9 @@ def shown(error: BaseException) -> int | None:
       sys.stderr.close()
       return 141
     case OSError() if error.errno in _REFUSALS and error.filename:
-      return _said(f"{printable(str(error.filename))}: {error.strerror}")
+      name = str(error.filename)
+      name = name if len(name) <= 1000 else f"{name[:1000]}..."
+      return _said(f"{printable(name)}: {error.strerror}")
     case OSError() if error.errno in NO_ROOM:
       where = f" ({error.filename})" if error.filename else ""
       return _said(

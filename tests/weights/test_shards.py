@@ -134,6 +134,10 @@ def _elsewhere(folder: Path) -> None:
   _index(folder, {"a": "../x.safetensors"})
 
 
+def _long_name(folder: Path) -> None:
+  _index(folder, {"a": "x" * 100_000})
+
+
 def _not_in_shard(folder: Path) -> None:
   export.write_safetensors(folder / "1.safetensors", {"a": VALUES["a"]})
   _index(folder, {"a": "1.safetensors", "z": "1.safetensors"})
@@ -194,6 +198,7 @@ def _names_no_files(folder: Path) -> None:
       "gone.safetensors: file not found, but model.safetensors.index.json",
     ),
     (_elsewhere, "x.safetensors: file not found"),
+    (_long_name, "xxx: file not found, but model.safetensors.index.json"),
     (_not_in_shard, "1.safetensors: no tensor z; model.safetensors.index.json"),
     (_short, r"model.safetensors: truncated: \d+ bytes, want \d+"),
     (_short_header, "model.safetensors: truncated, or not a safetensors"),
