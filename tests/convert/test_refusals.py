@@ -78,7 +78,7 @@ def _no_end_token(src: Path) -> None:
     )  # fmt: skip
 
 
-def _ends_at(value: object) -> Callable[[Path], None]:
+def _ends_at(value: object) -> Callable[[Path], object]:
   """generation_config.json with these ends of an answer."""
   text = json.dumps({"eos_token_id": value})
   return lambda src: (src / "generation_config.json").write_text(text)
