@@ -89,15 +89,16 @@ def refuse_guesses(
     for key, value in rows[0].items()
     if isinstance(value, str) and key != name and _SAID.fullmatch(key)
   ]
-  others = [key for key in others if column(key) not in (asked, right)]
+  others = [key for key in others if column(key) != asked]
+  wrong = [key for key in others if column(key) != right]
   # `answer` beside a model's words is the right answer in most files
-  rivals = [k for k in others if k != "answer" and column(k) != said]
+  rivals = [k for k in wrong if k != "answer" and column(k) != said]
   if said == asked or (
     others and all(q and q in s for q, s in zip(asked, said, strict=True))
   ):
     what = "holds the question in every row"
-  elif others and all(right) and said == right:
-    what = "holds the right answer in every row"
+  elif wrong and all(right) and said == right:
+    what, others = "holds the right answer in every row", wrong
   elif rivals:
     what = f"and {rivals[0]!r} may both hold the answer, and they differ"
   else:

@@ -299,6 +299,12 @@ def test_a_field_that_may_be_another(put, name, text, other):
   path = put("a.jsonl", rows)
   with pytest.raises(UserError, match=rf"'{name}' .*--answer-field.*{other}"):
     _matched(path)
+  if text and "{}" in text:  # also where the model is right every time
+    perfect = [
+      row | {other: POPE[i][2].capitalize()} for i, row in enumerate(rows, 1)
+    ]
+    with pytest.raises(UserError, match=rf"'{name}' holds .*{other}"):
+      _matched(put("p.jsonl", perfect))
   assert _matched(path, other).answers == list(SAID.values())
   # what else our own files hold is nobody's answer
   ours = [
