@@ -217,7 +217,7 @@ def read_folder(
         return _indexed(inside)
   names = " or ".join(f"{s}.safetensors / {s}.bin" for s in stems)
   if lies := folders.explain(folder):
-    raise UserError(f"{folder}: no weights that can be read here: {lies}")
+    raise UserError(f"{folder}: want {names}, or their index: {lies}")
   lies = sorted(p.name for p in folder.iterdir())
   more = ", ..." if len(lies) > 5 else ""
   raise UserError(

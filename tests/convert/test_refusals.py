@@ -87,7 +87,7 @@ def _ends_at(value: object) -> Callable[[Path], object]:
 @pytest.mark.parametrize(
   ("spoil", "message"),
   [
-    (_no_weights, "src: no weights in it; want model.safetensors"),
+    (_no_weights, "src: want model.safetensors .* but no weights"),
     (_missing_shard, "model-00001-of-00002.safetensors: file not found, but "),
     (_truncated, "model.safetensors: truncated: "),
     (_wrong_shape, r"norm.weight has shape \(47,\), want \(48,\)"),
