@@ -203,13 +203,17 @@ def _fill(
 
 
 def write(
-  described: LlavaConfig, model: Any, dtype: str, repeats: int
+  described: LlavaConfig,
+  model: Any,
+  dtype: str,
+  repeats: int,
+  lengths: Sequence[int],
 ) -> dict[str, Any]:
   """transformers.generate against ours, and N answers of one prompt."""
   base = peer_torch.our_params(model)
   params = {k: jnp.asarray(v, jnp.dtype(dtype)) for k, v in base.items()}
   out: dict[str, Any] = {}
-  for count in (64, 128):
+  for count in lengths:
     _progress(f"decoding {count} new tokens: compiling")
     eight = decode.Case(described, PROMPTS, 1, count, params)
     alone = decode.Case(described, 1, PROMPTS, count, params)
@@ -283,6 +287,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   add("--device", default="cpu", choices=("cpu", "gpu"))
   add("--repeats", type=int, default=5, help="timed runs of each program")
   add("--pairs", type=int, default=1, help="pairs per step")
+  add("--new-tokens", type=int, nargs="+", default=[64, 128], metavar="N",
+      help="lengths of the answers (%(default)s)")  # fmt: skip
   add("--only", default="", choices=("", "train", "decode"))
   add("--json", type=Path, default=RESULTS, metavar="FILE")
   args = parser.parse_args(argv)
@@ -307,7 +313,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     "dimensions": args.preset or "small",
   }
   if args.only != "train":  # first: TRL puts its adapters into the model
-    result["decode"] = write(described, model, dtype, args.repeats)
+    result["decode"] = write(
+      described, model, dtype, args.repeats, args.new_tokens
+    )
   if args.only != "decode":
     result["train"] = train(described, model, args.pairs, dtype, args.repeats)
   show(result)
