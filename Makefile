@@ -10,8 +10,8 @@ EXTRAS ?= dev,data
 # The marker's name holds the extras: adding one to an environment that exists
 # installs it.
 INSTALLED_DEV := $(VENV)/.installed-$(EXTRAS)
-# workers of the test suite
-JOBS ?= 2
+# workers of the test suite; on two cores the third works while a test sleeps
+JOBS ?= 3
 MARK ?= not slow
 SEEDS ?= 0,1,2
 # folders or files of tests, all of them where nothing is named

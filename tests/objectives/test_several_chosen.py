@@ -58,6 +58,7 @@ def batches(tmp_path_factory):
   )
 
 
+@pytest.mark.slow
 def test_a_pair_is_what_it_is_in_a_row_of_its_own(batches):
   """Every term of policy and reference, and the gradient of all of them."""
   shared, rows = batches

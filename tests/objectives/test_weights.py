@@ -110,6 +110,7 @@ def test_a_context_is_one_that_both_answers_share(world, run, tmp_path):
   assert {k: v for k, v in far.items() if v > 1e-4} == {}
 
 
+@pytest.mark.slow
 def test_rejected_answers_on_one_prefix_are_rows_of_their_own(run, tmp_path):
   more = (Rejected(("A phone.",), 0.5), Rejected(("roof cat dog bus.",)))
   records = [

@@ -88,6 +88,7 @@ def test_libtpu_has_as_many_devices_as_we_say(name):
   assert mesh.size == parse(name).devices
 
 
+@pytest.mark.slow
 def test_cpu_plan_of_the_command(tmp_path, capsys):
   out = tmp_path / "plan.json"
   arguments = [

@@ -94,9 +94,8 @@ def _scored(world: Path, out: Path, adapter: Path) -> float:
   return float(np.mean([row["loss"]["dpo"] for row in rows]))
 
 
-@pytest.mark.parametrize(
-  "reference", ["online", pytest.param("cached", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("reference", ["online", "cached"])
 def test_training_goes_on_where_the_adapter_was(
   world: Path, tmp_path: Path, reference: str
 ):

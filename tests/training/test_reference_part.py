@@ -27,6 +27,7 @@ def test_values_of_another_pass_are_not_taken(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_an_interrupted_pass_goes_on(tmp_path, monkeypatch, capsys):
   world = small_world.folders(tmp_path, 8)
   config = small_world.config(

@@ -96,7 +96,8 @@ def _kill_somewhere(pid, workdir, draw, during_save):
   return False
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [1, 20])
 def test_kill_at_random_moments(kills, world, compiled_once, tmp_path):
   """Restarted until done, the losses are those of a run left alone."""
   config = small_run.config(world, steps=4 * kills, checkpoint__every=1)
