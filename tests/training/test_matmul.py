@@ -53,7 +53,9 @@ def test_kernels_of_the_decoder_take_a_byte(world, form, dtype):
   top = np.abs(plain).max(axis=1, keepdims=True)
   error = np.abs(np.asarray(back) - plain)
   # half a step of int8; half of the 8th part of the largest binade of e4m3
-  assert (error <= top * (0.5 / 127 if form == "int8" else 16 / 448)).all()
+  assert (
+    error <= 1.01 * top * (0.5 / 127 if form == "int8" else 16 / 448)
+  ).all()
   assert error.max() > 0
 
 
