@@ -84,15 +84,15 @@ def refuse_guesses(
     return [bare(strip_thoughts(str(row.get(key, "")))) for row in rows]
 
   said = column(name)
-  others = [
-    key
+  columns = {
+    key: column(key)
     for key, value in rows[0].items()
     if isinstance(value, str) and key != name and _SAID.fullmatch(key)
-  ]
-  others = [key for key in others if column(key) != asked]
-  wrong = [key for key in others if column(key) != right]
+  }
+  others = [key for key, texts in columns.items() if texts != asked]
+  wrong = [key for key in others if columns[key] != right]
   # `answer` beside a model's words is the right answer in most files
-  rivals = [k for k in wrong if k != "answer" and column(k) != said]
+  rivals = [k for k in wrong if k != "answer" and columns[k] != said]
   if said == asked or (
     others and all(q and q in s for q, s in zip(asked, said, strict=True))
   ):

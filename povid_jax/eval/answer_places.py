@@ -109,11 +109,10 @@ def agreeing(
 def by_words(
   questions: Sequence[Question],
   rows: Sequence[Mapping[str, Any]],
-  ids: list[Any],
-) -> tuple[dict[str, list[int]], list[Any], bool]:
-  """Slots and ids by question and picture; as they were where words do not
-  tell every row's place."""
-  others = by_text(questions)
+  others: Mapping[str, list[int]],
+) -> tuple[dict[str, list[int]], list[Any]] | None:
+  """Slots and ids by question and picture; None where words do not tell every
+  row's place."""
   words = [bare(question.text) for question in questions]
   in_order = len(rows) == len(questions) and all(
     _prompt_of(row) == text for row, text in zip(rows, words, strict=True)
@@ -125,18 +124,18 @@ def by_words(
     if in_order:
       found = [number]
     if len(found) != 1:
-      return slots(questions, ids), ids, False
+      return None
     key = f"row {number}"
     named[key] = found
     keys.append(key)
-  return named, keys, True
+  return named, keys
 
 
 def asked(
   places: Sequence[int], questions: Sequence[Question], row: Mapping[str, Any]
 ) -> tuple[Sequence[int], bool]:
   """Of the questions with one id, those that a row repeats; was there one?"""
-  said = bare(row.get("prompt") or row.get("question") or "")
+  said = _prompt_of(row)
   same = [p for p in places if said and bare(questions[p].text) == said]
   return (same, True) if same else (places, False)
 

@@ -106,9 +106,10 @@ def match(
   slots = places_of.slots(questions, ids)
   others = places_of.by_text(questions)
   pictures = places_of.pictures_of(questions)
-  by_words = False
+  by_words = None
   if rows and places_of.of_another_file(questions, rows, ids, slots, others):
-    slots, ids, by_words = places_of.by_words(questions, rows, ids)
+    by_words = places_of.by_words(questions, rows, others)
+    slots, ids = by_words or (slots, ids)
   answers: list[str | None] = [None] * len(questions)
   unknown, repeats, in_turn = [], 0, 0
   used: list[tuple[Question, Mapping[str, Any]]] = []
