@@ -151,9 +151,13 @@ def vision(
 def _tower_adapters(model: Setup, tiles: float) -> float:
   if model.lora is None:
     return 0.0
-  return tower_costs.of(model.config).adapters(
-    model.config, tiles, model.lora.rank, model.lora.targets
+  times, linears = tower_costs.of(model.config).layers(model.config)
+  weights = sum(
+    model.lora.rank * (linear.inputs + linear.outputs)
+    for linear in linears
+    if re.search(model.lora.targets, f"vision/layers/{linear.name}")
   )
+  return 2 * times * tiles * weights
 
 
 def _tower_changes(model: Setup) -> bool:

@@ -4,8 +4,7 @@ from povid_jax.models import sizes
 from povid_jax.models.config import LlavaConfig, QwenVisionConfig
 from povid_jax.models.qwen_vision import PATCHES_AT_A_TIME
 
-LAYERS = "vision/layers"
-KERNEL = f"{LAYERS}/attn/qkv/kernel"
+KERNEL = "vision/layers/attn/qkv/kernel"
 
 
 def _tower(config: LlavaConfig) -> QwenVisionConfig:
@@ -40,14 +39,10 @@ def forward(
   )
 
 
-def adapters(
-  config: LlavaConfig, patches: float, rank: int, targets: str
-) -> float:
+def layers(config: LlavaConfig) -> tuple[int, tuple[sizes.Sizes, ...]]:
   """See tower_costs."""
   tower = _tower(config)
-  linears = sizes.qwen_vision_linears(tower)
-  weights = sizes.low_rank(linears, LAYERS, rank, targets)
-  return tower.num_layers * 2 * patches * weights
+  return tower.num_layers, sizes.qwen_vision_linears(tower)
 
 
 def projector(

@@ -4,8 +4,8 @@ A family's module has
   KERNEL     a weight of the tower that is trained where the tower is
   forward    (config, tiles, rows) -> sizes.TowerFlops of so many tiles, in so
              many rows
-  adapters   (config, tiles, rank, targets) -> forward FLOPs of LoRA on the
-             tower's layers that the regex `targets` matches
+  layers     config -> how often a tile passes a linear layer, over all tokens
+             and layers, and the sizes of a layer's linear layers
   projector  (config, tiles) -> its tokens, and its layers' sizes
   memory     (config, rows, tiles of a row, itemsize) -> bytes of a layer's
              working set

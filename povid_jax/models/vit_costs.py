@@ -3,8 +3,7 @@
 from povid_jax.models import sizes
 from povid_jax.models.config import LlavaConfig
 
-LAYERS = "vision/layers"
-KERNEL = f"{LAYERS}/self_attn/q_proj/kernel"
+KERNEL = "vision/layers/self_attn/q_proj/kernel"
 
 
 def forward(config: LlavaConfig, tiles: float, rows: float) -> sizes.TowerFlops:
@@ -21,13 +20,10 @@ def forward(config: LlavaConfig, tiles: float, rows: float) -> sizes.TowerFlops:
   )
 
 
-def adapters(
-  config: LlavaConfig, tiles: float, rank: int, targets: str
-) -> float:
+def layers(config: LlavaConfig) -> tuple[int, tuple[sizes.Sizes, ...]]:
   """See tower_costs."""
   tower = config.square_tower
-  weights = sizes.low_rank(sizes.vit_linears(tower), LAYERS, rank, targets)
-  return tower.num_used_layers * 2 * tower.num_tokens * tiles * weights
+  return tower.num_used_layers * tower.num_tokens, sizes.vit_linears(tower)
 
 
 def projector(
