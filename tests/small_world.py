@@ -181,6 +181,17 @@ def config(
   return made.lock()
 
 
+def run_config(world: Path, **fields: Any) -> Any:
+  """The config of a run on what `folders` made, in batches of eight."""
+  fields = {"batch_size": 8, **fields}
+  return config(world / "model", world / "data", fields)
+
+
+def make_mesh(**sizes: int) -> jax.sharding.Mesh:
+  """A mesh of these sizes, 1 where none is given."""
+  return sharding.make_mesh({"data": 1, "fsdp": 1, "tensor": 1, **sizes})
+
+
 def config_file(path: Path, made: Any) -> Path:
   """A config file that says the same, for the command."""
   flat = config_lib.flat_fields(made)

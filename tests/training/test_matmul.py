@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ from jax.sharding import PartitionSpec as P
 
 from povid_jax import train
 from povid_jax.errors import UserError
-from povid_jax.models import quantised, sharding
+from povid_jax.models import quantised
 from povid_jax.training import build
 from tests import small_world
+from tests.small_world import make_mesh, run_config
 
 UP = "decoder/layers/mlp/up_proj/kernel"
 DOWN = "decoder/layers/mlp/down_proj/kernel"
@@ -22,21 +24,12 @@ def world(tmp_path_factory):
   return small_world.folders(tmp_path_factory.mktemp("matmul"), 10)
 
 
-def _config(world, **fields):
-  fields = {"batch_size": 8, **fields}
-  return small_world.config(world / "model", world / "data", fields)
-
-
-def _mesh(**sizes):
-  return sharding.make_mesh({"data": 1, "fsdp": 1, "tensor": 1, **sizes})
-
-
 @pytest.mark.parametrize(
   ("form", "dtype"), [("int8", "int8"), ("fp8", "float8_e4m3fn")]
 )
 def test_kernels_of_the_decoder_take_a_byte(world, form, dtype):
   model = build.build_model(
-    _config(world, matmul=form), _mesh(fsdp=4, tensor=2)
+    run_config(world, matmul=form), make_mesh(fsdp=4, tensor=2)
   )
   held = model.frozen.params
   assert held[UP].dtype == held[DOWN].dtype == dtype
@@ -53,9 +46,10 @@ def test_kernels_of_the_decoder_take_a_byte(world, form, dtype):
   top = np.abs(plain).max(axis=1, keepdims=True)
   error = np.abs(np.asarray(back) - plain)
   # half a step of int8; half of the 8th part of the largest binade of e4m3
-  assert (
-    error <= 1.01 * top * (0.5 / 127 if form == "int8" else 16 / 448)
-  ).all()
+  most = top * (0.5 / 127 if form == "int8" else 16 / 448)
+  # jax 0.10.0 rounds a little off where a number lies between two codes
+  exact = jax.__version_info__ > (0, 10, 0)
+  assert (error <= (most if exact else 1.01 * most)).all()
   assert error.max() > 0
 
 
@@ -70,7 +64,9 @@ def test_kernels_of_the_decoder_take_a_byte(world, form, dtype):
 )
 def test_what_goes_not_with_it(world, fields, message):
   with pytest.raises(UserError, match=message):
-    build.build_model(_config(world, matmul="fp8", **fields), _mesh(fsdp=8))
+    build.build_model(
+      run_config(world, matmul="fp8", **fields), make_mesh(fsdp=8)
+    )
 
 
 def _rows(workdir):
@@ -94,7 +90,7 @@ def test_margins_are_zero_before_the_first_update(
   form, how, remat, dtype, world, tmp_path
 ):
   with small_world.one_device():
-    config = _config(
+    config = run_config(
       world, matmul=form, reference=how, remat=remat, dtype=dtype, steps=2
     )
     train.train_and_evaluate(config, tmp_path)

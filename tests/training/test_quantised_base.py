@@ -14,10 +14,11 @@ from povid_jax.data.questions import Question
 from povid_jax.errors import UserError
 from povid_jax.generate import answering
 from povid_jax.generate.decode import Decoding
-from povid_jax.models import params, quantised, sharding
+from povid_jax.models import params, quantised
 from povid_jax.training import build
 from povid_jax.weights import load
 from tests import small_world
+from tests.small_world import make_mesh, run_config
 
 UP = "decoder/layers/mlp/up_proj/kernel"
 
@@ -27,21 +28,12 @@ def world(tmp_path_factory):
   return small_world.folders(tmp_path_factory.mktemp("quantised"), 10)
 
 
-def _config(world, **fields):
-  fields = {"batch_size": 8, **fields}
-  return small_world.config(world / "model", world / "data", fields)
-
-
-def _mesh(**sizes):
-  return sharding.make_mesh({"data": 1, "fsdp": 1, "tensor": 1, **sizes})
-
-
 @pytest.mark.parametrize(
   ("kind", "dtype"), [("int8", "int8"), ("nf4", "uint8")]
 )
-def test_base_is_stored_small_and_cut_over_the_mesh(world, kind, dtype):
-  config = _config(world, base=kind)
-  model = build.build_model(config, _mesh(fsdp=4, tensor=2))
+def test_base_is_stored_small_and_cut_over_themesh(world, kind, dtype):
+  config = run_config(world, base=kind)
+  model = build.build_model(config, make_mesh(fsdp=4, tensor=2))
   kernel = model.frozen.params[UP]
   assert kernel.dtype == dtype and kernel.sharding.spec == P(
     None, "fsdp", "tensor"
@@ -50,7 +42,7 @@ def test_base_is_stored_small_and_cut_over_the_mesh(world, kind, dtype):
   for path, leaf in model.shapes.items():
     array = (model.params | model.frozen.params)[path]
     assert array.shape == leaf.shape, path
-  plain = build.build_model(_config(world), _mesh(fsdp=8)).frozen.params
+  plain = build.build_model(run_config(world), make_mesh(fsdp=8)).frozen.params
   back = quantised.dequantise(
     kernel, model.frozen.params[f"{UP}_scale"], jnp.float32
   )
@@ -63,9 +55,9 @@ def test_base_is_stored_small_and_cut_over_the_mesh(world, kind, dtype):
 
 @pytest.mark.parametrize("trainable", ["decoder", "all"])
 def test_full_training_of_a_quantised_base_is_refused(world, trainable):
-  config = _config(world, base="int8", trainable=trainable)
+  config = run_config(world, base="int8", trainable=trainable)
   with pytest.raises(UserError, match=r"config\.base=int8 .*trainable=lora"):
-    build.build_model(config, _mesh(fsdp=8))
+    build.build_model(config, make_mesh(fsdp=8))
 
 
 @pytest.mark.slow
@@ -73,7 +65,7 @@ def test_a_run_resumes_and_every_command_takes_it(
   world, one_device, tmp_path, capsys
 ):
   fields = {"base": "nf4", "dtype": "bfloat16", "checkpoint.every": 1}
-  config = _config(world, steps=2, batch_size=2, **fields)
+  config = run_config(world, steps=2, batch_size=2, **fields)
   run, cut = tmp_path / "run", tmp_path / "cut"
   whole = train.train_and_evaluate(config, run)
   train.train_and_evaluate(config, cut)
@@ -85,7 +77,7 @@ def test_a_run_resumes_and_every_command_takes_it(
     np.testing.assert_array_equal(array, resumed.params[path], err_msg=path)
 
   # eval, generate and sampling: the numbers of the base that was trained on
-  model = build.build_model(config, _mesh())
+  model = build.build_model(config, make_mesh())
   frozen = model.frozen.params
   base = quantised.dequantise(frozen[UP], frozen[f"{UP}_scale"], jnp.float32)
   policy = answering.load_policy(str(run), merge_adapter=False)
@@ -112,8 +104,8 @@ def test_a_run_resumes_and_every_command_takes_it(
   assert np.abs(np.asarray(got[UP]) - base).max() > 1e-2
 
   # a second stage on top is quantised anew, adapters folded in
-  second = _config(world, base="int8", init=str(run))
-  held = build.build_model(second, _mesh()).frozen.params
+  second = run_config(world, base="int8", init=str(run))
+  held = build.build_model(second, make_mesh()).frozen.params
   back = quantised.dequantise(held[UP], held[f"{UP}_scale"], jnp.float32)
   merged = restore.load(str(run), dtype=jnp.float32).merged().params[UP]
   assert np.abs(back - merged).max() < 0.01 * np.abs(merged).max()
