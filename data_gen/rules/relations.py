@@ -3,7 +3,7 @@
 Two kinds. A side of the picture (left, top, background) becomes the other one,
 everywhere in the answer at once: a mirrored description agrees with itself. A
 position beside a thing (in front of, on, next to) becomes another one that the
-thing has, where nothing but the position is said.
+thing has, where the sentence states nothing but the position.
 """
 
 import functools
@@ -91,8 +91,8 @@ def relations(scene: Scene, rng: random.Random) -> Iterator[Proposal]:
 
 
 def _thing(scene: Scene, end: int) -> Mention | None:
-  """What a position is told by: one thing, named right after it and nowhere
-  else in its sentence's other clauses."""
+  """The one thing that a position refers to: it is named right after the
+  position and in no other clause of the sentence."""
   found = next((m for m in scene.mentions if m.start > end), None)
   if found is None or found.plural or not found.head:
     return None
