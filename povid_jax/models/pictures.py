@@ -97,8 +97,7 @@ def _in_chunks(
   def one(part: tuple[Array, Array | None]) -> Array:
     pixels, eps = part
     given = None if noise is None or eps is None else (noise[0], eps)
-    # The loop's parts keep their rows on their devices.
-    return by_batch(_features(model, by_batch(pixels), given, adapter))
+    return _features(model, pixels, given, adapter)
 
   if model.remat != "none":
     one = jax.checkpoint(one)
