@@ -17,9 +17,8 @@ import dataclasses
 import re
 from collections.abc import Callable
 
-from povid_jax.models import tower_costs
+from povid_jax.models import sizes, tower_costs
 from povid_jax.models.config import LlavaConfig, LoraConfig
-from povid_jax.models.sizes import decoder_linears
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,11 +151,8 @@ def _tower_adapters(model: Setup, tiles: float) -> float:
   if model.lora is None:
     return 0.0
   times, linears = tower_costs.of(model.config).layers(model.config)
-  weights = sum(
-    model.lora.rank * (linear.inputs + linear.outputs)
-    for linear in linears
-    if re.search(model.lora.targets, f"vision/layers/{linear.name}")
-  )
+  rank, targets = model.lora.rank, model.lora.targets
+  weights = sizes.low_rank(linears, "vision/layers", rank, targets)
   return 2 * times * tiles * weights
 
 
@@ -200,7 +196,7 @@ def decoder(model: Setup, run: Pass) -> Work:
   """Linear layers (adapters included) and attention of all layers."""
   config = model.config.decoder
   total = _attention(model, run)
-  for name, inputs, outputs, _ in decoder_linears(model.config.decoder):
+  for name, inputs, outputs, _ in sizes.decoder_linears(model.config.decoder):
     path = f"decoder/layers/{name}"
     total += _linear(model, run, path, inputs, outputs)
   return total * config.num_layers
@@ -247,7 +243,7 @@ def kernels(model: Setup, step: "Step") -> Work:
   bare = dataclasses.replace(model, lora=None)
   total = Work()
   for run in step.passes():
-    for name, inputs, outputs, _ in decoder_linears(model.config.decoder):
+    for name, inputs, outputs, _ in sizes.decoder_linears(model.config.decoder):
       total += _linear(bare, run, f"decoder/layers/{name}", inputs, outputs)
   return total * model.config.decoder.num_layers
 

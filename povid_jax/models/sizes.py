@@ -1,5 +1,6 @@
 """The linear layers of one layer, once for all who count or name them."""
 
+import re
 from typing import NamedTuple
 
 from povid_jax.models.config import (
@@ -66,6 +67,18 @@ class TowerFlops(NamedTuple):
   patches: float  # the first layer, over pixels
   linears: float
   attention: float
+
+
+def low_rank(
+  linears: tuple[Sizes, ...], folder: str, rank: int, targets: str
+) -> int:
+  """Weights of LoRA's two matrices on those linear layers of `folder` whose
+  path `targets` (a regex) matches."""
+  return sum(
+    rank * (linear.inputs + linear.outputs)
+    for linear in linears
+    if re.search(targets, f"{folder}/{linear.name}")
+  )
 
 
 def weights(linears: tuple[Sizes, ...]) -> int:
