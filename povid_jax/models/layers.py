@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,32 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
   "silu": jax.nn.silu,
 }
+
+
+# A program of so few layers compiles as fast as a loop over them. The loop
+# keeps what the backward pass needs in stacked arrays, which it fills with
+# zeros, writes and cuts again: on CPUs a quarter of the step of a small model.
+_UNROLLED = 4
+
+
+def over_layers(
+  body: Callable[[Any, Any], tuple[Any, Any]],
+  carry: Any,
+  stacked: Any,
+  unroll: bool = True,
+) -> tuple[Any, Any]:
+  """`jax.lax.scan` over stacked layers, without a loop for a few of them.
+
+  Args:
+    body: as of `jax.lax.scan`, for one layer.
+    carry: what the first layer gets.
+    stacked: a tree of arrays with a leading layer axis.
+    unroll: False where `body` is a checkpoint that relies on the loop
+      (`prevent_cse=False`).
+  """
+  layers = jax.tree.leaves(stacked)[0].shape[0]
+  few = unroll and layers <= _UNROLLED
+  return jax.lax.scan(body, carry, stacked, unroll=layers if few else 1)
 
 
 def over_last(values: Array, x: Array) -> Array:

@@ -11,7 +11,12 @@ from jax.ad_checkpoint import checkpoint_name
 
 from povid_jax.errors import UserError
 from povid_jax.models.config import DecoderConfig
-from povid_jax.models.layers import Linear, RMSNorm, float32_product
+from povid_jax.models.layers import (
+  Linear,
+  RMSNorm,
+  float32_product,
+  over_layers,
+)
 from povid_jax.models.partition import by_batch
 from povid_jax.models.rope import rotary_table, rotate
 
@@ -171,9 +176,10 @@ class Llama(nnx.Module):
         each.append(output)
       outputs = jax.tree.map(lambda *parts: jnp.stack(parts), *each)
       return self.norm(x_BTD), outputs
-    if REMAT[remat] is not None:
+    keeps_all = REMAT[remat] is None
+    if not keeps_all:
       body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=False)
-    x_BTD, outputs = jax.lax.scan(body, x_BTD, (stacked, inputs))
+    x_BTD, outputs = over_layers(body, x_BTD, (stacked, inputs), keeps_all)
     return self.norm(x_BTD), outputs
 
   def unstacked(self) -> list[nnx.State]:

@@ -6,7 +6,13 @@ from flax import nnx
 
 from povid_jax.models.attention import self_attention
 from povid_jax.models.config import CLIP_MEAN, CLIP_STD, VisionConfig
-from povid_jax.models.layers import ACTIVATIONS, LayerNorm, Linear, over_last
+from povid_jax.models.layers import (
+  ACTIVATIONS,
+  LayerNorm,
+  Linear,
+  over_last,
+  over_layers,
+)
 from povid_jax.models.partition import by_batch
 
 Array = jax.Array
@@ -138,7 +144,7 @@ class VisionTransformer(nnx.Module):
     def body(x: Array, layer: nnx.State) -> tuple[Array, None]:
       return nnx.merge(graph, layer)(x, adapter), None
 
-    return jax.lax.scan(body, x, used)[0]
+    return over_layers(body, x, used)[0]
 
   def __call__(self, pixels_BHWC: Array, adapter: bool = True) -> Array:
     """Normalised pixels float[B, H, W, 3] to features float[B, patches, D]."""

@@ -116,7 +116,12 @@ def test_sharing_saves_the_prefix():
 )
 def test_close_to_the_compiler(remat, train):
   lora = LORA if train == "lora" else None
-  graph, shapes = params.abstract(CONFIG, lora, remat=remat)
+  # as many layers as run in a loop
+  many = LlavaConfig(
+    dataclasses.replace(CONFIG.vision, num_layers=6),
+    dataclasses.replace(CONFIG.decoder, num_layers=5),
+  )
+  graph, shapes = params.abstract(many, lora, remat=remat)
   trains = (
     params.is_lora
     if train == "lora"
