@@ -22,8 +22,12 @@ from povid_jax.models.llava import Llava
 from povid_jax.models.params import Params, merge
 
 Array = jax.Array
-BLOCK = {"cpu": 64}  # own keys that attention reads at a time
-LARGE_BLOCK = 256  # elsewhere: each further block is a round trip to the host
+# Own keys that attention reads at a time, at most. On CPUs a block that is not
+# all of them is cut out, a copy; elsewhere each further block is a round trip
+# to the host.
+BLOCK = {"cpu": 128}
+LARGE_BLOCK = 256
+_ROUNDED = 32  # a shorter answer has one block, of a multiple of this
 
 
 class Stops(NamedTuple):
@@ -75,8 +79,10 @@ class Marks(NamedTuple):
   begins: Array
 
 
-def block_size() -> int:
-  return BLOCK.get(jax.default_backend(), LARGE_BLOCK)
+def block_size(length: int) -> int:
+  """Own keys that attention reads at a time, of answers of `length` tokens."""
+  most = BLOCK.get(jax.default_backend(), LARGE_BLOCK)
+  return min(most, -(-length // _ROUNDED) * _ROUNDED)
 
 
 def _unrolled() -> bool:
@@ -109,7 +115,7 @@ def empty(
   is the data of the key from which every branch's is derived."""
   model = merge(graph, params)
   decoder = model.config.decoder
-  block = block_size()
+  block = block_size(length)
   # attention reads whole blocks
   room = -(-length // block) * block
   layers, heads, dim = (
@@ -284,7 +290,7 @@ def _write_one(
     state.prefix_len,
     state.prefix,
     state.own,
-    block=block_size(),
+    block=block_size(length),
     layers=layers,
   )
   ids = _next_tokens(logits, state.key, state.seeds, state.count, decoding)
