@@ -22,6 +22,16 @@ os.environ["XLA_FLAGS"] = (
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # most of the time of these tests is compilation: half of it is saved
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  # Tests trace the same step again and again: the suite compiles it once. The
+  # workers inherit the folder from the process that starts them. A greatest
+  # size makes JAX lock the folder: without one a reader could meet half an
+  # entry.
+  _compiled = tempfile.mkdtemp(prefix="povid-compiled-")
+  atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
+  os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(1 << 33)
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax  # noqa: E402  it reads the settings above
 
@@ -31,15 +41,6 @@ if jax.__version_info__ < (0, 11):
 
 # Arrays of different ranks are joined only where the code says how.
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-if jax.config.jax_compilation_cache_dir is None:
-  # Tests trace the same step again and again: each process of the suite
-  # compiles it once. The folder is not shared between processes, because JAX
-  # writes an entry in place and a reader could meet half of it.
-  _compiled = tempfile.mkdtemp(prefix="povid-compiled-")
-  atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
-  jax.config.update("jax_compilation_cache_dir", _compiled)
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 @pytest.fixture
