@@ -159,8 +159,8 @@ def _write_split(folder: Path, name: str, pictures: list[Picture]) -> None:
 
 def _write_json(path: Path, value: Any) -> None:
   with atomic_write(path) as file:
-    json.dump(value, file)
-    file.write(os.linesep)
+    # not json.dump, which has no C code and takes twenty times as long
+    file.write(json.dumps(value) + os.linesep)
 
 
 def _images(pictures: list[Picture]) -> list[dict[str, Any]]:
