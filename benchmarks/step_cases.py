@@ -81,11 +81,14 @@ def measure(cases: list[Case], repeats: int) -> None:
 
   In each turn a step is run twice and its second run counts: in training a
   step follows one of its own kind and finds its memory where it left it.
+  Prints a line for each step that counts.
   """
-  for _ in range(repeats):
+  for turn in range(1, repeats + 1):
     for case in cases:
       case.once()
       case.seconds.append(case.once())
+      seconds = f"{case.seconds[-1]:.2f} s"
+      print(f"turn {turn}/{repeats}: {case.name}: {seconds}", flush=True)
 
 
 def step_of(
@@ -149,6 +152,7 @@ def _case(
   change_batch: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> Case:
   config, described, sketch = parts
+  print(f"compiling: {name}", flush=True)
   mesh = single_mesh()
   structs = abstract_arguments(config, described, sketch, step, mesh, shape)
   params, frozen = random_arrays((structs[0].params, structs[1]))
