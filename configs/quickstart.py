@@ -63,7 +63,7 @@ def _pretrain(c: ConfigDict) -> None:
     0.25  # a high rate before it has learnt to look: it never does
   )
   c.b2 = 0.98
-  c.steps = 1500
+  c.steps = 1000
 
 
 def _sft(c: ConfigDict) -> None:
@@ -72,14 +72,14 @@ def _sft(c: ConfigDict) -> None:
   c.objective = ConfigDict({"name": "sft"})
   c.trainable = r"^(projector|decoder)/"  # the tower stays as it is
   c.data.buckets = 2  # descriptions and conversations
+  c.data.bucket_multiple = 16  # one length of prompts: a program less for each
   c.batch_size = 16
   c.lr = 1.5e-3
-  c.steps = 1500
+  c.steps = 800
 
 
 def _adapters(c: ConfigDict) -> None:
   c.data.train = f"{ROOT}/records/pairs"
-  c.data.buckets = 2
   c.trainable = "lora"
   c.lora = ConfigDict({"rank": 16, "alpha": 32.0})
   c.noise = ConfigDict({"overflow": "clip"})
@@ -123,6 +123,7 @@ def _own_answers(c: ConfigDict) -> None:
 def _own_context(c: ConfigDict) -> None:
   _stage1(c)
   c.data.train = f"{ROOT}/records/context"
+  c.data.buckets = 2  # an answer's first sentences and its last
 
 
 def _weights(text: float, noise: float):
