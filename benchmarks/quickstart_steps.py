@@ -69,20 +69,14 @@ def steps(out: Path, seed: int, ablations: bool) -> list[Command]:
   ]
 
 
-def base_steps(
-  out: Path, seed: int, changes: tuple[str, ...] = ()
-) -> list[Command]:
-  """From nothing to the model that every recipe starts from.
-
-  Args:
-    changes: further flags of its two trainings.
-  """
+def base_steps(out: Path, seed: int) -> list[Command]:
+  """From nothing to the model that every recipe starts from."""
   return [
     *_model(out, seed),
     _write(out, "pretrain", "scenes/pretrain.json", "scenes", seed),
-    train(out, "pretrain", seed, changes=changes),
+    train(out, "pretrain", seed),
     _write(out, "sft", "scenes/train.json", "scenes", seed),
-    train(out, "sft", seed, changes=changes),
+    train(out, "sft", seed),
   ]
 
 

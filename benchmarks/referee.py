@@ -1,12 +1,12 @@
-"""Recipes against each other in the toy world, on one base.
+"""Recipes against each other in the toy world, on the base of the quickstart.
 
   python -m benchmarks.referee --seed 0 --recipes own,context [--test]
 
-Every recipe starts from the same base (`sft`, which learns longer than that of
-`make quickstart`), takes as many steps, and is scored on the 500 validation
-pictures; with --test also on the two test sets, which are for recipes that are
-already chosen. All steps are ordinary commands; those that are done are passed
-over. `python -m benchmarks.referee table DIR ...` prints what there is.
+Every recipe starts from the same base (`sft`), takes as many steps, and is
+scored on the 500 validation pictures; with --test also on the two test sets,
+which are for recipes that are already chosen. All steps are ordinary commands;
+those that are done are passed over, also those of `make quickstart` in the same
+folder. `python -m benchmarks.referee table DIR ...` prints what there is.
 """
 
 import argparse
@@ -57,7 +57,6 @@ def _objective(name: str, **hyper: float) -> tuple[str, ...]:
 _NOISE = {"text_weight": 1.0, "noise_weight": 0.3}
 _STEP = "--config.noise.step=300"
 _EXCLUDE = "--config.noise.tokens=argmax_exclude_gold"
-_BASE = ("--config.steps=1500",)
 RECIPES: dict[str, Recipe] = {
   "injected": Recipe("pairs", "stage1"),
   "own": Recipe("own"),
@@ -89,7 +88,7 @@ def steps(
   out: Path, seed: int, names: Sequence[str], test: bool
 ) -> list[Command]:
   """The base's commands, then those of the recipes in their order."""
-  base = quickstart_steps.base_steps(out, seed, _BASE)
+  base = quickstart_steps.base_steps(out, seed)
   pairs = {
     "pairs": quickstart_steps.injected(out, seed),
     "own": tuple(own(out, "own", seed)),
@@ -207,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   add = parser.add_argument
   add("what", nargs="*", metavar="table DIR ... | err FROM TO",
       help="nothing: run")  # fmt: skip
-  add("--out", type=Path, default=Path("runs/referee"), metavar="DIR")
+  add("--out", type=Path, default=Path("runs/quickstart"), metavar="DIR")
   add("--seed", type=int, default=0)
   add("--recipes", default="injected,own,context", metavar="NAME,...",
       help=", ".join(RECIPES))  # fmt: skip

@@ -63,7 +63,7 @@ def _pretrain(c: ConfigDict) -> None:
     0.25  # a high rate before it has learnt to look: it never does
   )
   c.b2 = 0.98
-  c.steps = 1000
+  c.steps = 1500
 
 
 def _sft(c: ConfigDict) -> None:
@@ -75,7 +75,7 @@ def _sft(c: ConfigDict) -> None:
   c.data.bucket_multiple = 16  # one length of prompts: a program less for each
   c.batch_size = 16
   c.lr = 1.5e-3
-  c.steps = 800
+  c.steps = 1500
 
 
 def _adapters(c: ConfigDict) -> None:
