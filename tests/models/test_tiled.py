@@ -166,7 +166,9 @@ def test_greedy_answers_are_those_of_transformers(family, batch):
     assert mine.tolist() == written[0, -12:].tolist()
 
 
-@pytest.mark.parametrize("remat", ["none", "full"])
+@pytest.mark.parametrize(
+  "remat", [pytest.param("none", marks=pytest.mark.slow), "full"]
+)
 def test_the_tower_in_chunks(remat, monkeypatch):
   """Few tiles at a time give the same tokens, noise and gradients."""
   ours = tiled_models.ours("next")

@@ -219,6 +219,7 @@ def test_loss_that_is_not_finite(world, one_device, tmp_path, monkeypatch):
   assert [row["loss"] is None for row in rows] == [False, True, True, True]
 
 
+@pytest.mark.slow
 def test_a_model_whose_numbers_are_none(world, one_device, tmp_path):
   """The first step names the model, the reference pass and score the record."""
   weights = small_world.arrays()
@@ -236,6 +237,7 @@ def test_a_model_whose_numbers_are_none(world, one_device, tmp_path):
   assert not (tmp_path / "b/reference").exists()
 
 
+@pytest.mark.slow
 def test_samples_longer_than_the_models_positions(world, one_device, tmp_path):
   model = tmp_path / "model"
   shutil.copytree(world / "model", model)

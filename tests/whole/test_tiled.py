@@ -88,7 +88,10 @@ def family(request, tmp_path_factory):
   return config, root
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+  "name",
+  ["next", pytest.param("onevision", marks=pytest.mark.slow)],
+)
 def test_a_batch_of_mixed_sizes_is_each_alone(name, tmp_path):
   config = MODELS[name]
   records = _records()

@@ -2,7 +2,6 @@
 
 import random
 
-import inflect
 import pytest
 
 from povid_jax.errors import UserError
@@ -183,6 +182,8 @@ def plain_chair(table, truth, references, captions):
 
   Captions hold only lower-case words and full stops that stand apart.
   """
+  import inflect  # a second or two, and every worker reads this file
+
   engine = inflect.engine()
   lines = [line.split(", ") for line in table.splitlines()]
   names = {word: line[0] for line in lines for word in line}
