@@ -11,6 +11,7 @@ folder. `python -m benchmarks.referee table DIR ...` prints what there is.
 
 import argparse
 import dataclasses
+import functools
 import json
 import random
 from collections.abc import Mapping, Sequence
@@ -57,24 +58,19 @@ def _objective(name: str, **hyper: float) -> tuple[str, ...]:
 _NOISE = {"text_weight": 1.0, "noise_weight": 0.3}
 _STEP = "--config.noise.step=300"
 _EXCLUDE = "--config.noise.tokens=argmax_exclude_gold"
+_context = functools.partial(Recipe, "context", "own_context")
 RECIPES: dict[str, Recipe] = {
   "injected": Recipe("pairs", "stage1"),
   "own": Recipe("own"),
-  "context": Recipe("context", "own_context"),
+  "context": _context(),
   "own_188": Recipe("own", changes=("--config.steps=188",)),
-  "context_188": Recipe(
-    "context", "own_context", changes=("--config.steps=188",)
-  ),
+  "context_188": _context(changes=("--config.steps=188",)),
   "continued": Recipe("pairs", "sft_continued"),
-  "context_noise": Recipe(
-    "context",
-    "own_context",
-    changes=(*_objective("povid_shared", **_NOISE), _STEP),
+  "context_noise": _context(
+    changes=(*_objective("povid_shared", **_NOISE), _STEP)
   ),
-  "context_noise_exclude": Recipe(
-    "context",
-    "own_context",
-    changes=(*_objective("povid_shared", **_NOISE), _STEP, _EXCLUDE),
+  "context_noise_exclude": _context(
+    changes=(*_objective("povid_shared", **_NOISE), _STEP, _EXCLUDE)
   ),
   "round2": Recipe("own_again", init="own"),
   "erring": Recipe("erring"),

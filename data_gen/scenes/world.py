@@ -95,7 +95,7 @@ COMPANIONS = {
 }
 
 
-IN_PASSING = 0.15  # chance that a companion which is there is told last
+IN_PASSING = 0.15  # chance that a companion in the picture is named last
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,7 +31,7 @@ def world(tmp_path_factory):
 @pytest.mark.parametrize(
   ("kind", "dtype"), [("int8", "int8"), ("nf4", "uint8")]
 )
-def test_base_is_stored_small_and_cut_over_themesh(world, kind, dtype):
+def test_base_is_stored_small_and_cut_over_the_mesh(world, kind, dtype):
   config = run_config(world, base=kind)
   model = build.build_model(config, make_mesh(fsdp=4, tensor=2))
   kernel = model.frozen.params[UP]
