@@ -70,16 +70,11 @@ def in_turns(
     for name, run in work.items():
       run()  # a step follows one of its own kind
       found[name].append(run())
-    _progress(
+    step_cases.progress_line(
       f"turn {turn + 1} of {repeats}: "
       + ", ".join(f"{name} {each[-1]:.2f} s" for name, each in found.items())
     )
   return {name: spread(seconds) for name, seconds in found.items()}
-
-
-def _progress(text: str) -> None:
-  """A line of progress; the tables alone go to stdout."""
-  print(text, file=sys.stderr, flush=True)
 
 
 def ratios(
@@ -104,7 +99,7 @@ def train(
   described: LlavaConfig, model: Any, batch: int, dtype: str, repeats: int
 ) -> dict[str, Any]:
   """TRL's step against ours."""
-  _progress("training: building and compiling")
+  step_cases.progress_line("training: building and compiling")
   random = np.random.default_rng(0)
   assert isinstance(described.vision, VisionConfig)  # square pictures
   side = described.vision.image_size
@@ -214,7 +209,7 @@ def write(
   params = {k: jnp.asarray(v, jnp.dtype(dtype)) for k, v in base.items()}
   out: dict[str, Any] = {}
   for count in lengths:
-    _progress(f"decoding {count} new tokens: compiling")
+    step_cases.progress_line(f"decoding {count} new tokens: compiling")
     eight = decode.Case(described, PROMPTS, 1, count, params)
     alone = decode.Case(described, 1, PROMPTS, count, params)
     run = peer_torch.generate(model, described, eight.ids, eight.pictures)

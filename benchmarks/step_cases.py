@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import statistics
+import sys
 import time
 import zlib
 from collections.abc import Callable, Mapping
@@ -76,6 +77,11 @@ class Case:
     return seconds
 
 
+def progress_line(text: str) -> None:
+  """Prints to stderr: the tables alone go to stdout."""
+  print(text, file=sys.stderr, flush=True)
+
+
 def measure(cases: list[Case], repeats: int) -> None:
   """Times the cases in turns, so that a busy moment hits them alike.
 
@@ -88,7 +94,7 @@ def measure(cases: list[Case], repeats: int) -> None:
       case.once()
       case.seconds.append(case.once())
       seconds = f"{case.seconds[-1]:.2f} s"
-      print(f"turn {turn}/{repeats}: {case.name}: {seconds}", flush=True)
+      progress_line(f"turn {turn}/{repeats}: {case.name}: {seconds}")
 
 
 def step_of(
@@ -152,7 +158,7 @@ def _case(
   change_batch: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> Case:
   config, described, sketch = parts
-  print(f"compiling: {name}", flush=True)
+  progress_line(f"compiling: {name}")
   mesh = single_mesh()
   structs = abstract_arguments(config, described, sketch, step, mesh, shape)
   params, frozen = random_arrays((structs[0].params, structs[1]))
