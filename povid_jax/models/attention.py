@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,12 +10,40 @@ import jax.numpy as jnp
 
 Array = jax.Array
 NEG = -1e30  # finite: a row with no allowed key gives numbers, not NaN
+_QUERIES = 128  # causal queries that read their keys together, at least
+_einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
 def grouped(q_BTHA: Array, num_kv_heads: int) -> Array:
   """Query heads by the key/value head they share: [B, T, K, G, A]."""
   *lead, heads, dim = q_BTHA.shape
   return q_BTHA.reshape(*lead, num_kv_heads, heads // num_kv_heads, dim)
+
+
+def _softmax_sum(
+  parts: Sequence[tuple[Array, Callable[[Array], Array]]],
+) -> Array:
+  """The sum of values under one softmax over keys that lie in several arrays.
+
+  Args:
+    parts: logits float32[..., S] of each array's keys, and what makes
+      float[..., A] of weights [..., S]: their product with its values. It is
+      given in the values' dtype, so that its cotangent has that dtype too.
+
+  Returns:
+    float32[..., A].
+  """
+  largest = functools.reduce(
+    jnp.maximum, (logits.max(-1, keepdims=True) for logits, _ in parts)
+  )
+  largest = jax.lax.stop_gradient(largest)  # it cancels
+  total = values = jnp.float32(0)
+  for logits, product in parts:
+    weights = jnp.exp(logits - largest)
+    total += weights.sum(-1, keepdims=True)
+    values += product(weights)
+  # the few sums are divided, not the many weights
+  return values / total
 
 
 def self_attention(
@@ -40,24 +68,42 @@ def self_attention(
   Returns:
     float[B, T, H, A] in the dtype of the values.
   """
-  q_BTKGA = grouped(q_BTHA, k_BTKA.shape[2])
+  length, dtype = q_BTHA.shape[1], v_BTKA.dtype
+  # head by head: each head's product is one over memory in order
+  q_BKGTA = jnp.moveaxis(grouped(q_BTHA, k_BTKA.shape[2]), 1, 3)
+  k_BKTA, v_BKTA = jnp.swapaxes(k_BTKA, 1, 2), jnp.swapaxes(v_BTKA, 1, 2)
   scale = 1.0 / math.sqrt(q_BTHA.shape[-1])
-  logits = scale * jnp.einsum(
-    "btkga,bska->bkgts",
-    q_BTKGA,
-    k_BTKA,
-    preferred_element_type=jnp.float32,
-  )
-  if causal:
-    length = q_BTHA.shape[1]
-    age_TT = jnp.arange(length)[:, None] - jnp.arange(length)[None, :]
-    allowed = age_TT >= 0
-    if window is not None:
-      allowed &= age_TT < window
-    logits = jnp.where(allowed, logits, NEG)
-  weights = jax.nn.softmax(logits, axis=-1).astype(v_BTKA.dtype)
-  out = jnp.einsum("bkgts,bska->btkga", weights, v_BTKA)
-  return out.reshape(q_BTHA.shape)
+
+  def block(start: int, end: int) -> Array:
+    """Queries start .. end - 1 over the keys that one of them sees."""
+    first = max(0, start + 1 - window) if causal and window else 0
+    last = end if causal else length
+    logits = scale * _einsum(
+      "bkgta,bksa->bkgts", q_BKGTA[..., start:end, :], k_BKTA[:, :, first:last]
+    )
+    if causal:
+      age = jnp.arange(start, end)[:, None] - jnp.arange(first, last)[None]
+      allowed = age >= 0
+      if window is not None:
+        allowed &= age < window
+      logits = jnp.where(allowed, logits, NEG)
+    values = v_BKTA[:, :, first:last]
+    product = lambda w: jnp.einsum("bkgts,bksa->bkgta", w.astype(dtype), values)
+    return _softmax_sum([(logits, product)]).astype(dtype)
+
+  size = queries(length) if causal else length
+  out = [block(i, min(i + size, length)) for i in range(0, length, size)]
+  out_BKGTA = out[0] if len(out) == 1 else jnp.concatenate(out, axis=3)
+  return jnp.moveaxis(out_BKGTA, 3, 1).reshape(q_BTHA.shape)
+
+
+def queries(length: int) -> int:
+  """How many causal queries read their keys together.
+
+  Keys behind the last of them are left out, nearly half of a long sequence's.
+  At most 16 blocks, because each is compiled.
+  """
+  return min(length, -(-length // (16 * _QUERIES)) * _QUERIES)
 
 
 def branch_attention(
@@ -88,23 +134,26 @@ def branch_attention(
     window: how many keys (its own included) a query sees, or None.
 
   Returns:
-    float[B, N, Q, H, A].
+    float[B, N, Q, H, A] in the dtype of the values.
   """
   kv_heads, length = prefix_k_BPKA.shape[2], prefix_k_BPKA.shape[1]
-  q = grouped(q_BNQHA, kv_heads)
+  dtype = own_v_BNCKA.dtype
+  q_BKNGQA = jnp.transpose(grouped(q_BNQHA, kv_heads), (0, 3, 1, 4, 2, 5))
+  prefix_k, prefix_v = (
+    jnp.swapaxes(x, 1, 2) for x in (prefix_k_BPKA, prefix_v_BPKA)
+  )  # [B, K, P, A]
+  own_k, own_v = (
+    jnp.transpose(x, (0, 3, 1, 2, 4)) for x in (own_k_BNCKA, own_v_BNCKA)
+  )  # [B, K, N, C, A]
   scale = 1.0 / math.sqrt(q_BNQHA.shape[-1])
   # two products instead of joined keys, which would copy the prefix's keys for
   # every branch
-  to_prefix = jnp.einsum(
-    "bnqkga,bpka->bnkgqp", q, prefix_k_BPKA, preferred_element_type=jnp.float32
-  )
-  to_own = jnp.einsum(
-    "bnqkga,bncka->bnkgqc", q, own_k_BNCKA, preferred_element_type=jnp.float32
-  )
+  to_prefix = scale * _einsum("bkngqa,bkpa->bkngqp", q_BKNGQA, prefix_k)
+  to_own = scale * _einsum("bkngqa,bknca->bkngqc", q_BKNGQA, own_k)
   index_P = jnp.arange(length)
   seen_prefix = index_P[None] < prefix_len_B[:, None]  # [B, P]
   seen_prefix = seen_prefix[:, None, None, None, None, :]
-  own_age_QC = query_index_Q[:, None] - jnp.arange(own_k_BNCKA.shape[2])[None]
+  own_age_QC = query_index_Q[:, None] - jnp.arange(own_k.shape[3])[None]
   seen_own = own_age_QC >= 0
   if window is not None:
     # positions, not indices: padding between prefix and branch does not count
@@ -112,18 +161,16 @@ def branch_attention(
     age_BQP = position_BQ[:, :, None] - index_P[None, None]
     seen_prefix = seen_prefix & (age_BQP < window)[:, None, None, None]
     seen_own &= own_age_QC < window
-  # one softmax over both parts, as if the branch stood behind its prefix
-  logits = scale * jnp.concatenate(
-    [
-      jnp.where(seen_prefix, to_prefix, NEG),
-      jnp.where(seen_own, to_own, NEG),
-    ],
-    axis=-1,
+  of_prefix = lambda w: jnp.einsum(
+    "bkngqp,bkpa->bkngqa", w.astype(dtype), prefix_v
   )
-  weights = jax.nn.softmax(logits, axis=-1).astype(own_v_BNCKA.dtype)
-  out = jnp.einsum("bnkgqp,bpka->bnqkga", weights[..., :length], prefix_v_BPKA)
-  out += jnp.einsum("bnkgqc,bncka->bnqkga", weights[..., length:], own_v_BNCKA)
-  return out.reshape(q_BNQHA.shape)
+  of_own = lambda w: jnp.einsum("bkngqc,bknca->bkngqa", w.astype(dtype), own_v)
+  parts = [
+    (jnp.where(seen_prefix, to_prefix, NEG), of_prefix),
+    (jnp.where(seen_own, to_own, NEG), of_own),
+  ]
+  out = _softmax_sum(parts).astype(dtype)
+  return jnp.transpose(out, (0, 2, 4, 1, 3, 5)).reshape(q_BNQHA.shape)
 
 
 class _Sums(NamedTuple):
@@ -183,7 +230,6 @@ def decode_attention(
   slots, branches, kv_heads, length = own_k.shape[:4]
   scale = 1.0 / math.sqrt(q_SNHA.shape[-1])
   dtype = own_v.dtype
-  einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
   q = grouped(q_SNHA, kv_heads)  # [S, N, K, G, A]
 
   # the prefix: the queries of all branches are rows of one product
@@ -193,7 +239,7 @@ def decode_attention(
   if window is not None:
     at_SN = prefix_len_S[:, None] + written_SN
     seen &= at_SN[..., None] - index_P[None, None] < window
-  logits = scale * einsum("snkga,skpa->snkgp", q, prefix_k)
+  logits = scale * _einsum("snkga,skpa->snkgp", q, prefix_k)
   logits = jnp.where(seen[:, :, None, None], logits, NEG)
   largest = logits.max(-1, keepdims=True)
   weights = jnp.exp(logits - largest)
@@ -202,7 +248,7 @@ def decode_attention(
   sums = _Sums(
     largest,
     weights.sum(-1, keepdims=True),
-    einsum("snkgp,skpa->snkga", weights.astype(dtype), prefix_v),
+    _einsum("snkgp,skpa->snkga", weights.astype(dtype), prefix_v),
   )
 
   def read(number: Array | int, sums: _Sums) -> _Sums:
@@ -212,11 +258,11 @@ def decode_attention(
     seen = age > 0
     if window is not None:
       seen &= age < window
-    logits = scale * einsum("snkga,snkca->snkgc", q, cut(own_k))
+    logits = scale * _einsum("snkga,snkca->snkgc", q, cut(own_k))
     logits = jnp.where(seen[:, :, None, None], logits, NEG)
     values = cut(own_v)
     return sums.add(
-      logits, lambda w: einsum("snkgc,snkca->snkga", w.astype(dtype), values)
+      logits, lambda w: _einsum("snkgc,snkca->snkga", w.astype(dtype), values)
     )
 
   # a loop whose end only the device knows costs more than one block
@@ -226,7 +272,7 @@ def decode_attention(
     begun = (written_SN.max() + block - 1) // block
     sums = jax.lax.fori_loop(0, begun, read, sums)
   # the token sees itself, and its key is not in `own` yet
-  logit = scale * einsum("snkga,snka->snkg", q, k_SNKA)[..., None]
+  logit = scale * _einsum("snkga,snka->snkg", q, k_SNKA)[..., None]
   v = v_SNKA[:, :, :, None].astype(jnp.float32)
   sums = sums.add(logit, lambda weight: weight * v)
   return (sums.values / sums.total).astype(dtype).reshape(q_SNHA.shape)

@@ -10,7 +10,7 @@ import math
 
 import jax
 
-from povid_jax.models import tower_costs
+from povid_jax.models import attention, tower_costs
 from povid_jax.models.config import LlavaConfig, LoraConfig
 from povid_jax.models.sizes import decoder_linears
 
@@ -75,10 +75,12 @@ def activations(load: Load) -> int:
 
 
 def _square(load: Load) -> int:
-  """Bytes of one float32 array of attention weights."""
+  """Bytes of the float32 attention weights of a layer."""
+  # the prefix is read in blocks that end at the diagonal
+  prefix = load.prefix * (load.prefix + attention.queries(load.prefix)) / 2
   branches = load.branches * load.branch * (load.prefix + load.branch)
   heads = load.config.decoder.num_heads / load.tensor
-  return int(4 * load.rows * heads * (load.prefix**2 + branches))
+  return int(4 * load.rows * heads * (prefix + branches))
 
 
 def temporaries(load: Load) -> int:
