@@ -86,7 +86,7 @@ def block_size(length: int) -> int:
 
 
 def _unrolled() -> bool:
-  """On CPUs layers have arrays of their own; see `Llama.unstacked`."""
+  """On CPUs layers have arrays of their own; see `Llama.unstack`."""
   return jax.default_backend() == "cpu"
 
 
@@ -258,21 +258,21 @@ def advance(
     stops: when a branch is over.
   """
   model = merge(graph, params)
-  layers = model.decoder.unstacked() if _unrolled() else None
+  if _unrolled():
+    model.decoder.unstack(slots.ids.size)
   length = slots.out.shape[-1]
 
   def more(state: Slots) -> Array:
     return jnp.sum(jnp.all(state.over, axis=1)) < wanted
 
   def write_one(state: Slots) -> Slots:
-    return _write_one(model, layers, state, marks, decoding, stops, length)
+    return _write_one(model, state, marks, decoding, stops, length)
 
   return jax.lax.while_loop(more, write_one, slots)
 
 
 def _write_one(
   model: Llava,
-  layers: list | None,
   state: Slots,
   marks: Marks | None,
   decoding: Decoding,
@@ -291,7 +291,6 @@ def _write_one(
     state.prefix,
     state.own,
     block=block_size(length),
-    layers=layers,
   )
   ids = _next_tokens(logits, state.key, state.seeds, state.count, decoding)
   over = jnp.isin(ids, jnp.array((*stops.ids, NOT_FINITE)))

@@ -86,6 +86,50 @@ def _product_bwd(kept: tuple[Array, Array], ct: Array) -> tuple[Array, Array]:
 float32_product.defvjp(_product_fwd, _product_bwd)
 
 
+@jax.custom_vjp
+def low_rank_product(x: Array, factor: Array) -> Array:
+  """x F of float[..., D] and a factor float[D, E] of an adapter.
+
+  One of D and E is the rank. The gradient to F is a product over all tokens,
+  for which XLA on CPUs transposes an operand, a copy: here the narrow one. Of
+  its own accord it takes the wide one.
+  """
+  return x @ factor
+
+
+def _low_rank_fwd(x: Array, factor: Array) -> tuple[Array, tuple]:
+  return x @ factor, (x, factor)
+
+
+def _low_rank_bwd(kept: tuple[Array, Array], ct: Array) -> tuple[Array, Array]:
+  x, factor = kept
+  flat = lambda a: a.reshape(-1, a.shape[-1])
+  if factor.shape[0] <= factor.shape[1]:
+    d_factor = flat(x).T @ flat(ct)
+  else:
+    # the barrier keeps the compiler from swapping the operands back
+    d_factor = jax.lax.optimization_barrier(flat(ct).T @ flat(x)).T
+  return ct @ factor.T, d_factor
+
+
+low_rank_product.defvjp(_low_rank_fwd, _low_rank_bwd)
+
+
+def few_rows_product(x: Array, kernel_FD: Array) -> Array:
+  """x W of a few rows float[..., D], W stored transposed; summed in float32.
+
+  XLA's product on CPUs packs its second operand anew each time. For a few rows
+  that takes longer than the product, so the kernel comes first. The barrier
+  keeps the compiler from swapping them back.
+  """
+  rows = x.reshape(-1, x.shape[-1]).T
+  out = jnp.matmul(
+    kernel_FD.astype(x.dtype), rows, preferred_element_type=jnp.float32
+  )
+  out = jax.lax.optimization_barrier(out).T
+  return out.reshape(*x.shape[:-1], -1)
+
+
 class Linear(nnx.Module):
   """y = x W + b, plus (alpha / r) x A B while the adapter is on.
 
@@ -108,6 +152,7 @@ class Linear(nnx.Module):
     self.bias = nnx.Param(jnp.zeros((*stack, d_out))) if bias else None
     self.kernel_scale = nnx.data(None)
     self.multiplied = False  # the kernel as it is stored, see `products`
+    self.transposed = False  # see `transpose`
     self.lora_a = nnx.data(None)
     self.lora_b = nnx.data(None)
     self.lora_scale = 0.0
@@ -130,9 +175,17 @@ class Linear(nnx.Module):
     self.kernel_scale = nnx.Param(scale)
     self.multiplied = kind in quantised.MULTIPLIED
 
+  def transpose(self) -> None:
+    """Stores the kernel of one layer as `few_rows_product` takes it."""
+    assert self.kernel_scale is None, "a quantised kernel has another form"
+    self.kernel = nnx.Param(self.kernel[...].T)
+    self.transposed = True
+
   def _product(self, x: Array) -> Array:
     """x W, whatever the kernel is stored in."""
     kernel = self.kernel[...]
+    if self.transposed:
+      return few_rows_product(x, kernel).astype(x.dtype)
     if self.kernel_scale is None:
       return x @ kernel.astype(x.dtype)
     scale = self.kernel_scale[...]
@@ -146,12 +199,12 @@ class Linear(nnx.Module):
       y = y + over_last(self.bias[...], y)
     if adapter and self.lora_a is not None:
       assert self.lora_b is not None  # add_lora makes both
-      low = x @ self.lora_a[...].astype(x.dtype)
+      low = low_rank_product(x, self.lora_a[...].astype(x.dtype))
       low = checkpoint_name(low, "low")
       # the few columns of x A are scaled, not the many of the output: then
       # the compiler can let the last product add onto the first one's result
       low = jnp.asarray(self.lora_scale, x.dtype) * low
-      y = y + low @ self.lora_b[...].astype(x.dtype)
+      y = y + low_rank_product(low, self.lora_b[...].astype(x.dtype))
     return checkpoint_name(y, "linear")
 
 

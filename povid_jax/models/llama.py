@@ -1,7 +1,7 @@
 """The Llama-family decoder: one stacked layer, scanned."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from povid_jax.models.config import DecoderConfig
 from povid_jax.models.layers import (
   Linear,
   RMSNorm,
+  few_rows_product,
   float32_product,
   over_layers,
 )
@@ -24,6 +25,9 @@ Array = jax.Array
 # (queries, keys, values, this layer's slice of `inputs`)
 #   -> (attention output, what to stack over layers)
 Attend = Callable[[Array, Array, Array, Any], tuple[Array, Any]]
+
+# From 64 rows on a product of the usual order is as fast on CPUs.
+_FEW_ROWS = 32
 
 _POLICIES = jax.checkpoint_policies
 _named = _POLICIES.save_only_these_names
@@ -127,6 +131,7 @@ class Llama(nnx.Module):
       else Linear(config.hidden_size, config.vocab_size, rngs=rngs)
     )
     self.config = config
+    self.few_rows = False  # see `unstack`
 
   def embed(self, ids: Array, dtype: jnp.dtype) -> Array:
     """int[...] token ids to float[..., D]; ids outside 0..V-1 give row 0."""
@@ -143,7 +148,6 @@ class Llama(nnx.Module):
     inputs: Any = None,
     adapter: bool = True,
     remat: str = "none",
-    layers: Sequence[nnx.State] | None = None,
   ) -> tuple[Array, Any]:
     """Runs the layers and the final norm.
 
@@ -151,11 +155,10 @@ class Llama(nnx.Module):
       x_BTD: float[B, T, D] embeddings.
       positions_BT: int[B, T] rotary positions.
       attend: how tokens see each other; see `Attend`.
-      inputs: a tree of arrays with a leading layer axis, sliced for `attend`.
+      inputs: a tree of arrays with a leading layer axis, sliced for `attend`;
+        after `unstack` a list with one entry per layer.
       adapter: whether LoRA takes part.
       remat: a name in REMAT.
-      layers: from `unstacked`: the layers run one after the other without a
-        scan, and `inputs` is one entry per layer.
 
     Returns:
       float[B, T, D] hidden states and the stacked outputs of `attend`.
@@ -163,38 +166,49 @@ class Llama(nnx.Module):
     if remat not in REMAT:
       raise UserError(f"remat: want one of {sorted(REMAT)}, got {remat!r}")
     rotary = rotary_table(self.config, positions_BT)
+    if isinstance(self.layers, nnx.List):
+      each = []
+      for layer, layer_inputs in zip(self.layers, inputs, strict=True):
+        x_BTD, output = layer(x_BTD, rotary, attend, layer_inputs, adapter)
+        each.append(output)
+      outputs = jax.tree.map(lambda *parts: jnp.stack(parts), *each)
+      return self.norm(x_BTD), outputs
     graph, stacked = nnx.split(self.layers)
 
     def body(x: Array, per_layer: tuple) -> tuple[Array, Any]:
       layer, layer_inputs = per_layer
       return nnx.merge(graph, layer)(x, rotary, attend, layer_inputs, adapter)
 
-    if layers is not None:
-      each = []
-      for one in zip(layers, inputs, strict=True):
-        x_BTD, output = body(x_BTD, one)
-        each.append(output)
-      outputs = jax.tree.map(lambda *parts: jnp.stack(parts), *each)
-      return self.norm(x_BTD), outputs
     keeps_all = REMAT[remat] is None
     if not keeps_all:
       body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=False)
     x_BTD, outputs = over_layers(body, x_BTD, (stacked, inputs), keeps_all)
     return self.norm(x_BTD), outputs
 
-  def unstacked(self) -> list[nnx.State]:
-    """The weights of each layer as arrays of their own, a copy.
+  def unstack(self, rows: int) -> None:
+    """Gives each layer arrays of its own, for many calls with so many rows.
 
     A scan cuts each layer's weights out of the stacked arrays whenever it
     runs. On CPUs that is a copy, which takes as long as the layer's product
-    with a few rows: a loop over tokens makes it once, before it begins.
+    with a few rows: a loop over tokens makes it once, before it begins. For a
+    few rows it stores kernels in the order that such products read them.
     """
-    _, stacked = nnx.split(self.layers)
-    cut = lambda i: jax.tree.map(lambda x: x[i], stacked)
-    return [cut(i) for i in range(self.config.num_layers)]
+    graph, stacked = nnx.split(self.layers)
+    cut = lambda i: nnx.merge(graph, jax.tree.map(lambda x: x[i], stacked))
+    self.layers = nnx.List([cut(i) for i in range(self.config.num_layers)])
+    self.few_rows = rows <= _FEW_ROWS
+    if self.few_rows:
+      for _, module in nnx.iter_modules(self):
+        if isinstance(module, Linear):
+          module.transpose()
 
   def logits(self, hidden: Array) -> Array:
     """float[..., D] to float32[..., V]."""
+    if self.few_rows:
+      head = (
+        self.lm_head.kernel if self.lm_head else self.embed_tokens.embedding
+      )
+      return few_rows_product(hidden, head[...])
     if self.lm_head is None:
       kernel = self.embed_tokens.embedding[...].T
     else:

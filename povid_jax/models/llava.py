@@ -1,6 +1,6 @@
 """LLaVA: vision tower, projector and decoder over a prefix and N branches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -233,7 +233,6 @@ class Llava(nnx.Module):
     own: Any,
     *,
     block: int,
-    layers: Sequence[nnx.State] | None = None,
   ) -> tuple[Array, Cache]:
     """One generated token for each of N branches of S prompts.
 
@@ -243,12 +242,11 @@ class Llava(nnx.Module):
       written: int32[S, N] how many tokens of each branch `own` holds.
       prefix_len: int32[S].
       prefix: keys and values of the prefix per layer, (k, v) with [S, K, P, A]
-        each: one pair of arrays with a leading layer axis, or with `layers`
-        a list of pairs.
+        each: one pair of arrays with a leading layer axis, or after
+        `Llama.unstack` a list of pairs.
       own: keys and values of the branches so far, the same with
         [S, N, K, C, A].
       block: see `decode_attention`.
-      layers: see `Llama.__call__`.
 
     Returns:
       float32[S, N, V] logits of the next token, and the keys and values of
@@ -270,14 +268,13 @@ class Llava(nnx.Module):
 
     x = self.decoder.embed(ids.reshape(-1, 1), self.dtype)
     inputs: Any = (prefix, own)
-    if layers is not None:
+    if isinstance(prefix, list):
       inputs = list(zip(prefix, own, strict=True))
     hidden, (keys, values) = self.decoder(
       x,
       positions.reshape(-1, 1, *positions.shape[2:]),
       attend,
       inputs=inputs,
-      layers=layers,
     )
     return split(self.decoder.logits(hidden)), Cache(keys, values)
 
