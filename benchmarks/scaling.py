@@ -85,7 +85,8 @@ def table(found: dict[str, dict[str, Any]], rows: Sequence[Row]) -> str:
     head = [model, row.slice, " x ".join(map(str, row.mesh)), str(row.pairs)]
     memory = f"{plan['bytes_per_device'] / 1e9:.1f}"
     if limits is None or not plan["fits"]:
-      lines.append([*head, f"{memory}: too much", *[""] * 8])
+      why = "too much" if not plan["fits"] else "the rest is not known"
+      lines.append([*head, f"{memory}: {why}", *[""] * 8])
       continue
     sent = [
       f"{limits['sent'].get(kind, 0) / 1e9:.1f}"

@@ -31,6 +31,12 @@ from povid_jax.training.accounting import step_flops
 from povid_jax.training.outline import Outline, outline
 from povid_jax.training.step import StepFn
 
+_UNPRINTED = (
+  f"JAX {jax.__version__} compiles this program but cannot print it, so "
+  "what the devices send each other and the least time of a step are not "
+  "known; a newer version of JAX may print it"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -179,7 +185,9 @@ def make(
       notes.append(problem)
     else:
       temporary = temporaries(program)
-      sent = program_lib.read(program.as_text() or "")
+      sent = program_lib.of(program)
+      if sent is None:
+        notes.append(_UNPRINTED)
   elif topology.assumed:
     notes += [
       "all above is an estimate: memory by formula, speed by the data sheet of "

@@ -7,6 +7,8 @@ import dataclasses
 import math
 import re
 
+import jax
+
 KINDS = (
   "all-gather",
   "all-reduce",
@@ -64,6 +66,18 @@ class _Instruction:
 
 
 _Bodies = dict[str, dict[str, _Instruction]]  # by computation, by name
+
+
+def of(compiled: jax.stages.Compiled) -> Program | None:
+  """Reads a compiled program; None where XLA compiles it but cannot print it.
+
+  (jaxlib 0.10.2 does not understand some asynchronous instructions with
+  several operands that libtpu 0.0.52 makes for a v6e.)
+  """
+  try:
+    return read(compiled.as_text() or "")
+  except jax.errors.JaxRuntimeError:
+    return None
 
 
 def read(text: str) -> Program:

@@ -1,8 +1,10 @@
 """povid_jax.plan: what it compiles is the step, and what it says is so."""
 
+import functools
 import json
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from povid_jax import config as config_lib
@@ -199,6 +201,24 @@ def test_arguments_are_those_of_training():
   assert jax.tree.map(lambda x: x.shape, out) == jax.tree.map(
     lambda x: x.shape, state
   )
+
+
+def test_a_program_that_cannot_be_printed_still_has_its_memory(monkeypatch):
+  """As XLA fails with one of another version's; any program stands for it."""
+
+  def fail(self):
+    raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure")
+
+  small = jax.jit(lambda x: x @ x).lower(jnp.ones((8, 8))).compile()
+  monkeypatch.setattr(planning, "compile_step", lambda *_: (small, ""))
+  make = functools.partial(
+    planning.make, load(), preset("test"), parse("cpu:1"), SMALL
+  )
+  assert make().notes == []
+  monkeypatch.setattr(type(small), "as_text", fail)
+  found = make()
+  assert found.fits and not found.estimated and found.roofline is None
+  assert "cannot print" in found.notes[0]
 
 
 def test_batch_that_does_not_divide_is_raised_and_said():
