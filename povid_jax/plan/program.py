@@ -71,8 +71,8 @@ _Bodies = dict[str, dict[str, _Instruction]]  # by computation, by name
 def of(compiled: jax.stages.Compiled) -> Program | None:
   """Reads a compiled program; None where XLA compiles it but cannot print it.
 
-  (jaxlib 0.10.2 does not understand some asynchronous instructions with
-  several operands that libtpu 0.0.52 makes for a v6e.)
+  (JAX 0.10.2 does not understand some asynchronous instructions with several
+  operands that libtpu 0.0.52 makes for a v6e; JAX 0.12 does.)
   """
   try:
     return read(compiled.as_text() or "")
