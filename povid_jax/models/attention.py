@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -20,30 +20,37 @@ def grouped(q_BTHA: Array, num_kv_heads: int) -> Array:
   return q_BTHA.reshape(*lead, num_kv_heads, heads // num_kv_heads, dim)
 
 
-def _softmax_sum(
-  parts: Sequence[tuple[Array, Callable[[Array], Array]]],
-) -> Array:
-  """The sum of values under one softmax over keys that lie in several arrays.
+class _Sums(NamedTuple):
+  """A softmax over keys that come part by part: largest logit, sum of
+  exponentials, weighted sum of values; float32[..., 1], [..., 1], [..., A].
+  At first of no key."""
 
-  Args:
-    parts: logits float32[..., S] of each array's keys, and what makes
-      float[..., A] of weights [..., S]: their product with its values. It is
-      given in the values' dtype, so that its cotangent has that dtype too.
+  largest: Array | float = -math.inf
+  total: Array | float = 0.0
+  values: Array | float = 0.0
 
-  Returns:
-    float32[..., A].
-  """
-  largest = functools.reduce(
-    jnp.maximum, (logits.max(-1, keepdims=True) for logits, _ in parts)
-  )
-  largest = jax.lax.stop_gradient(largest)  # it cancels
-  total = values = jnp.float32(0)
-  for logits, product in parts:
+  def add(self, logits: Array, product: Callable[[Array], Array]) -> "_Sums":
+    """Takes in keys.
+
+    Args:
+      logits: float32[..., S].
+      product: makes float[..., A] of weights float32[..., S]: their product
+        with the keys' values. Its cotangent has the dtype that it gives.
+    """
+    # the largest logit cancels, so no gradient needs to pass it
+    here = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+    largest = jnp.maximum(self.largest, here)
     weights = jnp.exp(logits - largest)
-    total += weights.sum(-1, keepdims=True)
-    values += product(weights)
-  # the few sums are divided, not the many weights
-  return values / total
+    old = jnp.exp(self.largest - largest)
+    return _Sums(
+      largest,
+      old * self.total + weights.sum(-1, keepdims=True),
+      old * self.values + product(weights),
+    )
+
+  def mean(self) -> Array:
+    """float32[..., A]; the few sums are divided, not the many weights."""
+    return jnp.asarray(self.values / self.total)
 
 
 def self_attention(
@@ -89,7 +96,7 @@ def self_attention(
       logits = jnp.where(allowed, logits, NEG)
     values = v_BKTA[:, :, first:last]
     product = lambda w: jnp.einsum("bkgts,bksa->bkgta", w.astype(dtype), values)
-    return _softmax_sum([(logits, product)]).astype(dtype)
+    return _Sums().add(logits, product).mean().astype(dtype)
 
   size = queries(length) if causal else length
   out = [block(i, min(i + size, length)) for i in range(0, length, size)]
@@ -165,32 +172,11 @@ def branch_attention(
     "bkngqp,bkpa->bkngqa", w.astype(dtype), prefix_v
   )
   of_own = lambda w: jnp.einsum("bkngqc,bknca->bkngqa", w.astype(dtype), own_v)
-  parts = [
-    (jnp.where(seen_prefix, to_prefix, NEG), of_prefix),
-    (jnp.where(seen_own, to_own, NEG), of_own),
-  ]
-  out = _softmax_sum(parts).astype(dtype)
+  # one softmax over both parts, as if the branch stood behind its prefix
+  sums = _Sums().add(jnp.where(seen_prefix, to_prefix, NEG), of_prefix)
+  sums = sums.add(jnp.where(seen_own, to_own, NEG), of_own)
+  out = sums.mean().astype(dtype)
   return jnp.transpose(out, (0, 2, 4, 1, 3, 5)).reshape(q_BNQHA.shape)
-
-
-class _Sums(NamedTuple):
-  """A softmax over keys that come block by block: largest logit, sum of
-  exponentials, weighted sum of values; float32[..., 1], [..., 1], [..., A]."""
-
-  largest: Array
-  total: Array
-  values: Array
-
-  def add(self, logits: Array, products: Callable[[Array], Array]) -> "_Sums":
-    """Takes in a block: logits[..., T] and `products` of its weights."""
-    largest = jnp.maximum(self.largest, logits.max(-1, keepdims=True))
-    weights = jnp.exp(logits - largest)
-    old = jnp.exp(self.largest - largest)
-    return _Sums(
-      largest,
-      old * self.total + weights.sum(-1, keepdims=True),
-      old * self.values + products(weights),
-    )
 
 
 def decode_attention(
@@ -241,14 +227,10 @@ def decode_attention(
     seen &= at_SN[..., None] - index_P[None, None] < window
   logits = scale * _einsum("snkga,skpa->snkgp", q, prefix_k)
   logits = jnp.where(seen[:, :, None, None], logits, NEG)
-  largest = logits.max(-1, keepdims=True)
-  weights = jnp.exp(logits - largest)
   # A sliding window may exclude the whole prefix. Then these sums are
   # meaningless, and the token's own logit, added last, scales them to zero.
-  sums = _Sums(
-    largest,
-    weights.sum(-1, keepdims=True),
-    _einsum("snkgp,skpa->snkga", weights.astype(dtype), prefix_v),
+  sums = _Sums().add(
+    logits, lambda w: _einsum("snkgp,skpa->snkga", w.astype(dtype), prefix_v)
   )
 
   def read(number: Array | int, sums: _Sums) -> _Sums:
@@ -275,4 +257,4 @@ def decode_attention(
   logit = scale * _einsum("snkga,snka->snkg", q, k_SNKA)[..., None]
   v = v_SNKA[:, :, :, None].astype(jnp.float32)
   sums = sums.add(logit, lambda weight: weight * v)
-  return (sums.values / sums.total).astype(dtype).reshape(q_SNHA.shape)
+  return sums.mean().astype(dtype).reshape(q_SNHA.shape)

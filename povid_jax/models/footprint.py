@@ -70,11 +70,11 @@ def activations(load: Load) -> int:
   per_token = cut / load.tensor + whole
   total = config.num_layers * load.tokens * per_token * load.itemsize
   if load.remat == "none" and load.attention == "xla":
-    total += config.num_layers * 2 * _square(load)
+    total += config.num_layers * 2 * _attention_weights(load)
   return int(total)
 
 
-def _square(load: Load) -> int:
+def _attention_weights(load: Load) -> int:
   """Bytes of the float32 attention weights of a layer."""
   # the prefix is read in blocks that end at the diagonal
   prefix = load.prefix * (load.prefix + attention.queries(load.prefix)) / 2
@@ -100,7 +100,7 @@ def _layer(load: Load) -> int:
   if load.kernel_itemsize < load.itemsize:  # codes, and sums of 32 bits
     work += load.tokens * 5 * wide / load.tensor
   if load.attention == "xla":
-    work += 3 * _square(load)
+    work += 3 * _attention_weights(load)
   # the next layer's weights are fetched while this one runs
   return int(2 * kernels * load.kernel_itemsize + work)
 

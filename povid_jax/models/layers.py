@@ -58,6 +58,11 @@ def over_last(values: Array, x: Array) -> Array:
   return jnp.expand_dims(values.astype(x.dtype), axes)
 
 
+def _rows(x: Array) -> Array:
+  """float[..., D] as a matrix of rows."""
+  return x.reshape(-1, x.shape[-1])
+
+
 @jax.custom_vjp
 def float32_product(x: Array, kernel: Array) -> Array:
   """x W of float[..., D] and float[D, V], summed and given in float32.
@@ -78,8 +83,9 @@ def _product_fwd(x: Array, kernel: Array) -> tuple[Array, tuple]:
 def _product_bwd(kept: tuple[Array, Array], ct: Array) -> tuple[Array, Array]:
   x, kernel = kept
   ct = ct.astype(x.dtype)
-  flat = lambda a: a.reshape(-1, a.shape[-1])
-  d_kernel = jnp.matmul(flat(x).T, flat(ct), preferred_element_type=jnp.float32)
+  d_kernel = jnp.matmul(
+    _rows(x).T, _rows(ct), preferred_element_type=jnp.float32
+  )
   return ct @ kernel.astype(x.dtype).T, d_kernel.astype(kernel.dtype)
 
 
@@ -103,12 +109,11 @@ def _low_rank_fwd(x: Array, factor: Array) -> tuple[Array, tuple]:
 
 def _low_rank_bwd(kept: tuple[Array, Array], ct: Array) -> tuple[Array, Array]:
   x, factor = kept
-  flat = lambda a: a.reshape(-1, a.shape[-1])
   if factor.shape[0] <= factor.shape[1]:
-    d_factor = flat(x).T @ flat(ct)
+    d_factor = _rows(x).T @ _rows(ct)
   else:
     # the barrier keeps the compiler from swapping the operands back
-    d_factor = jax.lax.optimization_barrier(flat(ct).T @ flat(x)).T
+    d_factor = jax.lax.optimization_barrier(_rows(ct).T @ _rows(x)).T
   return ct @ factor.T, d_factor
 
 
@@ -122,9 +127,8 @@ def few_rows_product(x: Array, kernel_FD: Array) -> Array:
   that takes longer than the product, so the kernel comes first. The barrier
   keeps the compiler from swapping them back.
   """
-  rows = x.reshape(-1, x.shape[-1]).T
   out = jnp.matmul(
-    kernel_FD.astype(x.dtype), rows, preferred_element_type=jnp.float32
+    kernel_FD.astype(x.dtype), _rows(x).T, preferred_element_type=jnp.float32
   )
   out = jax.lax.optimization_barrier(out).T
   return out.reshape(*x.shape[:-1], -1)
