@@ -44,8 +44,8 @@ _TINY = preset("tiny")
 # real models run their layers in a loop, those of few layers do not
 MODEL = dataclasses.replace(
   _TINY,
-  vision=dataclasses.replace(_TINY.vision, num_layers=6),
-  decoder=dataclasses.replace(_TINY.decoder, num_layers=5),
+  vision=dataclasses.replace(_TINY.vision, num_layers=10),
+  decoder=dataclasses.replace(_TINY.decoder, num_layers=10),
 )
 _FIELDS = {
   "batch_size": 8,

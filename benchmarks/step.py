@@ -202,7 +202,7 @@ def head_memory(
     hidden: jax.Array, ids: jax.Array, kernel: jax.Array
   ) -> jax.Array:
     head = lambda h: jnp.matmul(h, kernel, preferred_element_type=jnp.float32)
-    return token_logps(head, hidden, ids).sum()
+    return token_logps(head, hidden[None], ids[None]).sum()
 
   def size(fn: Any, rows: int) -> int:
     hidden = jax.ShapeDtypeStruct((rows, dim), jnp.bfloat16)

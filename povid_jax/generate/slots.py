@@ -182,11 +182,9 @@ def admit(
   start = prefix_len if position_start is None else position_start
   embeds = model.encode_images(pictures)
   hidden, (keys, values) = model.prefill(
-    prefix_ids, embeds, positions=positions
+    prefix_ids, embeds, prefix_len=prefix_len, positions=positions
   )
-  # the vocabulary head runs on one position: logits of all P would be large
-  last = jnp.take_along_axis(hidden, (prefix_len - 1)[:, None, None], axis=1)
-  logits = model.decoder.logits(last[:, 0])
+  logits = model.decoder.logits(hidden[:, 0])
   by_head = lambda x: jnp.swapaxes(x, 2, 3)  # [L, R, K, P, A]
   count = jnp.zeros(seeds.shape, jnp.int32)
   logits = jnp.broadcast_to(logits[:, None], (*seeds.shape, logits.shape[-1]))

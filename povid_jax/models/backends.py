@@ -107,7 +107,7 @@ def attend(
   and, causally, to itself.
 
   Args:
-    q_BTHA: float[B, T, H, A].
+    q_BTHA: float[B, T, H, A], or float[B, N * C, H, A]: the branches' only.
     k_BTKA, v_BTKA: float[B, T, K, A], H a multiple of K.
     prefix_len_B: int[B] real tokens of the prefix.
     row: P, N and C.
@@ -115,7 +115,7 @@ def attend(
     backend: xla | cudnn | splash, as `choose` returned it.
 
   Returns:
-    float[B, T, H, A]; rows of padding hold numbers without meaning.
+    As many as the queries; rows of padding hold numbers without meaning.
   """
   if backend == "splash":
     return splash(q_BTHA, k_BTKA, v_BTKA, prefix_len_B, row)
@@ -127,13 +127,10 @@ def xla(
   q: Array, k: Array, v: Array, prefix_len: Array, row: Row, window: int | None
 ) -> Array:
   """See `attend`."""
-  own = lambda x: x[:, row.prefix :].reshape(
+  own = lambda x: x[:, -row.branches * row.length :].reshape(
     x.shape[0], row.branches, row.length, *x.shape[2:]
   )
   first = lambda x: x[:, : row.prefix]
-  head = self_attention(
-    first(q), first(k), first(v), causal=True, window=window
-  )
   tail = branch_attention(
     own(q),
     first(k),
@@ -145,6 +142,11 @@ def xla(
     window,
   )
   tail = tail.reshape(*tail.shape[:1], -1, *tail.shape[3:])
+  if q.shape[1] < k.shape[1]:
+    return tail
+  head = self_attention(
+    first(q), first(k), first(v), causal=True, window=window
+  )
   return jnp.concatenate([head, tail], axis=1)
 
 
@@ -163,6 +165,11 @@ def cudnn(
   work than a second copy of the prefix's keys would be to move.
   """
   call = jax.nn.dot_product_attention
+  mask = branch_mask(prefix_len, row, window)[:, None]
+  own = q[:, -row.branches * row.length :]
+  tail = call(own, k, v, mask=mask, implementation=implementation)
+  if q.shape[1] < k.shape[1]:
+    return tail
   first = lambda x: x[:, : row.prefix]
   head = call(
     first(q),
@@ -171,10 +178,6 @@ def cudnn(
     is_causal=True,
     local_window_size=None if window is None else (window - 1, 0),
     implementation=implementation,
-  )
-  mask = branch_mask(prefix_len, row, window)[:, None]
-  tail = call(
-    q[:, row.prefix :], k, v, mask=mask, implementation=implementation
   )
   return jnp.concatenate([head, tail], axis=1)
 
@@ -196,18 +199,20 @@ def branch_mask(prefix_len: Array, row: Row, window: int | None) -> Array:
   return jnp.concatenate([seen, own], axis=-1)
 
 
-def _static_mask(row: Row, total: int) -> np.ndarray:
-  """bool[total, total]: `attend`'s mask but for the prefix's padding.
+def _static_mask(row: Row, start: int, queries: int, keys: int) -> np.ndarray:
+  """bool[queries, keys]: `attend`'s mask but for the prefix's padding.
 
-  Tokens past P + N * C are padding to whole blocks; each sees itself, as a
-  row without any key would give NaN.
+  Args:
+    start: the first query is token `start` of the row: 0 or P.
+    queries, keys: whole blocks. What is behind the row is padding, which sees
+      the last key of the row: a query without any key would give NaN.
   """
-  index = np.arange(total)
-  group = np.where(index < row.prefix, -1, (index - row.prefix) // row.length)
-  causal = index[:, None] >= index
-  mask = causal & ((group[:, None] == group) | (group == -1))
-  real = row.prefix + row.branches * row.length
-  mask[real:] = np.eye(total, dtype=bool)[real:]
+  total = row.prefix + row.branches * row.length
+  query, key = start + np.arange(queries), np.arange(keys)
+  group = lambda i: np.where(i < row.prefix, -1, (i - row.prefix) // row.length)
+  same = group(query)[:, None] == group(key)
+  mask = (query[:, None] >= key) & (same | (group(key) == -1))
+  mask[query >= total] = key == total - 1
   return mask
 
 
@@ -219,7 +224,7 @@ def splash(
   row: Row,
   interpret: bool = False,
 ) -> Array:
-  """See `attend`. One call of the TPU kernel for the whole row.
+  """See `attend`. One call of the TPU kernel for all queries.
 
   Which branch sees what is a static mask, whose empty blocks are skipped. How
   long each prefix is comes as segments: real tokens are of segment 1, the
@@ -229,39 +234,51 @@ def splash(
     interpret: run the kernel step by step, to test it without a TPU.
   """
   length = q.shape[1]
-  pad = -length % LANES
-  widen = lambda x: jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0)))
-  index = jnp.arange(length + pad)
-  real = index[None] < prefix_len[:, None]
-  real |= index[None] >= row.prefix
+  start = k.shape[1] - length
+  queries, keys = (-(-x.shape[1] // LANES) * LANES for x in (q, k))
+  widen = lambda x, size: jnp.pad(
+    x, ((0, 0), (0, size - x.shape[1]), (0, 0), (0, 0))
+  )
 
-  def local(q: Array, k: Array, v: Array, real: Array) -> Array:
-    kernel, segments = _kernel(row, length + pad, q.shape[2], interpret)
+  def segments(index: Array) -> Array:
+    real = (index < prefix_len[:, None]) | (index >= row.prefix)
+    return real.astype(jnp.int32)
+
+  def local(q: Array, k: Array, v: Array, *segments: Array) -> Array:
+    kernel, ids = _kernel(row, start, queries, keys, q.shape[2], interpret)
     heads_first = lambda x: x.swapaxes(1, 2)
-    run = lambda q, k, v, s: kernel(q, k, v, segment_ids=segments(s, s))
-    q, k, v = heads_first(q), heads_first(k), heads_first(v)
-    out = jax.vmap(run)(q, k, v, real.astype(jnp.int32))
+    run = lambda q, k, v, *each: kernel(q, k, v, segment_ids=ids(*each))
+    out = jax.vmap(run)(*(heads_first(x) for x in (q, k, v)), *segments)
     return heads_first(out)
 
   q = q * jnp.asarray(1.0 / math.sqrt(q.shape[-1]), q.dtype)
-  out = _on_each_device(local)(widen(q), widen(k), widen(v), real)
+  out = _on_each_device(local)(
+    *(widen(q, queries), widen(k, keys), widen(v, keys)),
+    segments(start + jnp.arange(queries)[None]),
+    segments(jnp.arange(keys)[None]),
+  )
   return out[:, :length]
 
 
-def _kernel(row: Row, total: int, heads: int, interpret: bool) -> tuple:
+def _kernel(
+  row: Row, start: int, queries: int, keys: int, heads: int, interpret: bool
+) -> tuple:
   # Pallas for TPUs takes a moment to import and no other backend needs it
   from jax.experimental.pallas.ops.tpu import splash_attention as pallas
 
-  block = next(b for b in (512, 384, 256, LANES) if total % b == 0)
-  sizes = pallas.BlockSizes(
-    block_q=block,
-    block_kv=block,
-    block_q_dkv=block,
-    block_kv_dkv=block,
-    block_q_dq=block,
-    block_kv_dq=block,
+  block = lambda length: next(
+    b for b in (512, 384, 256, LANES) if length % b == 0
   )
-  mask = pallas.NumpyMask(_static_mask(row, total))
+  of_q, of_kv = block(queries), block(keys)
+  sizes = pallas.BlockSizes(
+    block_q=of_q,
+    block_kv=of_kv,
+    block_q_dkv=of_q,
+    block_kv_dkv=of_kv,
+    block_q_dq=of_q,
+    block_kv_dq=of_kv,
+  )
+  mask = pallas.NumpyMask(_static_mask(row, start, queries, keys))
   kernel = pallas.make_splash_mha(
     pallas.MultiHeadMask([mask] * heads),
     block_sizes=sizes,
@@ -284,7 +301,7 @@ def _on_each_device(fn):
   return jax.shard_map(
     fn,
     mesh=mesh,
-    in_specs=(cut, cut, cut, P(rows)),
+    in_specs=(cut, cut, cut, P(rows), P(rows)),
     out_specs=cut,
     check_vma=False,
   )

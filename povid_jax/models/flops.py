@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 from povid_jax.models import sizes, tower_costs
 from povid_jax.models.config import LlavaConfig, LoraConfig
+from povid_jax.models.llama import last_layer_is_short
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,18 +81,17 @@ class Pass:
   def scored(self) -> int:
     return self.rows * self.branches * self.length
 
-  @property
-  def attended(self) -> int:
-    """(query, key) pairs of one layer: causal prefix, branches over both."""
-    branch = self.branches * self.length * (self.prefix + self.length)
-    return self.rows * (self.prefix**2 + branch)
+  def attended(self, last: bool, masked: bool) -> int:
+    """(query, key) pairs of one layer: causal prefix, branches over both.
 
-  @property
-  def seen(self) -> int:
-    """Those of `attended` that the mask lets through."""
-    triangle = lambda n: n * (n + 1) // 2
-    branch = self.length * self.prefix + triangle(self.length)
-    return self.rows * (triangle(self.prefix) + self.branches * branch)
+    Args:
+      last: the queries of branches alone.
+      masked: pairs that the mask closes count too.
+    """
+    own = lambda n: n * n if masked else n * (n + 1) // 2
+    branch = self.length * self.prefix + own(self.length)
+    prefix = 0 if last else own(self.prefix)
+    return self.rows * (prefix + self.branches * branch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,6 @@ class Setup:
     lora: adapters, or None.
     trains: whether the parameter at a flat path gets a gradient.
     remat: name of the rematerialisation policy (see models.llama.REMAT).
-    chunk: rows of logits at a time in the head.
     masked: whether (query, key) pairs that the mask closes are counted.
   """
 
@@ -113,7 +112,6 @@ class Setup:
     ("/lora_a", "/lora_b")
   )
   remat: str = "none"
-  chunk: int = 256
   masked: bool = True
 
 
@@ -194,22 +192,39 @@ def _projector_changes(model: Setup) -> bool:
 
 def decoder(model: Setup, run: Pass) -> Work:
   """Linear layers (adapters included) and attention of all layers."""
-  config = model.config.decoder
-  total = _attention(model, run)
-  for name, inputs, outputs, _ in sizes.decoder_linears(model.config.decoder):
-    path = f"decoder/layers/{name}"
-    total += _linear(model, run, path, inputs, outputs)
-  return total * config.num_layers
+  return _of_layers(
+    model,
+    lambda last: _attention(model, run, last) + _linears(model, run, last),
+  )
 
 
-def _linear(
-  model: Setup, run: Pass, path: str, inputs: int, outputs: int
-) -> Work:
-  base = 2 * run.tokens * inputs * outputs
+def _of_layers(model: Setup, layer: Callable[[bool], Work]) -> Work:
+  """All layers; `layer` is told whether it is the last one."""
+  decoder = model.config.decoder
+  adapted = model.lora is not None and any(
+    re.search(model.lora.targets, f"decoder/layers/{linear.name}")
+    for linear in sizes.decoder_linears(decoder)
+  )
+  short = last_layer_is_short(decoder.num_layers, adapted, model.remat)
+  return layer(False) * (decoder.num_layers - 1) + layer(short)
+
+
+def _linears(model: Setup, run: Pass, last: bool) -> Work:
+  total = Work()
+  for linear in sizes.decoder_linears(model.config.decoder):
+    all_tokens = not last or linear.name.endswith(("k_proj", "v_proj"))
+    tokens = run.tokens if all_tokens else run.scored
+    total += _linear(model, run, linear, tokens)
+  return total
+
+
+def _linear(model: Setup, run: Pass, linear: sizes.Sizes, tokens: int) -> Work:
+  path = f"decoder/layers/{linear.name}"
+  base = 2 * tokens * linear.inputs * linear.outputs
   low = high = 0  # x A and (x A) B
   if run.adapter and model.lora and re.search(model.lora.targets, path):
-    low = 2 * run.tokens * inputs * model.lora.rank
-    high = 2 * run.tokens * model.lora.rank * outputs
+    low = 2 * tokens * linear.inputs * model.lora.rank
+    high = 2 * tokens * model.lora.rank * linear.outputs
   if not run.gradient:
     return Work(base + low + high)
   backward = base + low + high
@@ -227,9 +242,9 @@ def _linear(
   return Work(base + low + high, backward, again)
 
 
-def _attention(model: Setup, run: Pass) -> Work:
+def _attention(model: Setup, run: Pass, last: bool) -> Work:
   config = model.config.decoder
-  pairs = run.attended if model.masked else run.seen
+  pairs = run.attended(last, model.masked)
   product = 2 * pairs * config.num_heads * config.head_dim
   if not run.gradient:
     return Work(2 * product)
@@ -240,22 +255,21 @@ def _attention(model: Setup, run: Pass) -> Work:
 
 def kernels(model: Setup, step: "Step") -> Work:
   """Of a step: what the decoder's frozen kernels are multiplied for."""
-  bare = dataclasses.replace(model, lora=None)
   total = Work()
   for run in step.passes():
-    for name, inputs, outputs, _ in sizes.decoder_linears(model.config.decoder):
-      total += _linear(bare, run, f"decoder/layers/{name}", inputs, outputs)
-  return total * model.config.decoder.num_layers
+    bare = dataclasses.replace(run, adapter=False)
+    total += _of_layers(
+      model, lambda last, run=bare: _linears(model, run, last)
+    )
+  return total
 
 
 def head(model: Setup, run: Pass) -> Work:
-  """The vocabulary head at the scored positions, in whole chunks."""
+  """The vocabulary head at the scored positions."""
   if not run.head:
     return Work()
   config = model.config.decoder
-  rows = min(model.chunk, run.scored)
-  padded = -(-run.scored // rows) * rows
-  product = 2 * padded * config.hidden_size * config.vocab_size
+  product = 2 * run.scored * config.hidden_size * config.vocab_size
   if not run.gradient:
     return Work(product)
   name = "embed_tokens/embedding" if config.tie_embeddings else "lm_head/kernel"

@@ -139,22 +139,42 @@ class Llava(nnx.Module):
     prefix_ids: Array,
     image_embeds: Array,
     *,
+    prefix_len: Array | None = None,
     adapter: bool = True,
     positions: Array | None = None,
   ) -> tuple[Array, Cache]:
-    """Hidden states float[B, P, D] of the prefix, and its keys and values.
+    """Hidden states of the prefix, and its keys and values.
 
     Args:
+      prefix_len: int32[B] real tokens: only the last one's state is wanted.
       positions: see `branches`.
+
+    Returns:
+      float[B, P, D], or with `prefix_len` float[B, 1, D], and the cache of all
+      P tokens.
     """
     window = self.config.decoder.sliding_window
+    x = self.embed_prefix(prefix_ids, image_embeds)
+    batch, prefix, _ = x.shape
+    positions = _prefix_positions(positions, batch, prefix)
+    tail = None
+    if prefix_len is not None:
+      # a branch of one token, the prefix's last: the last layer is only run
+      # for branches
+      with_last = lambda x: jnp.concatenate([x, _last(x, prefix_len)], axis=1)
+      x, positions, tail = with_last(x), with_last(positions), 1
 
     def attend(q: Array, k: Array, v: Array, _: None) -> tuple[Array, tuple]:
-      return self_attention(q, k, v, causal=True, window=window), (k, v)
+      kept = k[:, :prefix], v[:, :prefix]
+      if prefix_len is None:
+        return self_attention(q, k, v, causal=True, window=window), kept
+      row = backends.Row(prefix, 1, 1)
+      seen = prefix_len - 1
+      return backends.attend(q, k, v, seen, row, window=window), kept
 
-    x = self.embed_prefix(prefix_ids, image_embeds)
-    positions = _prefix_positions(positions, *x.shape[:2])
-    hidden, (keys, values) = self.decoder(x, positions, attend, adapter=adapter)
+    hidden, (keys, values) = self.decoder(
+      x, positions, attend, adapter=adapter, tail=tail, frozen=True
+    )
     return hidden, Cache(keys, values)
 
   def branches(
@@ -171,7 +191,9 @@ class Llava(nnx.Module):
     """Hidden states that predict each branch token, the prefix run once.
 
     Prefix and branches travel through the layers as one row of P + N * C
-    tokens; only attention tells them apart.
+    tokens; only attention tells them apart. A branch is one token ahead: it
+    begins with the last token of the prefix and leaves out its own last one,
+    so its states are those that are wanted, and of the prefix none is.
 
     Args:
       prefix_ids: int32[B, P], right-padded.
@@ -189,39 +211,44 @@ class Llava(nnx.Module):
     """
     batch, count, length = branch_ids.shape
     prefix = prefix_ids.shape[1]
-    window = self.config.decoder.sliding_window
-    own = lambda x: x[:, prefix:].reshape(batch, count, length, *x.shape[2:])
-
     row = backends.Row(prefix, count, length)
+    window = self.config.decoder.sliding_window
 
     def attend(q: Array, k: Array, v: Array, _: None) -> tuple[Array, None]:
+      # the last token of the prefix is the branches' now
+      seen = prefix_len - 1
       out = backends.attend(
-        q, k, v, prefix_len, row, window=window, backend=self.attention
+        q, k, v, seen, row, window=window, backend=self.attention
       )
       return out, None
 
-    x = jnp.concatenate(
-      [
-        self.embed_prefix(prefix_ids, image_embeds),
-        self.decoder.embed(branch_ids.reshape(batch, -1), self.dtype),
-      ],
-      axis=1,
+    x_BPD = by_batch(self.embed_prefix(prefix_ids, image_embeds))
+    own = self.decoder.embed(branch_ids[:, :, :-1], self.dtype)
+    first = jnp.broadcast_to(
+      _last(x_BPD, prefix_len)[:, None], (batch, count, 1, x_BPD.shape[-1])
     )
-    start = prefix_len if position_start is None else position_start
+    own = jnp.concatenate([first, own], axis=2).reshape(
+      batch, -1, own.shape[-1]
+    )
+    x = jnp.concatenate([x_BPD, own], axis=1)
+
     before = _prefix_positions(positions, batch, prefix)
+    start = prefix_len if position_start is None else position_start
     # all branches start at the same position: each follows the prefix directly
-    after = jnp.tile(start[:, None] + jnp.arange(length)[None], (1, count))
-    positions = jnp.concatenate([before, _text_positions(after, before)], 1)
+    after = start[:, None] + jnp.arange(length - 1)[None]
+    after = jnp.concatenate(
+      [_last(before, prefix_len), _text_positions(after, before)], axis=1
+    )
+    after = jnp.concatenate([after] * count, axis=1)
     hidden, _ = self.decoder(
-      x, positions, attend, adapter=adapter, remat=self.remat
+      x,
+      jnp.concatenate([before, after], axis=1),
+      attend,
+      adapter=adapter,
+      remat=self.remat,
+      tail=count * length,
     )
-    # prefixes are padded on the right, so the last real token varies by row
-    last = jnp.take_along_axis(
-      hidden[:, :prefix], (prefix_len - 1)[:, None, None], axis=1
-    )
-    last = jnp.broadcast_to(last[:, None], (batch, count, 1, last.shape[-1]))
-    # shifted by one; the state of a branch's last token predicts nothing here
-    return jnp.concatenate([last, own(hidden)[:, :, :-1]], axis=2)
+    return hidden.reshape(batch, count, length, -1)
 
   def decode_step(
     self,
@@ -277,6 +304,12 @@ class Llava(nnx.Module):
       inputs=inputs,
     )
     return split(self.decoder.logits(hidden)), Cache(keys, values)
+
+
+def _last(x: Array, prefix_len: Array) -> Array:
+  """Of [B, P, ...] the entry of the last real token, [B, 1, ...]."""
+  index = jnp.expand_dims(prefix_len - 1, tuple(range(1, x.ndim)))
+  return jnp.take_along_axis(x, index, axis=1)
 
 
 def _prefix_positions(given: Array | None, batch: int, length: int) -> Array:

@@ -55,7 +55,7 @@ def rotary_table(
     axis = np.repeat(np.arange(3), config.mrope_sections)
     where = positions[..., axis]
   angle = where.astype(jnp.float32) * frequencies(config)[None, None]
-  return jnp.cos(angle)[:, :, None], jnp.sin(angle)[:, :, None]
+  return _table(angle[:, :, None])
 
 
 def axial_table(
@@ -73,8 +73,13 @@ def axial_table(
   freq = 1.0 / theta ** (exponent / (head_dim // 2))
   where = positions[..., None].astype(jnp.float32)
   angle = where * freq[None, None, None]
-  angle = angle.reshape(*angle.shape[:2], 1, -1)
-  return jnp.cos(angle), jnp.sin(angle)
+  return _table(angle.reshape(*angle.shape[:2], 1, -1))
+
+
+def _table(angle: Array) -> tuple[Array, Array]:
+  # Without the barrier the compiler may compute the table anew wherever layers
+  # outside a loop use it: for each head, and in each layer.
+  return jax.lax.optimization_barrier((jnp.cos(angle), jnp.sin(angle)))
 
 
 def rotate(x_BTHA: Array, cos: Array, sin: Array) -> Array:

@@ -27,7 +27,7 @@ class Spec:
       (`argmax_tokens` puts the true token at -inf).
     noise_scale: (sqrt(alpha_bar), sqrt(1 - alpha_bar)) for the `pixels` site,
       or None: noisy pictures come with the batch.
-    head_chunk: rows of logits held at one time.
+    head_chunk: rows of logits that a device holds at one time.
     share_prefix: False runs image and question once per answer.
   """
 
@@ -101,9 +101,9 @@ def noise_tokens(
   hidden = _hidden(model, batch, pictures.noisy, first, spec, adapter)
   gold = _of_chosen(batch, batch.branch_ids)
   chosen = argmax_tokens(
-    model.decoder.logits,
-    hidden.reshape(-1, hidden.shape[-1]),
-    gold.reshape(-1) if spec.exclude_gold else None,
+    model.decoder.head(),
+    hidden,
+    gold.reshape(hidden.shape[:-1]) if spec.exclude_gold else None,
     spec.head_chunk,
   )
   return jax.lax.stop_gradient(chosen.reshape(gold.shape))
@@ -198,13 +198,7 @@ def _per_token(
     count, width = batch.num_chosen, gold.shape[2]
     second = gold.at[:, :count].set(noise_ids.reshape(-1, count, width))
     targets = jnp.stack([gold, second], axis=-1)
-  scored = token_logps(
-    model.decoder.logits,
-    hidden.reshape(-1, hidden.shape[-1]),
-    targets.reshape(-1, targets.shape[-1]),
-    spec.head_chunk,
-  )
-  return scored.reshape(targets.shape)
+  return token_logps(model.decoder.head(), hidden, targets, spec.head_chunk)
 
 
 def _hidden(

@@ -68,7 +68,6 @@ def step_flops(
     lora=sketch.lora,
     trains=trained.__contains__,
     remat=config.remat,
-    chunk=config.head_chunk,
     masked=masked,
   )
   total = flops.of(model, work)["total"]

@@ -76,16 +76,48 @@ def test_mask_of_branches_as_a_table():
   ]
 
 
+def of_branches(fn):
+  """The backend asked for the branches' queries alone, zeros for the rest."""
+
+  def run(q, k, v, lengths, row):
+    tail = fn(q[:, row.prefix :], k, v, lengths, row)
+    return jnp.pad(tail, ((0, 0), (row.prefix, 0), (0, 0), (0, 0)))
+
+  return run
+
+
+def without_prefix(fn):
+  def run(q, k, v, lengths, row):
+    return fn(q, k, v, lengths, row).at[:, : row.prefix].set(0)
+
+  return run
+
+
+@pytest.mark.parametrize("window", [None, 20])
+@pytest.mark.parametrize("name", ["xla", "cudnn"])
+def test_branches_alone(name, window):
+  more = {"implementation": "xla"} if name == "cudnn" else {}
+  ours = functools.partial(getattr(backends, name), window=window, **more)
+  assert_same(of_branches(ours), without_prefix(plain(window)), dim=16)
+
+
+SPLASH = functools.partial(backends.splash, interpret=True)
+ROWS = [
+  pytest.param(ROW, id="padded to whole blocks"),
+  pytest.param(Row(96, 1, 32), id="one branch, one block"),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  "row",
-  [
-    pytest.param(ROW, id="padded to whole blocks"),
-    pytest.param(Row(96, 1, 32), id="one branch, one block"),
-  ],
-)
+@pytest.mark.parametrize("row", ROWS)
 def test_splash_in_interpret_mode(row):
-  assert_same(functools.partial(backends.splash, interpret=True), plain(), row)
+  assert_same(SPLASH, plain(), row)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", [*ROWS, Row(200, 2, 128)])
+def test_splash_of_branches_alone(row):
+  assert_same(of_branches(SPLASH), without_prefix(plain()), row)
 
 
 @pytest.mark.slow

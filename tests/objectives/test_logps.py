@@ -193,19 +193,19 @@ def test_noise_tokens_are_the_argmax_under_noise(exclude_gold, world):
 
 def test_chunked_head_is_the_naive_head():
   random = np.random.default_rng(0)
-  hidden = jnp.asarray(random.normal(size=(23, 16)), jnp.float32)
+  hidden = jnp.asarray(random.normal(size=(2, 3, 7, 16)), jnp.float32)
   kernel = jnp.asarray(random.normal(size=(16, 50)), jnp.float32)
-  targets = jnp.asarray(random.integers(0, 50, (23, 2)))
+  targets = jnp.asarray(random.integers(0, 50, (2, 3, 7, 2)))
   head = lambda kernel: lambda h: h @ kernel
 
   def naive(hidden, kernel):
     every = jax.nn.log_softmax(hidden @ kernel)
     return jnp.take_along_axis(every, targets, axis=-1)
 
-  weight = jnp.asarray(random.normal(size=(23, 2)), jnp.float32)
+  weight = jnp.asarray(random.normal(size=targets.shape), jnp.float32)
   total = lambda fn: lambda h, k: (weight * fn(h, k)).sum()
   want = jax.value_and_grad(total(naive), (0, 1))(hidden, kernel)
-  for chunk in (1, 5, 23, 64):
+  for chunk in (1, 5, 23, 42, 64):
     mine = lambda h, k, chunk=chunk: token_logps(head(k), h, targets, chunk)
     got = jax.value_and_grad(total(mine), (0, 1))(hidden, kernel)
     jax.tree.map(

@@ -51,6 +51,5 @@ def test_flops_are_those_of_every_answer(records, objective, tmp_path):
     model.lora,
     trained.__contains__,
     config.remat,
-    config.head_chunk,
   )
   assert found["flops"] == flops.of(counted, work)["total"].model
