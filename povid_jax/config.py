@@ -113,7 +113,7 @@ def default() -> ConfigDict:
   # what layers keep for the backward pass, from the least to the most memory:
   # full | attention | mlp | dots | none
   c.remat = "full"
-  c.head_chunk = 256  # rows of logits in memory at one time
+  c.head_chunk = 256  # rows of logits on a device at one time
   c.share_prefix = True  # False: compute image and question once per answer
   c.mesh = ConfigDict()
   c.mesh.data = 1  # copies of the parameters; -1 uses all remaining devices
