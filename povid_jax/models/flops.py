@@ -15,104 +15,10 @@ Every part is a `Work` of three numbers:
 
 import dataclasses
 import re
-from collections.abc import Callable
 
-from povid_jax.models import sizes, tower_costs
-from povid_jax.models.config import LlavaConfig, LoraConfig
-from povid_jax.models.llama import last_layer_is_short
-
-
-@dataclasses.dataclass(frozen=True)
-class Work:
-  """FLOPs by kind; they add up, and scale by a number."""
-
-  forward: float = 0.0
-  backward: float = 0.0
-  recompute: float = 0.0
-
-  @property
-  def model(self) -> float:
-    return self.forward + self.backward
-
-  @property
-  def hardware(self) -> float:
-    return self.forward + self.backward + self.recompute
-
-  def __add__(self, other: "Work") -> "Work":
-    return Work(
-      self.forward + other.forward,
-      self.backward + other.backward,
-      self.recompute + other.recompute,
-    )
-
-  def __mul__(self, times: float) -> "Work":
-    return Work(
-      self.forward * times, self.backward * times, self.recompute * times
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Pass:
-  """One run of the decoder over `rows` rows of a prefix and its branches.
-
-  Attributes:
-    rows: examples.
-    prefix: P, tokens of the (padded) prefix, image tokens included.
-    branches: N.
-    length: C, tokens of a (padded) branch; N * C of a row are scored.
-    adapter: LoRA takes part.
-    gradient: a backward pass follows.
-    head: the vocabulary head runs over the scored positions.
-  """
-
-  rows: int
-  prefix: int
-  branches: int
-  length: int
-  adapter: bool = True
-  gradient: bool = False
-  head: bool = True
-
-  @property
-  def tokens(self) -> int:
-    return self.rows * (self.prefix + self.branches * self.length)
-
-  @property
-  def scored(self) -> int:
-    return self.rows * self.branches * self.length
-
-  def attended(self, last: bool, masked: bool) -> int:
-    """(query, key) pairs of one layer: causal prefix, branches over both.
-
-    Args:
-      last: the queries of branches alone.
-      masked: pairs that the mask closes count too.
-    """
-    own = lambda n: n * n if masked else n * (n + 1) // 2
-    branch = self.length * self.prefix + own(self.length)
-    prefix = 0 if last else own(self.prefix)
-    return self.rows * (prefix + self.branches * branch)
-
-
-@dataclasses.dataclass(frozen=True)
-class Setup:
-  """What `of` needs to know of a run.
-
-  Attributes:
-    config: dimensions.
-    lora: adapters, or None.
-    trains: whether the parameter at a flat path gets a gradient.
-    remat: name of the rematerialisation policy (see models.llama.REMAT).
-    masked: whether (query, key) pairs that the mask closes are counted.
-  """
-
-  config: LlavaConfig
-  lora: LoraConfig | None = None
-  trains: Callable[[str], bool] = lambda path: path.endswith(
-    ("/lora_a", "/lora_b")
-  )
-  remat: str = "none"
-  masked: bool = True
+from povid_jax.models import decoder_costs, sizes, tower_costs
+from povid_jax.models.decoder_costs import Pass
+from povid_jax.models.work import Setup, Work
 
 
 def vision(
@@ -190,92 +96,11 @@ def _projector_changes(model: Setup) -> bool:
   return _tower_changes(model) or projector(model, 1.0).backward > 0
 
 
-def decoder(model: Setup, run: Pass) -> Work:
-  """Linear layers (adapters included) and attention of all layers."""
-  return _of_layers(
-    model,
-    lambda last: _attention(model, run, last) + _linears(model, run, last),
-  )
-
-
-def _of_layers(model: Setup, layer: Callable[[bool], Work]) -> Work:
-  """All layers; `layer` is told whether it is the last one."""
-  decoder = model.config.decoder
-  adapted = model.lora is not None and any(
-    re.search(model.lora.targets, f"decoder/layers/{linear.name}")
-    for linear in sizes.decoder_linears(decoder)
-  )
-  short = last_layer_is_short(decoder.num_layers, adapted, model.remat)
-  return layer(False) * (decoder.num_layers - 1) + layer(short)
-
-
-def _linears(model: Setup, run: Pass, last: bool) -> Work:
-  total = Work()
-  for linear in sizes.decoder_linears(model.config.decoder):
-    all_tokens = not last or linear.name.endswith(("k_proj", "v_proj"))
-    tokens = run.tokens if all_tokens else run.scored
-    total += _linear(model, run, linear, tokens)
-  return total
-
-
-def _linear(model: Setup, run: Pass, linear: sizes.Sizes, tokens: int) -> Work:
-  path = f"decoder/layers/{linear.name}"
-  base = 2 * tokens * linear.inputs * linear.outputs
-  low = high = 0  # x A and (x A) B
-  if run.adapter and model.lora and re.search(model.lora.targets, path):
-    low = 2 * tokens * linear.inputs * model.lora.rank
-    high = 2 * tokens * model.lora.rank * linear.outputs
-  if not run.gradient:
-    return Work(base + low + high)
-  backward = base + low + high
-  backward += base if model.trains(f"{path}/kernel") else 0
-  backward += low if model.trains(f"{path}/lora_a") else 0
-  backward += high if model.trains(f"{path}/lora_b") else 0
-  again = 0.0
-  if model.remat in ("full", "attention", "mlp"):
-    again = base + low + high
-    kept = ("gate_proj", "up_proj") if model.remat == "mlp" else ()
-    if path.endswith(("down_proj", *kept)):
-      # its output is kept, or nothing in the layer reads it: of it only x A
-      # is needed again
-      again = low
-  return Work(base + low + high, backward, again)
-
-
-def _attention(model: Setup, run: Pass, last: bool) -> Work:
-  config = model.config.decoder
-  pairs = run.attended(last, model.masked)
-  product = 2 * pairs * config.num_heads * config.head_dim
-  if not run.gradient:
-    return Work(2 * product)
-  # "attention" keeps the output, so only queries x keys is done again
-  again = {"none": 0, "attention": 1}.get(model.remat, 2)
-  return Work(2 * product, 4 * product, again * product)
-
-
 def kernels(model: Setup, step: "Step") -> Work:
   """Of a step: what the decoder's frozen kernels are multiplied for."""
-  total = Work()
-  for run in step.passes():
-    bare = dataclasses.replace(run, adapter=False)
-    total += _of_layers(
-      model, lambda last, run=bare: _linears(model, run, last)
-    )
-  return total
-
-
-def head(model: Setup, run: Pass) -> Work:
-  """The vocabulary head at the scored positions."""
-  if not run.head:
-    return Work()
-  config = model.config.decoder
-  product = 2 * run.scored * config.hidden_size * config.vocab_size
-  if not run.gradient:
-    return Work(product)
-  name = "embed_tokens/embedding" if config.tie_embeddings else "lm_head/kernel"
-  trained = model.trains(f"decoder/{name}")
-  # logits are not kept for the backward pass: every chunk is done again
-  return Work(product, product * (2 if trained else 1), product)
+  return sum(
+    (decoder_costs.kernels(model, run) for run in step.passes()), Work()
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -356,8 +181,8 @@ def of(model: Setup, step: Step) -> dict[str, Work]:
     parts["projector"] += projector(model, clean * own, False, adapter=False)
   parts |= {"decoder": Work(), "head": Work()}
   for run in step.passes():
-    parts["decoder"] += decoder(model, run)
-    parts["head"] += head(model, run)
+    parts["decoder"] += decoder_costs.decoder(model, run)
+    parts["head"] += decoder_costs.head(model, run)
   total = Work()
   for work in parts.values():
     total += work

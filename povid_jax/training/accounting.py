@@ -10,6 +10,7 @@ from povid_jax.data import batches
 from povid_jax.data.batch import Batch
 from povid_jax.models import flops
 from povid_jax.models.config import LlavaConfig
+from povid_jax.models.work import Setup, Work
 from povid_jax.training import build
 from povid_jax.training.outline import Outline
 from povid_jax.training.step import StepFn
@@ -21,9 +22,9 @@ class Counted(NamedTuple):
   """Work of a step, how many times the decoder runs in it, and the part of the
   work that is the decoder's products with frozen kernels."""
 
-  total: flops.Work
+  total: Work
   passes: int
-  kernels: flops.Work
+  kernels: Work
 
   @property
   def share(self) -> float:
@@ -63,7 +64,7 @@ def step_flops(
     share_prefix=config.share_prefix,
   )
   trained = frozenset(sketch.trained)
-  model = flops.Setup(
+  model = Setup(
     config=described,
     lora=sketch.lora,
     trains=trained.__contains__,

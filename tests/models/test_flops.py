@@ -6,14 +6,16 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from povid_jax.models import flops, params
+from povid_jax.models import decoder_costs, flops, params
 from povid_jax.models.config import (
   DecoderConfig,
   LlavaConfig,
   LoraConfig,
   VisionConfig,
 )
+from povid_jax.models.decoder_costs import Pass
 from povid_jax.models.scoring import token_logps
+from povid_jax.models.work import Setup, Work
 
 CONFIG = LlavaConfig(
   vision=VisionConfig(
@@ -43,7 +45,7 @@ def test_by_hand():
     vision=VisionConfig(2, 3, 2, 1, image_size=2, patch_size=1),
     decoder=DecoderConfig(7, 4, 5, 3, 2, 1, 2),
   )
-  model = flops.Setup(config, LoraConfig(rank=2, alpha=2.0))
+  model = Setup(config, LoraConfig(rank=2, alpha=2.0))
   # 4 patches of 3 values to 2; one layer: 5 tokens, 4*2*2 + 2*2*3 weights,
   # and 5 x 5 attention of width 2, twice
   assert flops.vision(model, 1).forward == 2 * 4 * 3 * 2 + (
@@ -51,7 +53,7 @@ def test_by_hand():
   )
   assert flops.projector(model, 1).forward == 2 * 4 * (2 * 4 + 4 * 4)
   # 2 rows of 3 + 2 * 4 tokens; (q, k) pairs 3*3 + 2 * 4 * (3 + 4)
-  run = flops.Pass(2, 3, 2, 4, gradient=True)
+  run = Pass(2, 3, 2, 4, gradient=True)
   assert (run.tokens, run.scored) == (22, 16)
   assert run.attended(last=False, masked=True) == 2 * 65
   assert run.attended(last=True, masked=True) == 2 * 56
@@ -63,14 +65,14 @@ def test_by_hand():
   tokens = lambda all_of, of_some: (
     2 * (2 * 22 * all_of + 22 * of_some) + (2 * 16 * (all_of - of_some))
   )
-  work = flops.decoder(model, run)
+  work = decoder_costs.decoder(model, run)
   linear = tokens(weights, 2 * 4 * 2)
   adapter = tokens(low_rank, 2 * 2 * 6)
   attention = 2 * 2 * (2 * 130 + 112) * 4
   assert work.forward == linear + adapter + attention
   assert work.backward == linear + 2 * adapter + 2 * attention
   assert work.recompute == 0
-  assert flops.head(model, run) == flops.Work(
+  assert decoder_costs.head(model, run) == Work(
     *[2 * 16 * 4 * 7] * 3,
   )
 
@@ -102,7 +104,7 @@ def test_passes_of_a_stage():
 
 def test_sharing_saves_the_prefix():
   step = flops.Step(4, 640, 2, 110)
-  model = flops.Setup(CONFIG, LORA)
+  model = Setup(CONFIG, LORA)
   plain = flops.of(model, dataclasses.replace(step, share_prefix=False))
   shared = flops.of(model, step)
   assert plain["vision"] == shared["vision"]
@@ -165,7 +167,7 @@ def test_close_to_the_compiler(remat, train):
     dataclasses.replace(CONFIG.vision, num_layers=2),
     dataclasses.replace(CONFIG.decoder, num_layers=2 if lora else 1),
   )
-  model = flops.Setup(one_layer, lora, trains, remat)
+  model = Setup(one_layer, lora, trains, remat)
   work = flops.of(model, flops.Step(batch, prefix, branches, length))["total"]
   counted = compiled.cost_analysis()["flops"]
   assert work.hardware == pytest.approx(counted, rel=0.03)

@@ -24,6 +24,7 @@ from povid_jax.models.config import (
   QwenVisionConfig,
   VisionConfig,
 )
+from povid_jax.models.work import Setup
 from povid_jax.objectives.logps import Spec
 from povid_jax.training import optim
 from povid_jax.training.step import Frozen, State, StepFn
@@ -152,7 +153,7 @@ def our_flops(
     share_prefix=share_prefix,
   )
   trains = lambda path: params.is_lora(path) or also(path)
-  model = flops.Setup(config, lora, trains, remat=remat)
+  model = Setup(config, lora, trains, remat=remat)
   work = flops.of(model, step)
   # one chunk is no loop: the compiler sees that its logits are there already
   return work["total"].hardware - work["head"].recompute

@@ -14,6 +14,7 @@ from povid_jax.models.config import (
   LlavaConfig,
   QwenVisionConfig,
 )
+from povid_jax.models.work import Setup
 
 TOWER = QwenVisionConfig(
   hidden_size=128,
@@ -49,7 +50,7 @@ def test_close_to_the_compiler(full):
   compiled = jax.jit(encode).lower(shapes, images).compile()
   patches = qwen_costs.padded(tower, extent.tiles)
   assert patches == 256
-  model = flops.Setup(config)
+  model = Setup(config)
   ours = flops.vision(model, rows * patches, rows=rows)
   ours += flops.projector(model, rows * patches)
   counted = compiled.cost_analysis()["flops"]

@@ -7,6 +7,7 @@ import pytest
 from povid_jax.errors import UserError
 from povid_jax.models import flops, vit_costs
 from povid_jax.models.presets import preset
+from povid_jax.models.work import Setup
 from povid_jax.plan import __main__ as plan
 from povid_jax.plan.abstract import Shape
 
@@ -50,15 +51,15 @@ def test_work_grows_with_the_tiles(name, tiles):
   """Forward FLOPs of a tile: 0.37 T (CLIP-L/336) and 0.64 T (so400m/384)."""
   described = preset(name)
   assert Shape().room(described).tiles == tiles
-  one = flops.vision(flops.Setup(described), 1).forward
+  one = flops.vision(Setup(described), 1).forward
   assert one == pytest.approx({7: 0.37e12, 5: 0.64e12}[int(name[-2])], rel=0.03)
-  assert flops.vision(flops.Setup(described), tiles).forward == tiles * one
+  assert flops.vision(Setup(described), tiles).forward == tiles * one
 
 
 def test_a_trained_tower_runs_again_where_tiles_come_by_few():
   described = preset("llava-next-7b")
   work = lambda **options: flops.vision(
-    flops.Setup(described, trains=lambda path: True, **options), 5
+    Setup(described, trains=lambda path: True, **options), 5
   )
   assert work(remat="full").recompute == work().forward
   assert work().recompute == 0

@@ -3,6 +3,7 @@
 import pytest
 
 from povid_jax.models import flops, sharding
+from povid_jax.models.work import Setup
 from povid_jax.training import build
 from povid_jax.training.accounting import Accounting
 from tests import small_world
@@ -46,7 +47,7 @@ def test_flops_are_those_of_every_answer(records, objective, tmp_path):
     noise="own" if objective == "povid" else None,
   )
   trained = frozenset(model.trained)
-  counted = flops.Setup(
+  counted = Setup(
     model.weights.config,
     model.lora,
     trained.__contains__,
