@@ -67,9 +67,7 @@ OTHERS = ("attention", "mlp", "dots")  # remat that keeps a part
 FAST = {
   ("adapters", 10, "none"),
   ("adapters", 10, "full"),
-  ("adapters", 1, "full"),
   ("all", 3, "none"),
-  ("all", 10, "full"),
   ("all, with adapters", 10, "full"),
 }
 CASES = [
