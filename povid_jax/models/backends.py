@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from povid_jax.errors import UserError
+from povid_jax.models import partition
 from povid_jax.models.attention import branch_attention, self_attention
 from povid_jax.models.config import DecoderConfig
 
@@ -293,10 +294,10 @@ def _on_each_device(fn):
   """Gives the partitioner the cut of the arrays, which it cannot find inside a
   kernel.
   """
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or "fsdp" not in mesh.axis_names:
+  mesh = partition.mesh()
+  if mesh is None:
     return fn
-  rows = ("data", "fsdp")
+  rows = partition.ROWS
   cut = P(rows, None, "tensor", None)
   return jax.shard_map(
     fn,

@@ -1,11 +1,13 @@
 """How activations are cut over the mesh."""
 
 import math
+from collections.abc import Iterable, Sequence
 
 import jax
+from jax.sharding import AbstractMesh, Mesh
 from jax.sharding import PartitionSpec as P
 
-_ROWS = ("data", "fsdp")  # axes that cut the batch
+ROWS = ("data", "fsdp")  # axes that cut the batch
 
 
 def by_batch(x: jax.Array) -> jax.Array:
@@ -17,9 +19,9 @@ def by_batch(x: jax.Array) -> jax.Array:
   gradients for both on a mesh of 2 x 2 x 2 (pictures in tiles; any two of the
   three axes were right). Outside a mesh this does nothing.
   """
-  if not _mesh():
+  if mesh() is None:
     return x
-  spec = P(_ROWS, *([None] * (x.ndim - 1)))
+  spec = P(ROWS, *([None] * (x.ndim - 1)))
   return jax.lax.with_sharding_constraint(x, spec)
 
 
@@ -27,25 +29,34 @@ def gathered(x: jax.Array, *axes: str | None) -> jax.Array:
   """A parameter cut over the axes of the mesh that are named, whole in others.
 
   For one that a loop uses: the compiler would gather it in each round. An axis
-  that does not divide is left, as in `sharding.RULES`.
+  that does not divide is left.
   """
-  mesh = _mesh()
-  if not mesh:
+  found = mesh()
+  if found is None:
     return x
-  spec = (
-    axis if axis and size % mesh[axis] == 0 else None
-    for axis, size in zip(axes, x.shape, strict=True)
-  )
-  return jax.lax.with_sharding_constraint(x, P(*spec))
+  spec = dividing(axes, x.shape, found)
+  return jax.lax.with_sharding_constraint(x, spec)
 
 
 def batch_of_a_device(batch: int) -> int:
   """How many of so many examples one device has; all, if they do not divide."""
-  devices = math.prod(_mesh().get(axis, 1) for axis in _ROWS)
+  found = mesh()
+  devices = math.prod(found.shape[axis] for axis in ROWS) if found else 1
   return batch // devices if batch % devices == 0 else batch
 
 
-def _mesh() -> dict[str, int]:
-  """Sizes of the axes of the mesh that is set; empty without one of ours."""
-  mesh = jax.sharding.get_abstract_mesh()
-  return dict(mesh.shape) if "fsdp" in mesh.axis_names else {}
+def dividing(
+  axes: Iterable[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh
+) -> P:
+  """A spec of those axes; one that does not divide its dimension is left."""
+  cut = (
+    axis if axis is None or size % mesh.shape[axis] == 0 else None
+    for axis, size in zip(axes, shape, strict=False)
+  )
+  return P(*cut)
+
+
+def mesh() -> AbstractMesh | None:
+  """The mesh that is set, if it is one of ours."""
+  found = jax.sharding.get_abstract_mesh()
+  return found if "fsdp" in found.axis_names else None

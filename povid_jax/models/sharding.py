@@ -15,10 +15,11 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from povid_jax.errors import UserError
+from povid_jax.models import partition
 from povid_jax.models.config import LlavaConfig
 
 AXES = ("data", "fsdp", "tensor")
-BATCH = P(("data", "fsdp"))
+BATCH = P(partition.ROWS)
 
 # first match wins; a leading None is the layer axis of stacked parameters
 RULES: tuple[tuple[str, P], ...] = (
@@ -98,11 +99,7 @@ def make_mesh(
 def spec_for(path: str, shape: Sequence[int], mesh: Mesh | AbstractMesh) -> P:
   """The PartitionSpec of a parameter; an axis that does not divide is left."""
   spec = next(spec for pattern, spec in RULES if re.search(pattern, path))
-  cut = [
-    axis if axis is None or size % mesh.shape[axis] == 0 else None
-    for axis, size in zip(spec, shape, strict=False)
-  ]
-  return P(*cut)
+  return partition.dividing(spec, shape, mesh)
 
 
 def sharding_for(mesh: Mesh) -> Callable[[str, Sequence[int]], NamedSharding]:

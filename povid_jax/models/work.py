@@ -37,7 +37,7 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-  """What `of` needs to know of a run.
+  """What `flops.of` needs to know of a run.
 
   Attributes:
     config: dimensions.

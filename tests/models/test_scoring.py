@@ -38,6 +38,11 @@ def _loss(hidden, kernel, targets, chunk):
   return (weight * logps).sum()
 
 
+def _mesh(name):
+  sizes = dict(zip(sharding.AXES, MESHES[name], strict=True))
+  return sharding.make_mesh(sizes, jax.devices()[:8])
+
+
 def _placed(mesh):
   hidden, kernel, targets = _arrays()
   rows = NamedSharding(mesh, P(*sharding.BATCH))
@@ -49,8 +54,7 @@ def _placed(mesh):
 @pytest.mark.parametrize("name", MESHES)
 def test_more_chunks_send_nothing_more(name):
   """Each device scores its own examples, the frozen kernel is gathered once."""
-  sizes = dict(zip(sharding.AXES, MESHES[name], strict=True))
-  mesh = sharding.make_mesh(sizes, jax.devices()[:8])
+  mesh = _mesh(name)
   run = jax.jit(jax.value_and_grad(_loss), static_argnames="chunk")
   found = {}
   with jax.set_mesh(mesh):
@@ -65,10 +69,10 @@ def test_more_chunks_send_nothing_more(name):
 
 
 @pytest.mark.parametrize("name", MESHES)
-def test_cut_over_devices_it_is_the_same(name, chunk=5):
+def test_cut_over_devices_it_is_the_same(name):
+  chunk = 5  # does not divide a device's rows
   want = jax.value_and_grad(_loss, (0, 1))(*_arrays(), chunk)
-  sizes = dict(zip(sharding.AXES, MESHES[name], strict=True))
-  mesh = sharding.make_mesh(sizes, jax.devices()[:8])
+  mesh = _mesh(name)
   run = jax.jit(jax.value_and_grad(_loss, (0, 1)), static_argnames="chunk")
   with jax.set_mesh(mesh):
     got = run(*_placed(mesh), chunk=chunk)
