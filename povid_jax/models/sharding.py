@@ -7,10 +7,13 @@ it runs), `tensor` cuts the layers' arithmetic. Batches are cut over `data` and
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -86,14 +89,52 @@ def make_mesh(
   # jaxlib's stubs hide that Device is a class
   devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
 ) -> Mesh:
-  """A mesh over all devices, with the errors of `axis_sizes`."""
+  """A mesh over all devices.
+
+  Raises:
+    UserError: as `axis_sizes` and `arranged`.
+  """
   devices = list(jax.devices() if devices is None else devices)
-  return jax.make_mesh(
-    axis_sizes(shape, len(devices)),
-    AXES,
-    axis_types=(jax.sharding.AxisType.Auto,) * len(AXES),
-    devices=devices,
-  )
+  sizes = axis_sizes(shape, len(devices))
+  types = (jax.sharding.AxisType.Auto,) * len(AXES)
+  return Mesh(arranged(sizes, devices), AXES, axis_types=types)
+
+
+def arranged(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
+  """The devices as an array of these sizes, so that what talks most is near.
+
+  JAX calls devices with fast links between them a slice: the GPUs of a host (or
+  of an NVLink rack), the chips of a TPU slice. `jax.make_mesh` takes one slice
+  only. Of several, the first axes that can go from slice to slice.
+
+  Raises:
+    UserError: the slices have different numbers of devices.
+  """
+  per_slice = Counter(getattr(d, "slice_index", 0) for d in devices)
+  if len(set(per_slice.values())) > 1:
+    counts = ", ".join(map(str, per_slice.values()))
+    raise UserError(
+      "mesh: every machine (or TPU slice) must have the same number of "
+      f"devices, they have {counts}"
+    )
+  between, left = [], len(per_slice)
+  for size in sizes:
+    between.append(math.gcd(size, left))
+    left //= between[-1]
+  inside = [a // b for a, b in zip(sizes, between, strict=True)]
+
+  def arrange(split: bool) -> np.ndarray:
+    how = dict(allow_split_physical_axes=split)
+    if len(per_slice) == 1:
+      return mesh_utils.create_device_mesh(sizes, devices, **how)
+    return mesh_utils.create_hybrid_device_mesh(inside, between, devices, **how)
+
+  try:
+    return arrange(split=False)
+  except NotImplementedError:
+    # an axis of the mesh that is no product of the torus' sides, as 16 x 4 on
+    # 8 x 8 chips: its neighbours are not all one link apart
+    return arrange(split=True)
 
 
 def spec_for(path: str, shape: Sequence[int], mesh: Mesh | AbstractMesh) -> P:

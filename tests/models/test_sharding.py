@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from jax.sharding import PartitionSpec as P
@@ -43,6 +44,70 @@ def test_mesh():
   ):  # fmt: skip
     with pytest.raises(UserError, match="mesh"):
       sharding.make_mesh(shape(*bad))
+
+
+@dataclasses.dataclass
+class Chip:
+  """What JAX asks a device in order to arrange it."""
+
+  id: int
+  slice_index: int = 0
+  coords: tuple[int, int, int] = (0, 0, 0)
+  device_kind: str = "TPU v6 lite"
+  platform: str = "tpu"
+  core_on_chip: int = 0
+  process_index: int = 0
+
+
+def gpus(*per_host: int) -> list[Chip]:
+  """GPUs of several hosts, not in the order of the hosts."""
+  hosts = [h for h, count in enumerate(per_host) for _ in range(count)]
+  every = [
+    Chip(i, host, device_kind="H100", platform="gpu")
+    for i, host in enumerate(hosts)
+  ]
+  return every[::2] + every[1::2]
+
+
+@pytest.mark.parametrize(
+  "sizes, per_host, between",
+  [
+    ((1, 16, 1), (8, 8), (1, 2, 1)),  # the default
+    ((2, 8, 1), (8, 8), (2, 1, 1)),
+    ((8, 2, 1), (8, 8), (2, 1, 1)),
+    ((3, 4, 1), (3, 3, 3, 3), (1, 4, 1)),
+    ((6, 2, 1), (3, 3, 3, 3), (2, 2, 1)),
+    ((1, 2, 8), (4, 4, 4, 4), (1, 2, 2)),
+  ],
+)
+def test_the_first_axes_go_from_host_to_host(sizes, per_host, between):
+  """... and a host is a block of the mesh, whatever order JAX lists them in."""
+  mesh = sharding.arranged(sizes, gpus(*per_host))
+  assert mesh.shape == sizes
+  assert sorted(chip.id for chip in mesh.flat) == list(range(mesh.size))
+  inside = [a // b for a, b in zip(sizes, between, strict=True)]
+  for start in np.ndindex(*between):
+    block = tuple(
+      slice(at * size, (at + 1) * size)
+      for at, size in zip(start, inside, strict=True)
+    )
+    assert len({chip.slice_index for chip in mesh[block].flat}) == 1
+
+
+def test_hosts_of_different_size_are_refused():
+  with pytest.raises(UserError, match="same number of devices, they have 8, 4"):
+    sharding.arranged((1, 12, 1), gpus(8, 4))
+
+
+@pytest.mark.parametrize("sizes", [(16, 4, 1), (2, 32, 1), (1, 16, 4)])
+def test_an_axis_may_be_a_part_of_a_side_of_the_torus(sizes):
+  """8 x 8 chips of a v6e; 16 x 4 is no product of their sides."""
+  sides = list(np.ndindex(8, 8))
+  mesh = sharding.arranged(
+    sizes, [Chip(i, coords=(x, y, 0)) for i, (x, y) in enumerate(sides)]
+  )
+  assert mesh.shape == sizes
+  assert sorted(chip.id for chip in mesh.flat) == list(range(64))
 
 
 TABLE = [

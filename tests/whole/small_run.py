@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from povid_jax import train
 from tests import small_world
 from tests.forks import Forks
@@ -53,7 +55,28 @@ def forks(cache, log):
   return Forks(modules, log, env=env, prepare=prepare)
 
 
-def command(*argv, devices=1, env=None, output=subprocess.PIPE, **options):
+def other_machine(folder):
+  """What to put before a command, so that JAX takes it for another machine's.
+
+  JAX tells machines apart by the id of their boot; the command sees another
+  one. Skips the test where this needs rights that the user has not.
+  """
+  boot = folder / "boot_id"
+  boot.write_text("00000000-0000-4000-8000-000000000001\n")
+  swap = f'mount --bind {boot} /proc/sys/kernel/random/boot_id && exec "$@"'
+  prefix = ("unshare", "--mount", "sh", "-c", swap, "sh")
+  try:
+    allowed = subprocess.run([*prefix, "true"], capture_output=True)
+  except FileNotFoundError:
+    pytest.skip("no `unshare` here")
+  if allowed.returncode:
+    pytest.skip(f"no second machine here: {allowed.stderr.decode().strip()}")
+  return prefix
+
+
+def command(
+  *argv, devices=1, env=None, output=subprocess.PIPE, prefix=(), **options
+):
   """A process of the command with its own devices."""
   env = {
     **os.environ,
@@ -62,7 +85,7 @@ def command(*argv, devices=1, env=None, output=subprocess.PIPE, **options):
     **(env or {}),
   }
   return subprocess.Popen(
-    [sys.executable, "-m", "povid_jax.train", *map(str, argv)],
+    [*prefix, sys.executable, "-m", "povid_jax.train", *map(str, argv)],
     cwd=ROOT,
     env=env,
     stdout=output,

@@ -1,10 +1,10 @@
-"""Two processes of one run, on this machine: none waits for a lost one."""
+"""Two processes of one run: none waits for a lost one."""
 
 import contextlib
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,13 @@ def _port() -> int:
 class _Two:
   """The processes, and what each of them said."""
 
-  def __init__(self, config: Path, workdir: Path, env: dict[str, str]):
+  def __init__(
+    self,
+    config: Path,
+    workdir: Path,
+    env: dict[str, str],
+    prefix: Sequence[str],
+  ):
     port, self.files = _port(), []
     self.runs: list[Any] = []
     for i in range(2):
@@ -49,6 +55,7 @@ class _Two:
           f"--process-id={i}",
           env=env,
           output=self.files[i],
+          prefix=prefix if i else (),
         )
       )
 
@@ -71,13 +78,16 @@ class _Two:
 
 
 @contextlib.contextmanager
-def _two(config: Path, workdir: Path, cache: Path) -> Iterator[_Two]:
+def _two(
+  config: Path, workdir: Path, cache: Path, prefix: Sequence[str] = ()
+) -> Iterator[_Two]:
+  """Two processes; `prefix` goes before the command of the second one."""
   env = {
     "JAX_COMPILATION_CACHE_DIR": str(cache),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     **QUICK,
   }
-  two = _Two(config, workdir, env)
+  two = _Two(config, workdir, env, prefix)
   try:
     yield two
   finally:
@@ -98,15 +108,17 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_stops_both(config, tmp_path, compiled_once):
+@pytest.mark.parametrize("machines", [1, 2])
+def test_a_signal_to_one_stops_both(machines, config, tmp_path, compiled_once):
   """... and the same command goes on to the losses of one process alone."""
-  with _two(config, tmp_path / "run", compiled_once) as two:
+  prefix = small_run.other_machine(tmp_path) if machines == 2 else ()
+  with _two(config, tmp_path / "run", compiled_once, prefix) as two:
     two.until("step 2/")
     two.runs[1].send_signal(signal.SIGTERM)
     assert two.codes() == [143, 143], [two.said(i) for i in range(2)]
     text = two.said(0) + two.said(1)
     assert "stopped at step" in text and "Traceback" not in text
-  with _two(config, tmp_path / "run", compiled_once) as two:
+  with _two(config, tmp_path / "run", compiled_once, prefix) as two:
     assert two.codes(WHOLE) == [0, 0], [two.said(i) for i in range(2)]
     assert "continuing at step" in two.said(0)
   alone = small_run.command(
