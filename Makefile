@@ -18,6 +18,9 @@ SEEDS ?= 0,1,2
 TESTS ?=
 
 export JAX_PLATFORMS ?= cpu
+# glibc asks Linux for pages of 2 MB: with pages of 4 kB the page faults of a
+# step's temporaries take a tenth of its time and more (docs/performance.md)
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .DEFAULT_GOAL := help
 .PHONY: help smoke quickstart quickstart-seeds test test-all lint types bench bench-peers costs install clean

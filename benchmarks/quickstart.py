@@ -30,12 +30,7 @@ from benchmarks.quickstart_steps import (
 from povid_jax import errors, files
 from povid_jax.errors import UserError
 
-# glibc gives every freed activation back to the kernel and asks for it again;
-# on small virtual machines those page faults are a good part of a step
 _ENVIRONMENT = {
-  "MALLOC_MMAP_MAX_": "0",
-  "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
-  "MALLOC_TOP_PAD_": str(1 << 28),
   "PYTHONUNBUFFERED": "1",  # a line is seen when it is printed
   "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
 }
