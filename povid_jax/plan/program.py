@@ -32,6 +32,15 @@ _TRIPS = re.compile(r'known_trip_count"?[:=]\s*\{"?n"?:\s*"?(\d+)')
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+[a-z0-9]*)\[([\d,]*)\]")
 _OPERAND = re.compile(r"%([\w.-]+)")
+# Groups of devices are `[4,2]<=[8]`, four of two; `{{0,1},{2,3}}`, the groups
+# themselves; or `mesh['data'=4,'fsdp'=2] {'fsdp'}`, axes of a mesh, of which a
+# part may be meant: `'data':(1)2`.
+_GROUPS = re.compile(
+  r"\breplica_groups=(?:\[\d+,(?P<each>\d+)\]|\{\{(?P<first>[\d,]+)\}"
+  r"|mesh\[(?P<sides>[^\]]*)\][^{]*\{(?P<axes>[^}]*)\})"
+)
+_SIDE = re.compile(r"'([^']+)'=(\d+)")
+_AXIS = re.compile(r"'([^']+)'(?::\(\d+\)(\d+))?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +49,9 @@ class Program:
 
   Attributes:
     counts: collectives by kind.
-    bytes: of each kind, of the larger one of what goes in and what comes out:
-      the whole array of a gather, and of a reduce-scatter.
+    bytes: of each kind, that are other devices': of n devices, (n - 1) / n of
+      the larger one of what goes in and what comes out, which is the whole
+      array of a gather and of a reduce-scatter.
     flops: of matrix products (`dot`), two for each multiplication.
     kernels: instructions that compute or move something; a fusion is one.
     unknown_loops: loops whose number of rounds the text does not tell; what is
@@ -167,7 +177,24 @@ def _itemsize(kind: str) -> int:
 
 def _moved(one: _Instruction, body: dict[str, _Instruction]) -> int:
   given = sum(body[name].size for name in one.operands if name in body)
-  return max(one.size, given)
+  whole = max(one.size, given)
+  n = _together(one.text)
+  return whole if n is None else whole * (n - 1) // n
+
+
+def _together(text: str) -> int | None:
+  """Devices of a group of a collective; None for a permutation, and where all
+  devices are meant and not counted."""
+  found = _GROUPS.search(text)
+  if found is None:
+    return None
+  if found["each"]:
+    return int(found["each"])
+  if found["first"]:
+    return found["first"].count(",") + 1
+  sides = dict(_SIDE.findall(found["sides"]))
+  axes = _AXIS.findall(found["axes"])
+  return math.prod(int(part or sides[axis]) for axis, part in axes)
 
 
 def _dot_flops(one: _Instruction, body: dict[str, _Instruction]) -> int:

@@ -5,8 +5,8 @@ import dataclasses
 from povid_jax.models.chips import Chip
 from povid_jax.plan.program import Program
 
-# bytes that cross a chip's links for each byte of the whole array, on a ring:
-# an all-reduce is a reduce-scatter and an all-gather; of an all-to-all a
+# bytes that cross a chip's links for each one of `Program.bytes`, on a ring: an
+# all-reduce is a reduce-scatter and an all-gather; of an all-to-all a
 # quarter goes each way
 _CROSSINGS = {"all-reduce": 2.0, "all-to-all": 0.25}
 
@@ -19,7 +19,7 @@ class Roofline:
     arithmetic: the FLOPs of one device, with rematerialisation, at its peak.
     memory: bytes that cross its memory bus, a bound from below.
     links: bytes of its collectives over all its links.
-    sent: bytes of its collectives by kind, as the compiled text has them.
+    sent: bytes of its collectives by kind, see `Program.bytes`.
   """
 
   arithmetic: float

@@ -65,7 +65,7 @@ def test_a_program_is_read_with_its_loops():
   found = program.read(compiled.as_text())
   assert found.flops == 7 * 2 * 16 * (64 // 8) * 64  # of one device
   assert found.counts == {"all-reduce": 7}
-  assert found.bytes == {"all-reduce": 7 * 16 * 64 * 4}
+  assert found.bytes == {"all-reduce": 7 * 16 * 64 * 4 * 7 // 8}
   assert found.unknown_loops == 0
 
 
@@ -118,5 +118,19 @@ def test_a_program_of_a_tpu():
     "collective-permute": 4 * 4 * 8 * 2,
     "all-gather": 16 * 8 * 2,
   }
+  groups = {
+    "{}": 8,  # all devices, whose number is not told
+    "{{0,1},{2,3}}": 4,
+    "[4,4]<=[16]": 6,
+    "[8,2]<=[2,8]T(1,0)": 4,
+    "mesh['data'=4,'fsdp'=2] {'fsdp'}": 4,
+    "mesh['data'=4,'fsdp'=2] {'data','fsdp'}": 7,
+    "mesh['data'=4,'fsdp'=2], device_ids=([4,2]T(1,0)) {'data':(1)2}": 4,
+  }
+  for written, of_others in groups.items():
+    # without the channel the two fusions are two gathers
+    text = WINDOWED.replace("channel_id=5", f"replica_groups={written}")
+    sent = program.read(text).bytes["all-gather"]
+    assert sent == 2 * (16 * 8 * 2) * of_others // 8, written
   unclear = WINDOWED.replace("compare(%i.1, %limit)", "compare(%limit, %i.1)")
   assert program.read(unclear).unknown_loops == 1
