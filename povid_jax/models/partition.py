@@ -34,6 +34,7 @@ def gathered(x: jax.Array, *axes: str | None) -> jax.Array:
   found = mesh()
   if found is None:
     return x
+  assert len(axes) == x.ndim, f"{len(axes)} axes for an array {x.shape}"
   spec = dividing(axes, x.shape, found)
   return jax.lax.with_sharding_constraint(x, spec)
 

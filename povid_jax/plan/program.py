@@ -183,8 +183,10 @@ def _moved(one: _Instruction, body: dict[str, _Instruction]) -> int:
 
 
 def _together(text: str) -> int | None:
-  """Devices of a group of a collective; None for a permutation, and where all
-  devices are meant and not counted."""
+  """Devices in each group of a collective.
+
+  None for a permutation, and where all devices are meant and not counted.
+  """
   found = _GROUPS.search(text)
   if found is None:
     return None
